@@ -1,0 +1,50 @@
+"""Training without gradients: a function becomes a feasibility problem, and projections solve it."""
+
+from . import lowering as lowering
+from .errors import ArgumentError as ArgumentError
+from .errors import DataError as DataError
+from .errors import GraphError as GraphError
+from .errors import MissingRuleError as MissingRuleError
+from .errors import PjaxError as PjaxError
+from .errors import UnusedParameterWarning as UnusedParameterWarning
+from .graph import ConstraintGraph as ConstraintGraph
+from .primitives import cross_entropy as cross_entropy
+from .primitives import equality as equality
+from .primitives import margin_loss as margin_loss
+from .primitives import project_affine as project_affine
+from .primitives import project_combination as project_combination
+from .primitives import project_dot as project_dot
+from .primitives import project_equality as project_equality
+from .primitives import project_identity as project_identity
+from .primitives import project_margin as project_margin
+from .primitives import project_max as project_max
+from .primitives import project_mean as project_mean
+from .primitives import project_product as project_product
+from .primitives import project_quantize as project_quantize
+from .primitives import project_scale as project_scale
+from .primitives import project_sign as project_sign
+from .primitives import project_sum as project_sum
+from .primitives import project_sum_relu as project_sum_relu
+from .primitives import prox_cross_entropy as prox_cross_entropy
+from .primitives import prox_squared_error as prox_squared_error
+from .primitives import quantize as quantize
+from .primitives import squared_error as squared_error
+from .primitives import sum_relu as sum_relu
+from .rules import AbstractConstraint as AbstractConstraint
+from .rules import ConstraintRule as ConstraintRule
+from .rules import Movement as Movement
+from .rules import RuleContext as RuleContext
+from .rules import register_projection as register_projection
+from .solving import RESULTS as RESULTS
+from .solving import Solution as Solution
+from .solving import solve as solve
+from .solvers import AbstractSolver as AbstractSolver
+from .solvers import AlternatingProjections as AlternatingProjections
+from .solvers import AlternatingReflections as AlternatingReflections
+from .solvers import CyclicDouglasRachford as CyclicDouglasRachford
+from .solvers import CyclicProjections as CyclicProjections
+from .solvers import DifferenceMap as DifferenceMap
+from .solvers import DouglasRachford as DouglasRachford
+from .transform import constraint_graph as constraint_graph
+
+__version__ = "0.1.0"

@@ -1,0 +1,56 @@
+"""Every difference between JAX versions, and every private JAX name. Nothing else may use them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax._src import source_info_util
+from jax._src.custom_batching import custom_vmap_p
+from jax._src.lax import lax as _lax
+from jax.extend.core import primitives
+
+EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
+    getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
+)
+"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`."""
+
+_CALLS: dict[Any, str] = {
+    primitives.jit_p: "jaxpr",
+    primitives.closed_call_p: "call_jaxpr",
+    primitives.call_p: "call_jaxpr",
+    primitives.custom_jvp_call_p: "call_jaxpr",
+    primitives.custom_vjp_call_p: "call_jaxpr",
+    primitives.remat_p: "jaxpr",
+    custom_vmap_p: "call",
+}
+
+
+def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
+    """`(jaxpr, constants)` of a closed or open jaxpr.
+
+    From jax 0.11 the two are one class that carries its constants.
+    """
+    jaxpr = getattr(closed, "jaxpr", closed)
+    return jaxpr, getattr(closed, "consts", None) or ()
+
+
+def called_jaxpr(equation: Any) -> Any | None:
+    """The jaxpr that an equation calls exactly once, or None if it is not such a call."""
+    name = _CALLS.get(equation.primitive)
+    return None if name is None else equation.params[name]
+
+
+def evaluator(equation: Any) -> Callable[..., tuple[Any, ...]]:
+    """`arrays -> results` of one jaxpr equation, under the context it was traced in."""
+    primitive, params = equation.primitive, equation.params
+
+    def evaluate(*arrays: Any) -> tuple[Any, ...]:
+        with equation.ctx.manager:
+            results = primitive.bind(*arrays, **primitive.get_bind_params(params))
+        return tuple(results) if primitive.multiple_results else (results,)
+
+    return evaluate
+
+
+def source_line(equation: Any) -> str:
+    """`file:line (function)` of the user's code that made an equation."""
+    return source_info_util.summarize(equation.source_info)

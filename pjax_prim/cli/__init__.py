@@ -1,0 +1,52 @@
+"""The command line `pjax-prim`: one file per command, each with `add_arguments` and `run`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import pjax_prim as pjp
+
+from ..errors import NonFiniteError, PjaxError
+from . import eval as eval_command
+from . import graph, train
+
+COMMANDS = {"train": train, "eval": eval_command, "graph": graph}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="pjax-prim", description="Train networks by projections, without gradients.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=pjp.__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").splitlines()[0]
+        subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command.add_arguments(subparser)
+        subparser.add_argument(
+            "--json", action="store_true", help="end with one line of JSON on standard output"
+        )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad
+    input (also by `SystemExit`, from argparse). Messages go to standard error, and with
+    `--json` so does all else but the JSON line.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        result = COMMANDS[options.command].run(options)
+    except PjaxError as error:
+        print(f"pjax-prim: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NonFiniteError) else 2
+    except KeyboardInterrupt:
+        print("pjax-prim: interrupted", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result))
+    return 0

@@ -1,0 +1,198 @@
+"""First pass over a flat function: which equations are constant, move data, or are constraints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from ..errors import GraphError, MissingRuleError
+from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
+from .ir import Equation, Value
+from .trace import FlatFunction
+
+
+@dataclass(frozen=True, eq=False)
+class DraftNode:
+    """A constraint before its operands are resolved to producers. `output` of a loss is unused."""
+
+    constraint: AbstractConstraint
+    operands: tuple[Value, ...]
+    constants: tuple[Value, ...]
+    output: Value
+    source: str
+
+
+@dataclass
+class Draft:
+    """The equations of a function, sorted by their part in the constraint graph."""
+
+    nodes: list[DraftNode] = field(default_factory=list)
+    moved_by: dict[Value, tuple[Equation, Movement]] = field(default_factory=dict)
+    constant_equations: list[Equation] = field(default_factory=list)
+    variables: set[Value] = field(default_factory=set)
+
+    def move(self, equation: Equation, movement: Movement) -> None:
+        """Records a data movement."""
+        for value in equation.outputs:
+            self.moved_by[value] = (equation, movement)
+            self.variables.add(value)
+
+    def broadcast(self, value: Value, shape: tuple[int, ...], source: str) -> Value:
+        """`value` in the given shape, by one more equation if it has another."""
+        if value.shape == shape:
+            return value
+        return self.derive(
+            value, lax.broadcast_in_dim_p, partial(jnp.broadcast_to, shape=shape), shape, source,
+            Movement("repeating"),
+        )  # fmt: skip
+
+    def derive(
+        self,
+        value: Value,
+        primitive: Any,
+        function: Callable[..., Any],
+        shape: tuple[int, ...],
+        source: str,
+        movement: Movement,
+    ) -> Value:
+        """A new value `function(value)`, constant or moved as `value` is."""
+        result = Value(shape, value.dtype)
+        equation = Equation(
+            primitive, {}, (value,), (result,), lambda x: (function(x),), source
+        )
+        if value in self.variables:
+            self.move(equation, movement)
+        else:
+            self.constant_equations.append(equation)
+        return result
+
+
+def make_draft(function: FlatFunction) -> Draft:
+    """Sorts the equations that lead from parameters to losses.
+
+    **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
+    depends on parameters by another way; `MissingRuleError` for an equation without a rule.
+    """
+    varying, losses = _dependencies(function)
+    needed = _needed(function, varying, losses)
+    draft = Draft(variables=set(function.parameters))
+    for equation in function.equations:
+        if not any(value in varying for value in equation.outputs) and equation not in losses:
+            draft.constant_equations.append(equation)
+        elif equation in needed:
+            _apply_rule(draft, equation)
+    return draft
+
+
+def _dependencies(function: FlatFunction) -> tuple[set[Value], set[Equation]]:
+    """Values that depend on a parameter, including through a loss, and the loss equations."""
+    varying = set(function.parameters)
+    reported: set[Value] = set()
+    losses: set[Equation] = set()
+    for equation in function.equations:
+        inputs = [value for value in equation.inputs if value in varying]
+        if not inputs:
+            continue
+        varying.update(equation.outputs)
+        after_loss = [value for value in inputs if value in reported]
+        if after_loss and len(after_loss) < len(inputs):
+            raise GraphError(
+                f"{equation.source}: {equation.primitive.name!r} combines a loss with a value that "
+                "depends on parameters but passes through no loss; it would constrain nothing. "
+                "Express it as a loss of its own (for instance pjp.squared_error)"
+            )
+        if after_loss:
+            reported.update(equation.outputs)
+        elif is_loss(equation.primitive):
+            losses.add(equation)
+            reported.update(equation.outputs)
+    if not losses:
+        raise GraphError(
+            "fn: no loss depends on the parameters; end the function in pjp.cross_entropy, "
+            "pjp.margin_loss, pjp.squared_error or pjp.equality of its outputs"
+        )
+    for position, value in enumerate(function.outputs):
+        if value in varying and value not in reported:
+            raise GraphError(
+                f"fn: result {position} (shape {value.shape}) depends on parameters but is no loss; "
+                "return the losses only"
+            )
+    return varying, losses
+
+
+def _needed(
+    function: FlatFunction, varying: set[Value], losses: set[Equation]
+) -> set[Equation]:
+    """The equations between parameters and losses."""
+    needed: set[Equation] = set()
+    wanted: set[Value] = set()
+    for equation in reversed(function.equations):
+        if equation in losses or any(value in wanted for value in equation.outputs):
+            needed.add(equation)
+            wanted.update(value for value in equation.inputs if value in varying)
+    return needed
+
+
+def _apply_rule(draft: Draft, equation: Equation) -> None:
+    rule = rule_of(equation.primitive)
+    name = equation.primitive.name
+    if rule is None:
+        raise MissingRuleError(
+            f"{equation.source}: no projection rule for primitive {name!r}, whose input depends on "
+            f"parameters. {_remedy(name)}"
+        )
+    context = RuleContext(
+        equation.primitive,
+        equation.params,
+        equation.inputs,
+        equation.outputs,
+        tuple(value not in draft.variables for value in equation.inputs),
+        tuple(_number(value) for value in equation.inputs),
+    )
+    try:
+        meaning = rule(context)
+    except GraphError as error:
+        raise GraphError(f"{equation.source}: {error}") from error
+    except NotImplementedError as error:
+        raise MissingRuleError(
+            f"{equation.source}: the rule of primitive {name!r} does not cover {error}"
+        ) from error
+    if isinstance(meaning, Movement):
+        draft.move(equation, meaning)
+        return
+    chosen = [
+        [equation.inputs[i] for i in positions] for positions in (meaning.operands, meaning.constants)
+    ]
+    (output,) = equation.outputs
+    if meaning.broadcast:
+        chosen = [
+            [draft.broadcast(value, output.shape, equation.source) for value in values]
+            for values in chosen
+        ]
+    operands, constants = chosen
+    draft.nodes.append(
+        DraftNode(meaning.constraint, tuple(operands), tuple(constants), output, equation.source)
+    )
+    if not meaning.constraint.is_loss:
+        draft.variables.add(output)
+
+
+def _number(value: Value) -> float | None:
+    return None if value.literal is None or value.shape else float(value.literal)
+
+
+def _remedy(name: str) -> str:
+    if name in ("while", "cond"):
+        return (
+            f"A {name!r} that depends on parameters has no fixed graph: unroll it in Python, or "
+            "select between constants"
+        )
+    if name in ("scan",):
+        return "Loops over traced values are not supported yet: unroll the loop in Python"
+    return (
+        "Give it one with pjp.register_projection(primitive, rule), or write the operation in "
+        "terms of supported ones"
+    )

@@ -1,0 +1,110 @@
+"""Chains of additions become one constraint, together with the relu they end in.
+
+`plan_fusion` only analyses and returns one frozen step; `apply_fusion` carries it out.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from ..rules.elementwise import Sum, SumRelu
+from .draft import Draft, DraftNode
+from .ir import Equation, Value
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """`inner` disappears into `root`: its operands take the place of operand `position`.
+
+    `path` holds the movements between the two, last first; each moves whole arrays one to one.
+    """
+
+    root: int
+    position: int
+    inner: int
+    path: tuple[Equation, ...]
+
+
+def fuse(draft: Draft) -> None:
+    """Fuses until nothing is left to fuse."""
+    while (fusion := plan_fusion(draft)) is not None:
+        apply_fusion(draft, fusion)
+
+
+def plan_fusion(draft: Draft) -> Fusion | None:
+    """The next sum that can be fused, or None.
+
+    A sum is fused only if its value is used nowhere else, because it then has no copies.
+    """
+    sums = {
+        node.output: index
+        for index, node in enumerate(draft.nodes)
+        if isinstance(node.constraint, Sum)
+    }
+    uses = _uses(draft)
+    for root, node in enumerate(draft.nodes):
+        if not isinstance(node.constraint, Sum | SumRelu):
+            continue
+        for position, value in enumerate(node.operands):
+            path = []
+            while uses[value] == 1 and value in draft.moved_by:
+                equation, movement = draft.moved_by[value]
+                if movement.kind != "bijective" or len(equation.inputs) != 1:
+                    break
+                path.append(equation)
+                value = equation.inputs[0]
+            if uses[value] == 1 and value in sums:
+                return Fusion(root, position, sums[value], tuple(path))
+    return None
+
+
+def apply_fusion(draft: Draft, fusion: Fusion) -> None:
+    """Rewrites the draft."""
+    root, inner = draft.nodes[fusion.root], draft.nodes[fusion.inner]
+    outer, added = root.constraint, inner.constraint
+    assert isinstance(outer, Sum | SumRelu) and isinstance(added, Sum)
+    sign = outer.signs[fusion.position]
+    operands = [_moved(draft, value, fusion.path) for value in inner.operands]
+    constants = [_moved(draft, value, fusion.path) for value in inner.constants]
+    before, after = slice(None, fusion.position), slice(fusion.position + 1, None)
+    draft.nodes[fusion.root] = replace(
+        root,
+        constraint=replace(
+            outer,
+            signs=(
+                *outer.signs[before],
+                *(sign * other for other in added.signs),
+                *outer.signs[after],
+            ),
+            shifts=outer.shifts + tuple(sign * other for other in added.shifts),
+        ),
+        operands=(*root.operands[before], *operands, *root.operands[after]),
+        constants=(*root.constants, *constants),
+    )
+    del draft.nodes[fusion.inner]
+
+
+def _moved(draft: Draft, value: Value, path: tuple[Equation, ...]) -> Value:
+    """`value` along `path`, which was made for another value of the same shape."""
+    for equation in reversed(path):
+        _, movement = draft.moved_by[equation.outputs[0]]
+        apply = equation.apply
+        value = draft.derive(
+            value,
+            equation.primitive,
+            lambda x, apply=apply: apply(x)[0],
+            equation.outputs[0].shape,
+            equation.source,
+            movement,
+        )
+    return value
+
+
+def _uses(draft: Draft) -> Counter[Value]:
+    """How many constraints and movements read each value."""
+    moves: dict[Equation, None] = {equation: None for equation, _ in draft.moved_by.values()}
+    readers: list[Equation | DraftNode] = [*moves, *draft.nodes]
+    return Counter(
+        value
+        for reader in readers
+        for value in (reader.inputs if isinstance(reader, Equation) else reader.operands)
+    )

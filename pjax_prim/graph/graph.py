@@ -1,0 +1,199 @@
+"""The constraint graph: parameters and constraints, joined by paths of data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..rules import AbstractConstraint
+from ..rules.elementwise import Identity
+from .colour import conflicts, two_colour
+from .ir import Environment, Equation, Value, evaluate
+from .operand import Operand
+from .printing import format_graph
+from .trace import FlatFunction
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A parameter or a constraint.
+
+    - `name`: the parameter's path in the model, or the kind with a running number.
+    - `constraint`: None for a parameter.
+    - `operands`: what it consumes with copies.
+    - `constants`: what enters exactly.
+    - `output`: the value it produces; None for a loss.
+    - `source`: the user's file and line; empty for a parameter.
+    """
+
+    name: str
+    constraint: AbstractConstraint | None
+    operands: tuple[Operand, ...] = ()
+    constants: tuple[Value, ...] = ()
+    output: Value | None = None
+    source: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "parameter" if self.constraint is None else self.constraint.kind
+
+    @cached_property
+    def multiplicity(self) -> tuple[int, ...]:
+        """How many copies each element of each operand has."""
+        if self.constraint is None:
+            return ()
+        return self.constraint.multiplicity([x.value.shape for x in self.operands])
+
+    @property
+    def copies(self) -> int:
+        """How many numbers the expanded state holds for this node."""
+        if self.constraint is None:
+            return self.output.size if self.output is not None else 0
+        return sum(n * x.value.size for n, x in zip(self.multiplicity, self.operands, strict=True))
+
+    @property
+    def constraints(self) -> int:
+        """How many elementary constraints this node stands for."""
+        if self.constraint is None:
+            return 0
+        if self.output is not None:
+            return self.output.size
+        return self.operands[0].value.size // max(self.operands[0].value.shape[-1:], default=1)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Input `input` of operand `operand` of node `consumer` reads the producer in question."""
+
+    consumer: int
+    operand: int
+    input: int
+
+
+@dataclass(frozen=True, eq=False)
+class ConstraintGraph:
+    """The feasibility problem of a function, without its numbers.
+
+    - `nodes`: in an order in which producers come before consumers.
+    - `parameters`: for each parameter array of the function its node, or None if it reaches
+      no loss.
+    - `function`: the traced function; `constant_equations` are those of its equations (and
+      derived ones) that depend on no parameter.
+    - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
+    """
+
+    nodes: tuple[Node, ...]
+    parameters: tuple[int | None, ...]
+    function: FlatFunction
+    constant_equations: tuple[Equation, ...]
+    colours: tuple[int, ...] | None = None
+
+    @cached_property
+    def uses(self) -> tuple[tuple[Use, ...], ...]:
+        """For each node the operands that read it."""
+        found: list[list[Use]] = [[] for _ in self.nodes]
+        for consumer, node in enumerate(self.nodes):
+            for position, operand in enumerate(node.operands):
+                for entry, producer in enumerate(operand.producers):
+                    found[producer].append(Use(consumer, position, entry))
+        return tuple(tuple(uses) for uses in found)
+
+    @cached_property
+    def producers(self) -> tuple[frozenset[int], ...]:
+        """For each node the nodes that it reads."""
+        return tuple(
+            frozenset(producer for operand in node.operands for producer in operand.producers)
+            for node in self.nodes
+        )
+
+    @property
+    def losses(self) -> tuple[int, ...]:
+        """The nodes that are losses."""
+        return tuple(
+            index
+            for index, node in enumerate(self.nodes)
+            if node.constraint is not None and node.constraint.is_loss
+        )
+
+    @property
+    def identities(self) -> int:
+        """How many identity constraints two-colouring inserted."""
+        return sum(isinstance(node.constraint, Identity) for node in self.nodes)
+
+    def colour(self, colour: int) -> tuple[int, ...]:
+        """The nodes of set A (0) or set B (1)."""
+        assert self.colours is not None
+        return tuple(index for index, other in enumerate(self.colours) if other == colour)
+
+    def constants(self, data: Sequence[Any], captured: Sequence[Any] | None = None) -> Environment:
+        """The constant values, from the function's data arrays.
+
+        `captured` are the arrays the function closes over, if they were passed on separately.
+        """
+        environment: Environment = dict(self.function.captured)
+        if captured is not None:
+            environment.update(zip(environment, captured, strict=True))
+        environment.update(zip(self.function.data, data, strict=True))
+        evaluate(self.constant_equations, environment)
+        return environment
+
+    def backward_sets(self) -> tuple[tuple[int, ...], ...]:
+        """The sets of the cyclic solvers: the losses, then all producers of the set before.
+
+        A node that is reached by paths of different lengths is in several sets.
+        """
+        sets = [frozenset(self.losses)]
+        while following := frozenset().union(*(self.producers[node] for node in sets[-1])):
+            sets.append(following)
+        return tuple(tuple(sorted(members)) for members in sets)
+
+    @cached_property
+    def two_coloured(self) -> "ConstraintGraph":
+        """The graph with every edge between set A and set B; the first loss is in set A.
+
+        Where a producer has a consumer of its own colour, one identity constraint is inserted
+        between the two.
+        """
+        return self if self.colours is not None else _two_coloured(self)
+
+    def __str__(self) -> str:
+        return format_graph(self)
+
+
+def _two_coloured(graph: ConstraintGraph) -> ConstraintGraph:
+    edges = [
+        (producer, consumer)
+        for consumer, producers in enumerate(graph.producers)
+        for producer in sorted(producers)
+    ]
+    colours = two_colour(len(graph.nodes), edges, graph.losses[0])
+    nodes: list[Node] = []
+    new_colours: list[int] = []
+    index_of: dict[int, int] = {}
+    identity_of: dict[int, int] = {}
+    clashing = conflicts(colours, edges)
+    for old, node in enumerate(graph.nodes):
+        operands = tuple(
+            replace(
+                operand,
+                producers=tuple(
+                    (identity_of if colours[producer] == colours[old] else index_of)[producer]
+                    for producer in operand.producers
+                ),
+            )
+            for operand in node.operands
+        )
+        index_of[old] = len(nodes)
+        nodes.append(replace(node, operands=operands))
+        new_colours.append(colours[old])
+        if old in clashing:
+            assert node.output is not None
+            identity_of[old] = len(nodes)
+            operand = Operand(node.output, (node.output,), (index_of[old],), (), (1,))
+            name = f"identity_{len(identity_of) - 1}"
+            nodes.append(Node(name, Identity(), (operand,), (), node.output, node.source))
+            new_colours.append(1 - colours[old])
+    parameters = tuple(None if p is None else index_of[p] for p in graph.parameters)
+    return replace(
+        graph, nodes=tuple(nodes), parameters=parameters, colours=tuple(new_colours)
+    )

@@ -1,0 +1,71 @@
+"""The flat form of a traced function: values, and equations between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jaxtyping import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One value of the traced function; compares by identity.
+
+    `literal` is the number of a literal, else None.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    literal: Any = None
+
+    @property
+    def size(self) -> int:
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """`outputs = apply(*inputs)`.
+
+    - `primitive`, `params`: of the JAX equation.
+    - `inputs`, `outputs`: values.
+    - `apply`: evaluates it on arrays.
+    - `source`: the user's file and line.
+    """
+
+    primitive: Primitive
+    params: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    apply: Callable[..., tuple[Array, ...]]
+    source: str
+
+
+Environment = dict[Value, Array]
+
+
+def read(environment: Environment, value: Value) -> Any:
+    """The array of a value: a literal's number, or what the environment holds."""
+    return value.literal if value.literal is not None else environment[value]
+
+
+def evaluate(equations: tuple[Equation, ...] | list[Equation], environment: Environment) -> None:
+    """Runs equations in order, adding their outputs to the environment."""
+    for equation in equations:
+        results = equation.apply(*(read(environment, value) for value in equation.inputs))
+        environment.update(zip(equation.outputs, results, strict=True))
+
+
+def value_like(aval: Any) -> Value:
+    """A fresh value of an abstract value's shape and dtype."""
+    return Value(tuple(aval.shape), aval.dtype)
+
+
+def abstract(value: Value) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a value, as JAX wants them."""
+    return jax.ShapeDtypeStruct(value.shape, value.dtype)

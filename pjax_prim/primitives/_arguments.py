@@ -1,0 +1,168 @@
+"""Checks of the arguments that public projection functions take, before anything is compiled."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..errors import ArgumentError
+
+
+def floating(**named: Any) -> tuple[Array, ...]:
+    """The arguments as arrays of one common inexact dtype.
+
+    Python numbers take the dtype of the arrays beside them. An integer, Boolean or complex
+    array is an error rather than a silent cast.
+    """
+    for name, value in named.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            continue
+        if not hasattr(value, "dtype") and not isinstance(value, bool | complex):
+            raise ArgumentError(f"{name}: expected an array, given {type(value).__name__}")
+        dtype = jnp.result_type(value)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ArgumentError(
+                f"{name}: expected a floating-point array (bfloat16, float16, float32 or float64), "
+                f"given dtype {dtype}"
+            )
+    dtype = jnp.result_type(*named.values())
+    if not jnp.issubdtype(dtype, jnp.floating):  # only Python integers were given
+        dtype = jnp.result_type(float)
+    return tuple(jnp.asarray(value, dtype) for value in named.values())
+
+
+def numbered(name: str, arrays: Sequence[Any]) -> dict[str, Any]:
+    """A sequence of array arguments as `{"name[0]": ..., "name[1]": ...}`; it is not empty."""
+    if not isinstance(arrays, tuple | list) or not arrays:
+        given = "none" if isinstance(arrays, tuple | list) else type(arrays).__name__
+        raise ArgumentError(f"{name}: expected a tuple of at least one array, given {given}")
+    return {f"{name}[{i}]": array for i, array in enumerate(arrays)}
+
+
+def broadcast_shape(name: str, arrays: Sequence[Array]) -> tuple[int, ...]:
+    """The shape that the arrays have when broadcast together."""
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays))
+    except ValueError as error:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ArgumentError(f"{name}: expected shapes that broadcast, given {shapes}") from error
+
+
+def rank(expected: int, **named: Array) -> None:
+    """Each array has `expected` axes."""
+    for name, array in named.items():
+        if array.ndim != expected:
+            kind = {0: "a scalar", 1: "a vector"}.get(expected, f"an array of {expected} axes")
+            raise ArgumentError(
+                f"{name}: expected {kind}, given shape {array.shape}; "
+                "one query at a time, use jax.vmap for a batch"
+            )
+
+
+def min_rank(least: int, **named: Array) -> None:
+    """Each array has at least `least` axes."""
+    for name, array in named.items():
+        if array.ndim < least:
+            raise ArgumentError(f"{name}: expected at least {least} axis, given shape {array.shape}")
+
+
+def same_shape(**named: Array) -> None:
+    """All arrays have one shape."""
+    if len({array.shape for array in named.values()}) > 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in named.items())
+        raise ArgumentError(f"{' and '.join(named)}: expected equal shapes, given {shapes}")
+
+
+def not_empty(**named: Array) -> None:
+    """No array has zero elements."""
+    for name, array in named.items():
+        if array.size == 0:
+            raise ArgumentError(f"{name}: expected at least one element, given shape {array.shape}")
+
+
+def positive(**named: float) -> None:
+    """Each static parameter is a finite number above zero."""
+    for name, value in named.items():
+        if not isinstance(value, Real) or not 0 < value < float("inf"):
+            raise ArgumentError(f"{name}: expected a finite number above zero, given {value!r}")
+
+
+def one_of(allowed: Mapping[str, Any] | tuple[Any, ...], **named: Any) -> None:
+    """Each argument is one of the allowed values."""
+    for name, value in named.items():
+        if value not in allowed:
+            choices = ", ".join(repr(choice) for choice in allowed)
+            raise ArgumentError(f"{name}: expected one of {choices}, given {value!r}")
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype a projection computes in: half precisions are widened to float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays in the dtype a projection of them computes in."""
+    wide = compute_dtype(jnp.result_type(*arrays))
+    return tuple(array.astype(wide) for array in arrays)
+
+
+def finite_or_zero(step: Array) -> Array:
+    """The step of a projection, or none where it overflowed."""
+    return jnp.where(jnp.isfinite(step), step, 0)
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether the values of an array can be looked at: not traced, all on this process."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def check_labels(labels: Any, classes: int, name: str = "labels") -> None:
+    """Integer labels are in `[0, classes)`; any other labels are one-hot along the last axis.
+
+    Labels that are traced, or spread over processes, are not looked at.
+    """
+    if not is_concrete(labels):
+        return
+    values = np.asarray(labels)
+    if np.issubdtype(values.dtype, np.integer):
+        wrong = (values < 0) | (values >= classes)
+        allowed = f"integers from 0 to {classes - 1}"
+    else:
+        hot = values == 1
+        wrong = (hot.sum(-1) != 1) | ~(hot | (values == 0)).all(-1)
+        allowed = "one-hot vectors, a single 1 among zeros,"
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = f" at index {index}" if index else ""
+        raise ArgumentError(f"{name}: expected {allowed} given {values[index].tolist()}{where}")
+
+
+def labels_for(outputs: Array, labels: Any, *, name: str = "labels", check: bool) -> Array:
+    """Labels as an array of the shape and dtype of `outputs`, (..., C).
+
+    **Arguments:**
+
+    - `labels`: (...) integers, which become one-hot, or an array of the shape of `outputs`.
+    - `check`: whether the values are checked, where they can be (`check_labels`).
+    """
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    classes = outputs.shape[-1]
+    if labels.shape == outputs.shape:
+        if not any(jnp.issubdtype(labels.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise ArgumentError(f"{name}: expected real numbers, given dtype {labels.dtype}")
+        if check and is_concrete(labels):
+            check_labels(np.asarray(labels).astype(np.float64), classes, name)
+        return jnp.asarray(labels, outputs.dtype)
+    if labels.shape == outputs.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+        check_labels(labels, classes, name)
+        return jax.nn.one_hot(labels, classes, dtype=outputs.dtype)
+    raise ArgumentError(
+        f"{name}: expected an array of shape {outputs.shape}, or integers of shape "
+        f"{outputs.shape[:-1]}, given shape {labels.shape} and dtype {labels.dtype}"
+    )

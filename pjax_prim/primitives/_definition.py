@@ -1,0 +1,101 @@
+"""How a projection becomes a JAX primitive.
+
+`define` makes a primitive from a *reference*: a pure `jax.numpy` function of arrays with
+static keyword parameters. Everything else is derived from it:
+
+- abstract evaluation traces the reference, so shardings (Explicit meshes) and varying
+  axes (`shard_map`) propagate exactly as through ordinary code;
+- the implementation is the jitted bind, so eager and jitted values are the same;
+- batching rebinds the *same* primitive, so the name survives `vmap` of `vmap`.
+
+Batch contract: all operands have the same number of leading batch axes; on each of them an
+operand has the common size or 1, and every result has the common size. A reference written
+with ordinary broadcasting satisfies it.
+
+Lowerings are registered by `pjax_prim.lowering`, one layer above.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One primitive of the library.
+
+    **Arguments:**
+
+    - `name`: the primitive's name, as it appears in jaxprs and in lowered text.
+    - `primitive`: the `jax.extend.core.Primitive`; always with multiple results.
+    - `reference`: `reference(*arrays, **static) -> tuple of arrays` in plain `jax.numpy`.
+    """
+
+    name: str
+    primitive: Primitive
+    reference: Callable[..., tuple[jax.Array, ...]]
+
+    def bind(self, *arrays: Any, **static: Any) -> tuple[jax.Array, ...]:
+        """Applies the primitive to batched operands (module docstring: batch contract)."""
+        return tuple(self.primitive.bind(*arrays, **static))
+
+
+DEFINITIONS: dict[str, Definition] = {}
+"""Every primitive of the library by name; `pjax_prim.lowering` gives each its lowerings."""
+
+
+def define(
+    name: str, reference: Callable[..., tuple[jax.Array, ...]], *, differentiable: bool = False
+) -> Definition:
+    """Makes the primitive `name` from its reference and records it in `DEFINITIONS`.
+
+    **Arguments:**
+
+    - `name`: unique; starts with `pjax_`.
+    - `reference`: see `Definition`. Static parameters must be hashable.
+    - `differentiable`: whether to derive a JVP from the reference. Set for operations that
+      users call in ordinary models; a projection is never differentiated.
+    """
+    if name in DEFINITIONS:
+        raise ValueError(f"name={name!r}: a primitive of this name is already defined")
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    @lru_cache(maxsize=None)
+    def jitted(static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+        return jax.jit(partial(primitive.bind, **dict(static)))
+
+    def implementation(*arrays: Any, **static: Any) -> Any:
+        return jitted(tuple(sorted(static.items())))(*arrays)
+
+    def abstract_evaluation(*avals: Any, **static: Any) -> Any:
+        return jax.make_jaxpr(partial(reference, **static))(*avals).out_avals
+
+    def batch(arrays: Sequence[Any], dims: Sequence[int | None], **static: Any) -> Any:
+        moved = [
+            jnp.expand_dims(array, 0) if dim is None else jnp.moveaxis(array, dim, 0)
+            for array, dim in zip(arrays, dims, strict=True)
+        ]
+        results = primitive.bind(*moved, **static)
+        return results, [0] * len(results)
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+        tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
+        results = primitive.bind(*primals, **static)
+        _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
+        return results, list(moved)
+
+    primitive.def_impl(implementation)
+    primitive.def_abstract_eval(abstract_evaluation)
+    batching.primitive_batchers[primitive] = batch
+    if differentiable:
+        ad.primitive_jvps[primitive] = jvp
+    definition = Definition(name, primitive, reference)
+    DEFINITIONS[name] = definition
+    return definition

@@ -1,0 +1,147 @@
+"""Projection onto the graph of the dot product, {(a, b, z): z = a . b}."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from . import _arguments as arguments
+from ._definition import define
+
+_NEWTON_STEPS = 8
+
+
+def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
+    r"""Solves the scalar equation of the dot projection.
+
+    In the coordinates $s = a + b$, $d = a - b$ the dot product is $(|s|^2 - |d|^2)/4$ and the
+    stationary point with multiplier $t = z_0 - a \cdot b$ is $s = s_0/(1-t)$, $d = d_0/(1+t)$.
+    For a residual $r = z_0 - a_0 \cdot b_0 \ge 0$ and $u = t/(1-t)$ the condition reads
+
+    $$\frac{u}{1+u} + S\,u(u+2) + D\,\frac{u(2+3u)}{(1+2u)^2} = r,
+      \qquad S = |s_0|^2/4,\ D = |d_0|^2/4.$$
+
+    As a function of $v = u(u+2)$ the left side is a sum of increasing concave functions, so
+    Newton's method started below the root never passes it: it needs no bracket and cannot
+    fail. All terms are positive, so $u$ keeps full relative precision however small it is.
+    A negative residual is the same problem with $S$ and $D$ exchanged.
+
+    **Arguments:** `s`, `d`: $S, D \ge 0$; `residual`: $r$; of one dtype, broadcast together.
+
+    **Returns:** `(u, extra)`; `u` carries the sign of the residual. `extra` is above zero only
+    where the vector that has to grow is zero (or negligible): then the minimisers form a sphere
+    and `extra` is its squared radius over 4. Where an argument is not finite both are zero.
+
+    **Cost:** a fixed count of Newton steps, elementwise.
+    """
+    s, d, residual = jnp.broadcast_arrays(s, d, residual)
+    finite = jnp.isfinite(s) & jnp.isfinite(d) & jnp.isfinite(residual)
+    flip = residual < 0
+    r = jnp.where(finite, jnp.abs(residual), 0)
+    grow = jnp.where(finite, jnp.where(flip, d, s), 1)
+    shrink = jnp.where(finite, jnp.where(flip, s, d), 1)
+    unmet = r - 1 - 0.75 * shrink  # what only the growing term can supply
+    tiny = float(jnp.finfo(r.dtype).max) ** -0.75
+    degenerate = (unmet >= 0) & (grow <= unmet * tiny)  # v = unmet / grow overflows
+    grow = jnp.where(degenerate, 1, grow)
+    low = r / (grow + 0.5 + shrink)
+    far = _far_bound(grow, shrink, unmet + grow)
+    v = jnp.where(far > 1.5, far * far - 1, low)
+
+    def newton(_: int, v: Array) -> Array:
+        root = jnp.sqrt(1 + v)
+        u = v / (1 + root)
+        k = 1 + 2 * u
+        value = u / root + grow * v + shrink * u * (2 + 3 * u) / (k * k)
+        slope = grow + 0.5 / (root * root * root) + shrink / (k * k * k)
+        return jnp.maximum(low, v + (r - value) / slope)
+
+    v = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, v, unroll=True)
+    u = v / (1 + jnp.sqrt(1 + v))
+    u = jnp.where(degenerate, _degenerate(u.dtype), u)
+    return jnp.where(flip, -u, u), jnp.where(degenerate, unmet, 0)
+
+
+def _far_bound(grow: Array, shrink: Array, n: Array) -> Array:
+    """A lower bound of y = 1 + u, within a small factor of it for u far from zero.
+
+    Since (3 + 4u)(1 + u) >= (1 + 2u)^2, y is at least the root of S y^3 - n y - g = 0 with
+    g = 1 + D/4 and n = r - 1 - 3D/4 + S; its terms taken two at a time bound that root.
+    """
+    g = jnp.cbrt(1 + 0.25 * shrink)
+    cube = g / jnp.cbrt(grow)
+    above = jnp.maximum(jnp.sqrt(jnp.maximum(n, 0)) / jnp.sqrt(grow), cube)
+    below = 0.68 * jnp.minimum(g * g * g / jnp.where(n < 0, -n, 1), cube)
+    return jnp.where(n < 0, below, above)
+
+
+def coefficients(u: Array) -> tuple[Array, Array, Array]:
+    r"""`(c, k, sign)` of the displacement
+    $\Delta a = c(a + \sigma b) + \sigma k b$, $\Delta b = c(b + \sigma a) + \sigma k a$.
+
+    This form loses no digits: for small $u$ the second term carries the displacement, for large
+    $u$ (nearly antiparallel vectors) the first. In the degenerate case the first is absent,
+    because the vector it multiplies is zero.
+    """
+    size = jnp.abs(u)
+    k = size / (1 + 2 * size)
+    c = jnp.where(size >= _degenerate(u.dtype), 0, size * k)
+    return c, k, jnp.where(u < 0, -1, 1).astype(u.dtype)
+
+
+def _degenerate(dtype: Any) -> float:
+    """The value of u that stands for t = 1."""
+    return float(jnp.finfo(dtype).max) ** 0.25
+
+
+def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
+    dtypes = a.dtype, b.dtype
+    wide = arguments.compute_dtype(jnp.result_type(a, b, z))
+    a, b, z = a.astype(wide), b.astype(wide), z.astype(wide)
+    residual = z - jnp.sum(a * b, -1)
+    u, extra = multiplier(
+        0.25 * jnp.sum(jnp.square(a + b), -1), 0.25 * jnp.sum(jnp.square(a - b), -1), residual
+    )
+    c, k, sign = (x[..., None] for x in coefficients(u))
+    first = jax.lax.broadcasted_iota(jnp.int32, c.shape[:-1] + a.shape[-1:], c.ndim - 1) == 0
+    step = jnp.where(first, jnp.sqrt(extra)[..., None], 0)
+    moved_a = a + (c * (a + sign * b) + sign * k * b + step)
+    moved_b = b + (c * (b + sign * a) + sign * k * a + sign * step)
+    return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
+
+
+project_dot_p = define("pjax_project_dot", _reference)
+
+
+def project_dot(
+    a: Float[Array, " n"], b: Float[Array, " n"], z: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    r"""The inputs of the nearest point of $\{(a, b, z) : z = a \cdot b\}$:
+
+    $$\arg\min_{a', b'} |a' - a|^2 + |b' - b|^2 + (a' \cdot b' - z)^2.$$
+
+    **Arguments:**
+
+    - `a`, `b`: vectors of one length, at least 1.
+    - `z`: the queried output, a scalar.
+
+    One query; use `jax.vmap` for a batch. bfloat16 and float16 are computed in float32.
+
+    **Returns:** the projected `(a, b)`. Unique but for $a = \pm b$ with a far target, where
+    the minimisers form a sphere and one of them is returned. Inputs whose squared length
+    overflows the dtype are returned unchanged.
+
+    **Errors:** `ArgumentError` for shapes or dtypes other than these.
+
+    **Cost:** three sums over the vectors, 8 scalar Newton steps, one update.
+
+    **Source:** arXiv 2506.05878; the safeguarded equation is derived in `multiplier`.
+    """
+    a, b, z = arguments.floating(a=a, b=b, z=z)
+    arguments.rank(1, a=a, b=b)
+    arguments.rank(0, z=z)
+    arguments.same_shape(a=a, b=b)
+    arguments.not_empty(a=a)
+    moved_a, moved_b = project_dot_p.bind(a, b, z)
+    return moved_a, moved_b

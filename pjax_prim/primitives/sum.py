@@ -1,0 +1,44 @@
+"""Projection onto the graph of the sum, {(a, z): z = a_1 + ... + a_n}."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from . import _arguments as arguments
+from ._definition import define
+
+
+def _reference(a: Array, z: Array) -> tuple[Array]:
+    dtype = a.dtype
+    a, z = arguments.widen(a, z)
+    step = (z - jnp.sum(a, -1)) / (a.shape[-1] + 1)
+    return ((a + arguments.finite_or_zero(step)[..., None]).astype(dtype),)
+
+
+project_sum_p = define("pjax_project_sum", _reference)
+
+
+def project_sum(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n"]:
+    r"""The input of the nearest point of $\{(a, z) : z = \sum_i a_i\}$:
+
+    $$\arg\min_{a'} |a' - a|^2 + (\textstyle\sum_i a'_i - z)^2.$$
+
+    **Arguments:**
+
+    - `a`: a vector of length n, at least 1.
+    - `z`: the queried output, a scalar.
+
+    One query; use `jax.vmap` for a batch.
+
+    **Returns:** every entry moved by $(z - \sum_i a_i)/(n + 1)$. Unique. An input whose sum
+    overflows the dtype is returned unchanged.
+
+    **Errors:** `ArgumentError` for shapes or dtypes other than these.
+
+    **Cost:** one sum, one update.
+    """
+    a, z = arguments.floating(a=a, z=z)
+    arguments.rank(1, a=a)
+    arguments.rank(0, z=z)
+    arguments.not_empty(a=a)
+    (moved,) = project_sum_p.bind(a, z)
+    return moved

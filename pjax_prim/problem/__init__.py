@@ -1,0 +1,7 @@
+"""Projections onto whole sets of constraints, in the expanded and in the compressed form."""
+
+from .base import AbstractProblem as AbstractProblem
+from .base import Form as Form
+from .base import State as State
+from .compressed import CompressedProblem as CompressedProblem
+from .expanded import ExpandedProblem as ExpandedProblem

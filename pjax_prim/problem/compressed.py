@@ -1,0 +1,142 @@
+"""The compressed form: copies that are equal by construction are never stored.
+
+When a constraint is projected, all its copies agree, because its producers overwrote them in
+the set before. So its projection needs no more than the common values, and all that later
+projections need of its projected copies is their mean. A state therefore holds one array per
+operand, in the operand's own shape: the common value of the copies, or their mean. This is
+exact for solvers that only ever project (design, section 7).
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..rules.constraint import Projected, squared_distance
+from .base import AbstractProblem, State, per_node
+
+
+class CompressedProblem(AbstractProblem):
+    """Projections of a state that holds one mean per operand. Constant operands are not stored."""
+
+    def initial(self, parameters: Sequence[Array]) -> State:
+        produced = self.outputs(parameters)
+        return tuple(
+            (produced[index],)
+            if node.constraint is None
+            else self._stored(index, self.gather(index, produced.__getitem__))
+            for index, node in enumerate(self.graph.nodes)
+        )
+
+    def cycle(self, sets: Sequence[tuple[int, ...]], state: State) -> tuple[State, list[Array]]:
+        held: list[tuple[Array, ...]] = list(state)
+        scattered: dict[int, tuple[Array, ...]] = {}  # variance of copies, while they differ
+        produced: dict[int, Array] = {}
+        moved: list[Array] = []
+        for members in sets:
+            distances: dict[int, Array] = {}
+            before = tuple(held)
+            target_means = cache(lambda node, operand, s=before: self.mean(s, node, operand))
+            for index in members:
+                constraint = self.graph.nodes[index].constraint
+                target = None
+                if constraint is None or not constraint.is_loss:
+                    target = self.target(
+                        index,
+                        target_means,
+                        lambda index=index, s=before: self._output(s, index, produced),
+                    )
+                if constraint is None:
+                    assert target is not None
+                    distances[index] = squared_distance(target, held[index][0])
+                    held[index] = (target,)
+                    produced[index] = target
+                    continue
+                operands = self._operands(before, index)
+                wanted = [not operand.is_constant for operand in self.graph.nodes[index].operands]
+                projected = constraint.project_average(
+                    operands, target, self.constant_operands(index), wanted
+                )
+                distances[index] = sum(projected.moved, jnp.zeros(()))
+                held[index] = tuple(mean for mean in projected.means if mean is not None)
+                scattered[index] = self._scatter(index, operands, projected)
+                if projected.output is not None:
+                    produced[index] = projected.output
+            after = tuple(held)
+            present = cache(lambda index, s=after: self._output(s, index, produced))
+            fed = self.fed_by(members)
+            overwritten = {index: self.gather(index, present) for index in fed}
+            for index, operands in overwritten.items():
+                distance = distances.get(index, jnp.zeros(()))
+                distances[index] = distance + self._overwritten(
+                    index, operands, before=held[index], scattered=scattered.pop(index, None)
+                )
+                held[index] = self._stored(index, operands)
+                produced.pop(index, None)
+            moved.append(per_node(self.graph, distances))
+        return tuple(held), moved
+
+    def mean(self, state: State, node: int, operand: int) -> Array:
+        before = self.graph.nodes[node].operands[:operand]
+        return state[node][sum(not other.is_constant for other in before)]
+
+    def _output(self, state: State, index: int, produced: dict[int, Array]) -> Array:
+        """What a node produces now: the result of its projection while its inputs stay, else forward."""
+        constraint = self.graph.nodes[index].constraint
+        if index in produced:
+            return produced[index]
+        if constraint is None:
+            return state[index][0]
+        return constraint.forward(self._operands(state, index), self.constant_operands(index))
+
+    def _operands(self, state: State, index: int) -> tuple[Array, ...]:
+        held = iter(state[index])
+        return tuple(
+            operand.gather([], self.constants) if operand.is_constant else next(held)
+            for operand in self.graph.nodes[index].operands
+        )
+
+    def _stored(self, index: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The operands that the state holds."""
+        return tuple(
+            array
+            for array, operand in zip(operands, self.graph.nodes[index].operands, strict=True)
+            if not operand.is_constant
+        )
+
+    def _scatter(
+        self, index: int, operands: tuple[Array, ...], projected: Projected
+    ) -> tuple[Array, ...]:
+        """For each operand the squared distance of its projected copies from what `held` says.
+
+        That is their mean (then it is what moved in all, less what the mean moved), or for
+        constant operands the constant.
+        """
+        node = self.graph.nodes[index]
+        return tuple(
+            moved
+            if mean is None
+            else jnp.zeros(())
+            if count == 1
+            else jnp.maximum(moved - count * squared_distance(mean, operand), 0)
+            for operand, mean, moved, count in zip(
+                operands, projected.means, projected.moved, node.multiplicity, strict=True
+            )
+        )
+
+    def _overwritten(
+        self,
+        index: int,
+        operands: tuple[Array, ...],
+        before: tuple[Array, ...],
+        scattered: tuple[Array, ...] | None,
+    ) -> Array:
+        """The squared distance that copies move when `operands` overwrite them."""
+        node = self.graph.nodes[index]
+        distance = sum(scattered or (), jnp.zeros(()))
+        held = iter(before)
+        for new, operand, count in zip(operands, node.operands, node.multiplicity, strict=True):
+            if not operand.is_constant:
+                distance = distance + count * squared_distance(new, next(held))
+        return distance

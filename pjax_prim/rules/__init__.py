@@ -1,0 +1,11 @@
+"""One rule per JAX primitive: what it means as a constraint, or that it only moves data."""
+
+from . import bilinear, elementwise, losses, reductions, structural  # noqa: F401  registers the rules
+from .constraint import AbstractConstraint as AbstractConstraint
+from .constraint import Projected as Projected
+from .registry import ConstraintRule as ConstraintRule
+from .registry import Movement as Movement
+from .registry import RuleContext as RuleContext
+from .registry import is_loss as is_loss
+from .registry import register_projection as register_projection
+from .registry import rule_of as rule_of

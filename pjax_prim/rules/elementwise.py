@@ -1,0 +1,260 @@
+"""Constraints of elementwise operations: sums, products, relu, maxima, step functions."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from .. import primitives as pp
+from .constraint import AbstractConstraint, Arrays
+from .registry import ConstraintRule, RuleContext, register_projection
+
+
+@dataclass(frozen=True)
+class Identity(AbstractConstraint):
+    """y = x. Inserted where a graph needs one more constraint to be two-coloured."""
+
+    kind: ClassVar[str] = "identity"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return operands[0]
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        return tuple(pp.project_identity_p.bind(*copies, target))
+
+
+@dataclass(frozen=True)
+class Sum(AbstractConstraint):
+    """y = sum of +-x_i, plus +-constants.
+
+    **Arguments:** `signs` of the operands, `shifts` of the constants; each 1 or -1.
+    """
+
+    signs: tuple[int, ...]
+    shifts: tuple[int, ...] = ()
+    kind: ClassVar[str] = "sum"
+
+    def offset(self, constants: Arrays) -> Array | int:
+        """The constant part of the sum."""
+        return _signed_sum(self.shifts, constants)
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return _signed_sum(self.signs + self.shifts, operands + constants)
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        target = target - self.offset(constants)
+        coefficients = tuple(float(sign) for sign in self.signs)
+        return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
+
+    def describe(self) -> str:
+        return _describe_signs(self.signs, self.shifts)
+
+
+@dataclass(frozen=True)
+class SumRelu(AbstractConstraint):
+    """y = relu(sum of +-x_i, plus +-constants): what chains of additions that end in relu become."""
+
+    signs: tuple[int, ...]
+    shifts: tuple[int, ...] = ()
+    kind: ClassVar[str] = "sum_relu"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return jnp.maximum(_signed_sum(self.signs + self.shifts, operands + constants), 0)
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        # Signs are isometries and a constant shifts the first input; both are undone afterwards.
+        offset = _signed_sum(self.shifts, constants)
+        inputs = [_signed(sign, copy) for sign, copy in zip(self.signs, copies, strict=True)]
+        if not self.shifts:
+            projected = pp.project_sum_relu_p.bind(*inputs, target)
+        else:
+            first, *rest = pp.project_sum_relu_p.bind(inputs[0] + offset, *inputs[1:], target)
+            projected = (first - offset, *rest)
+        return tuple(_signed(sign, x) for sign, x in zip(self.signs, projected, strict=True))
+
+    def describe(self) -> str:
+        return _describe_signs(self.signs, self.shifts)
+
+
+@dataclass(frozen=True)
+class Scale(AbstractConstraint):
+    """y = c x with a constant c, or y = x / c."""
+
+    divide: bool = False
+    kind: ClassVar[str] = "scale"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return operands[0] / constants[0] if self.divide else operands[0] * constants[0]
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        factor = 1 / constants[0] if self.divide else constants[0]
+        return tuple(pp.project_scale_p.bind(copies[0], factor, target, jnp.zeros_like(factor)))
+
+
+@dataclass(frozen=True)
+class Product(AbstractConstraint):
+    """y = a b."""
+
+    kind: ClassVar[str] = "product"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return operands[0] * operands[1]
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        return tuple(pp.project_product_p.bind(*copies, target))
+
+
+@dataclass(frozen=True)
+class Maximum(AbstractConstraint):
+    """y = max(a, b), or min(a, b) with `negate`."""
+
+    negate: bool = False
+    kind: ClassVar[str] = "maximum"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return (jnp.minimum if self.negate else jnp.maximum)(*operands)
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        sign = -1 if self.negate else 1
+        stacked = jnp.stack([_signed(sign, copy) for copy in copies], -1)
+        (moved,) = pp.project_max_p.bind(stacked, _signed(sign, target))
+        return tuple(_signed(sign, moved[..., i]) for i in range(len(copies)))
+
+    def describe(self) -> str:
+        return "min" if self.negate else "max"
+
+
+@dataclass(frozen=True)
+class ShiftedRelu(AbstractConstraint):
+    """y = max(x, c) with a constant c, or min(x, c) with `negate`."""
+
+    negate: bool = False
+    kind: ClassVar[str] = "clip"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return (jnp.minimum if self.negate else jnp.maximum)(operands[0], constants[0])
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        sign, (bound,) = -1 if self.negate else 1, constants
+        (moved,) = pp.project_sum_relu_p.bind(
+            _signed(sign, copies[0] - bound), _signed(sign, target - bound)
+        )
+        return (_signed(sign, moved) + bound,)
+
+    def describe(self) -> str:
+        return "above" if self.negate else "below"
+
+
+@dataclass(frozen=True)
+class Sign(AbstractConstraint):
+    """y = sign(x)."""
+
+    kind: ClassVar[str] = "sign"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return jnp.sign(operands[0])
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        return tuple(pp.project_sign_p.bind(*copies, target))
+
+
+@dataclass(frozen=True)
+class Quantize(AbstractConstraint):
+    """y = x rounded to the nearest of equally spaced levels."""
+
+    levels: int
+    scale: float
+    kind: ClassVar[str] = "quantize"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return pp.quantize_p.bind(*operands, levels=self.levels, scale=self.scale)[0]
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        return tuple(
+            pp.project_quantize_p.bind(*copies, target, levels=self.levels, scale=self.scale)
+        )
+
+    def describe(self) -> str:
+        return f"levels={self.levels} scale={self.scale:g}"
+
+
+def _signed(sign: int, array: Array) -> Array:
+    return array if sign > 0 else -array
+
+
+def _signed_sum(signs: tuple[int, ...], arrays: Arrays) -> Array | int:
+    total: Array | int = 0
+    for sign, array in zip(signs, arrays, strict=True):
+        total = total + _signed(sign, array)
+    return total
+
+
+def _describe_signs(signs: tuple[int, ...], shifts: tuple[int, ...]) -> str:
+    text = "".join("+" if sign > 0 else "-" for sign in signs)
+    shift = "".join("+c" if sign > 0 else "-c" for sign in shifts)
+    return "" if set(text) == {"+"} and not shift else text + shift
+
+
+def _split(ctx: RuleContext) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Positions of the variable and of the constant inputs."""
+    positions = range(len(ctx.inputs))
+    return (
+        tuple(i for i in positions if not ctx.constant[i]),
+        tuple(i for i in positions if ctx.constant[i]),
+    )
+
+
+def _combination(*signs: int):
+    def rule(ctx: RuleContext) -> ConstraintRule:
+        operands, constants = _split(ctx)
+        constraint = Sum(tuple(signs[i] for i in operands), tuple(signs[i] for i in constants))
+        return ConstraintRule(constraint, operands, constants, broadcast=True)
+
+    return rule
+
+
+def _multiply(ctx: RuleContext) -> ConstraintRule:
+    operands, constants = _split(ctx)
+    constraint = Scale() if constants else Product()
+    return ConstraintRule(constraint, operands, constants, broadcast=True)
+
+
+def _divide(ctx: RuleContext) -> ConstraintRule:
+    if not ctx.constant[1]:
+        raise NotImplementedError("division by a value that depends on a parameter")
+    return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
+
+
+def _extremum(negate: bool):
+    def rule(ctx: RuleContext) -> ConstraintRule:
+        operands, constants = _split(ctx)
+        if not negate and any(ctx.literals[i] == 0 for i in constants):
+            return ConstraintRule(SumRelu((1,)), operands, broadcast=True)
+        constraint = ShiftedRelu(negate) if constants else Maximum(negate)
+        return ConstraintRule(constraint, operands, constants, broadcast=True)
+
+    return rule
+
+
+register_projection(lax.add_p, _combination(1, 1))
+register_projection(lax.sub_p, _combination(1, -1))
+register_projection(lax.neg_p, _combination(-1))
+register_projection(lax.mul_p, _multiply)
+register_projection(lax.div_p, _divide)
+register_projection(lax.max_p, _extremum(negate=False))
+register_projection(lax.min_p, _extremum(negate=True))
+register_projection(lax.sign_p, lambda ctx: ConstraintRule(Sign(), (0,)))
+register_projection(
+    pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,))
+)
+
+
+def _sum_relu(ctx: RuleContext) -> ConstraintRule:
+    operands, constants = _split(ctx)
+    constraint = SumRelu((1,) * len(operands), (1,) * len(constants))
+    return ConstraintRule(constraint, operands, constants, broadcast=True)
+
+
+register_projection(pp.sum_relu_p.primitive, _sum_relu)

@@ -1,0 +1,55 @@
+"""Losses: conditions on outputs, where constraint graphs end."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Array
+
+from .. import primitives as pp
+from ..errors import GraphError
+from .constraint import AbstractConstraint, Arrays
+from .registry import ConstraintRule, RuleContext, register_projection
+
+
+@dataclass(frozen=True)
+class Loss(AbstractConstraint):
+    """An output condition, or the proximal operator of a loss.
+
+    **Arguments:** `name` of the loss; `static` parameters of its primitives, as sorted pairs.
+    """
+
+    name: str
+    static: tuple[tuple[str, float], ...] = ()
+    kind: ClassVar[str] = "loss"
+    is_loss: ClassVar[bool] = True
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return _LOSSES[self.name][0].bind(*operands, *constants, **dict(self.static))[0]
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        return tuple(_LOSSES[self.name][1].bind(*copies, *constants, **dict(self.static)))
+
+    def describe(self) -> str:
+        return " ".join([self.name, *(f"{key}={value:g}" for key, value in self.static)])
+
+
+_LOSSES = {
+    "margin": (pp.margin_loss_p, pp.project_margin_p),
+    "cross_entropy": (pp.cross_entropy_p, pp.prox_cross_entropy_p),
+    "squared_error": (pp.squared_error_p, pp.prox_squared_error_p),
+    "equality": (pp.equality_p, pp.project_equality_p),
+}
+"""For each loss the operation and the projection; both take (outputs, labels)."""
+
+
+def _loss(name: str):
+    def rule(ctx: RuleContext) -> ConstraintRule:
+        if not ctx.constant[1]:
+            raise GraphError(f"loss {name!r}: the labels depend on a parameter; they must be data")
+        return ConstraintRule(Loss(name, tuple(sorted(ctx.params.items()))), (0,), (1,))
+
+    return rule
+
+
+for _name, (_operation, _) in _LOSSES.items():
+    register_projection(_operation.primitive, _loss(_name), loss=True)

@@ -1,0 +1,84 @@
+"""Constraints of reductions over axes: sums and extrema."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from .. import primitives as pp
+from .constraint import AbstractConstraint, Arrays
+from .registry import ConstraintRule, RuleContext, register_projection
+
+
+@dataclass(frozen=True)
+class _Reduction(AbstractConstraint):
+    axes: tuple[int, ...]
+
+    def _rows(self, x: Array) -> Array:
+        """`x` with the reduced axes last, as one."""
+        last = tuple(range(x.ndim - len(self.axes), x.ndim))
+        moved = jnp.moveaxis(x, self.axes, last)
+        return moved.reshape(*moved.shape[: x.ndim - len(self.axes)], -1)
+
+    def _unrows(self, rows: Array, shape: tuple[int, ...]) -> Array:
+        last = tuple(range(len(shape) - len(self.axes), len(shape)))
+        sizes = tuple(shape[axis] for axis in self.axes)
+        return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), last, self.axes)
+
+    def describe(self) -> str:
+        return f"axes={self.axes}"
+
+
+@dataclass(frozen=True)
+class ReduceSum(_Reduction):
+    """y = sum of x over axes."""
+
+    kind: ClassVar[str] = "reduce_sum"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return jnp.sum(operands[0], self.axes)
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        (moved,) = pp.project_sum_p.bind(self._rows(copies[0]), target)
+        return (self._unrows(moved, copies[0].shape),)
+
+
+@dataclass(frozen=True)
+class ReduceMax(_Reduction):
+    """y = max of x over axes, or min with `negate`."""
+
+    negate: bool = False
+    kind: ClassVar[str] = "reduce_max"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return (jnp.min if self.negate else jnp.max)(operands[0], self.axes)
+
+    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+        rows = self._rows(copies[0])
+        if self.negate:
+            (moved,) = pp.project_max_p.bind(-rows, -target)
+            moved = -moved
+        else:
+            (moved,) = pp.project_max_p.bind(rows, target)
+        return (self._unrows(moved, copies[0].shape),)
+
+    def describe(self) -> str:
+        return f"{'min' if self.negate else 'max'} axes={self.axes}"
+
+
+def _reduce(make):
+    def rule(ctx: RuleContext) -> ConstraintRule:
+        axes = tuple(int(axis) for axis in ctx.params["axes"])
+        if math.prod(ctx.inputs[0].shape[axis] for axis in axes) == 0:
+            raise NotImplementedError(f"a reduction over {axes} of shape {ctx.inputs[0].shape}")
+        return ConstraintRule(make(axes), (0,))
+
+    return rule
+
+
+register_projection(lax.reduce_sum_p, _reduce(ReduceSum))
+register_projection(lax.reduce_max_p, _reduce(ReduceMax))
+register_projection(lax.reduce_min_p, _reduce(lambda axes: ReduceMax(axes, negate=True)))

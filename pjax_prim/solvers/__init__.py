@@ -1,0 +1,11 @@
+"""Solvers of feasibility problems, one file each, over one interface."""
+
+from .alternating_projections import AlternatingProjections as AlternatingProjections
+from .alternating_reflections import AlternatingReflections as AlternatingReflections
+from .base import AbstractSolver as AbstractSolver
+from .cyclic_douglas_rachford import CyclicDouglasRachford as CyclicDouglasRachford
+from .cyclic_projections import CyclicProjections as CyclicProjections
+from .difference_map import DifferenceMap as DifferenceMap
+from .douglas_rachford import DouglasRachford as DouglasRachford
+from .iterate import Progress as Progress
+from .iterate import iterate as iterate

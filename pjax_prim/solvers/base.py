@@ -1,0 +1,73 @@
+"""What a solver is."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ..errors import ArgumentError
+from ..graph import ConstraintGraph
+from ..problem import AbstractProblem, Form, State
+
+
+class AbstractSolver(eqx.Module):
+    """An iteration on the states of a feasibility problem.
+
+    - `forms`: in which forms of the state it is exact; the first is the default.
+    - `two_sets`: whether it needs the graph two-coloured.
+    """
+
+    form: eqx.AbstractVar[Form]
+    forms: eqx.AbstractClassVar[tuple[Form, ...]]
+    two_sets: eqx.AbstractClassVar[bool]
+
+    def __check_init__(self) -> None:
+        if self.form not in self.forms:
+            raise ArgumentError(
+                f"form: {type(self).__name__} runs in the form(s) {', '.join(map(repr, self.forms))}, "
+                f"given {self.form!r}"
+            )
+
+    def init(self, problem: AbstractProblem, parameters: Sequence[Array]) -> State:
+        """The first state: by default the forward pass."""
+        return problem.initial(parameters)
+
+    @abc.abstractmethod
+    def step(self, problem: AbstractProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        """One iteration.
+
+        **Returns:** the new state, and for each node the squared distance between the shadows.
+        """
+
+    def terminate(self, gap: Float[Array, ""], tol: float | None) -> Bool[Array, ""]:
+        """Whether the problem counts as solved: by default, the gap is at most `tol`."""
+        return jnp.zeros((), bool) if tol is None else gap <= tol
+
+
+def sets_a_and_b(graph: ConstraintGraph) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The nodes of the two sets."""
+    return graph.colour(0), graph.colour(1)
+
+
+def combine(function: Callable[..., Any], *states: State) -> State:
+    """`function` of corresponding arrays of states."""
+    return jax.tree.map(function, *states)
+
+
+def reflect(projected: State, state: State) -> State:
+    """2 P z - z."""
+    return combine(lambda p, z: 2 * p - z, projected, state)
+
+
+def check_range(name: str, value: float, high: float) -> None:
+    """A solver's parameter is a number in (0, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high:
+        raise ArgumentError(
+            f"{name}: expected a number above 0 and at most {high:g}, given {value!r}"
+        )
+
+

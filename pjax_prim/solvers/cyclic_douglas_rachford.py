@@ -1,0 +1,34 @@
+"""Cyclic Douglas-Rachford."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..problem import ExpandedProblem, Form, State
+from .base import AbstractSolver, combine, reflect
+
+
+class CyclicDouglasRachford(AbstractSolver):
+    """z <- D_n ... D_1 z with D_i = (I + R_{i+1} R_i)/2 over the sets of `CyclicProjections`.
+
+    Borwein and Tam, 2014; indices are modulo n. The gap is the root of the sum over i of the
+    squared distance between P_i z and P_{i+1} R_i z.
+
+    **Arguments:** `form`, "expanded" only: its sequence leaves consensus.
+    """
+
+    form: Form = eqx.field(static=True, default="expanded")
+    forms: ClassVar[tuple[Form, ...]] = ("expanded",)
+    two_sets: ClassVar[bool] = False
+
+    def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        sets = problem.graph.backward_sets()
+        gaps = jnp.zeros(len(problem.graph.nodes))
+        for members, following in zip(sets, (*sets[1:], sets[0]), strict=True):
+            first = problem.project(members, state)
+            second = problem.project(following, reflect(first, state))
+            gaps = gaps + problem.squared_distances(first, second)
+            state = combine(lambda z, a, b: z + (b - a), state, first, second)
+        return state, gaps

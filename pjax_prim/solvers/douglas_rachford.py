@@ -1,0 +1,39 @@
+"""Douglas-Rachford."""
+
+from typing import ClassVar
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from ..problem import ExpandedProblem, Form, State
+from .base import AbstractSolver, check_range, combine, reflect, sets_a_and_b
+
+
+class DouglasRachford(AbstractSolver):
+    """z <- (1 - r) z + r R_B R_A z with R = 2 P - I.
+
+    Douglas and Rachford, 1956; Lions and Mercier, 1979. With r = 1/2 the classical iteration.
+
+    **Arguments:**
+
+    - `relaxation`: r, above 0 and at most 1.
+    - `form`: "expanded" only: its sequence leaves consensus.
+    """
+
+    relaxation: float = 0.5
+    form: Form = eqx.field(static=True, default="expanded")
+    forms: ClassVar[tuple[Form, ...]] = ("expanded",)
+    two_sets: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        check_range("relaxation", self.relaxation, 1)
+
+    def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        set_a, set_b = sets_a_and_b(problem.graph)
+        shadow_a = problem.project(set_a, state)
+        shadow_b = problem.project(set_b, reflect(shadow_a, state))
+        # (1 - r) z + r (2 P_B R_A z - R_A z) with R_A z = 2 P_A z - z
+        moved = combine(
+            lambda z, a, b: z + 2 * self.relaxation * (b - a), state, shadow_a, shadow_b
+        )
+        return moved, problem.squared_distances(shadow_a, shadow_b)

@@ -1,0 +1,106 @@
+"""The one loop that all solvers run in."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ..problem import AbstractProblem, State
+from .base import AbstractSolver
+
+
+class Progress(NamedTuple):
+    """Where an iteration stands.
+
+    - `state`: the governing sequence; always finite, unless it was not to start with.
+    - `steps`: taken so far.
+    - `gaps`: for each node the distance between the shadows in the last step.
+    - `change`: the distance that the parameters' own variables moved in the last step.
+    - `first_nonfinite`: the first node with a non-finite value, or -1.
+    """
+
+    state: State
+    steps: Int[Array, ""]
+    gaps: Float[Array, " nodes"]
+    change: Float[Array, ""]
+    first_nonfinite: Int[Array, ""]
+
+    @property
+    def gap(self) -> Float[Array, ""]:
+        """The overall gap."""
+        return jnp.sqrt(jnp.sum(jnp.square(self.gaps)))
+
+
+def iterate(
+    solver: AbstractSolver,
+    problem: AbstractProblem,
+    start: Callable[[], State],
+    max_steps: Int[Array, ""],
+    tol: float | None,
+) -> Progress:
+    """Steps until the gap is at most `tol`, a value is not finite, or `max_steps` are taken.
+
+    **Arguments:** `start()` gives the first state. It is called again after a non-finite value:
+    the loop then repeats all but the last step, which needs no second copy of the state.
+    """
+    dtype = jnp.result_type(float)
+
+    def step(progress: Progress) -> Progress:
+        state, squared = solver.step(problem, progress.state)
+        squared = squared.astype(dtype)
+        return Progress(
+            state,
+            progress.steps + 1,
+            jnp.sqrt(squared),
+            _change(problem, state, progress.state).astype(dtype),
+            _first(~jnp.isfinite(squared)),
+        )
+
+    def unfinished(progress: Progress, limit: Array) -> Bool[Array, ""]:
+        going = (progress.steps < limit) & (progress.first_nonfinite < 0)
+        return going & ~solver.terminate(progress.gap, tol)
+
+    def run(limit: Array) -> Progress:
+        state = start()
+        finite = [jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays]) for arrays in state if arrays]
+        positions = [i for i, arrays in enumerate(state) if arrays]
+        bad = _first(~jnp.stack([jnp.all(x) for x in finite]))
+        progress = Progress(
+            state,
+            jnp.zeros((), jnp.int32),
+            jnp.full(len(problem.graph.nodes), jnp.inf, dtype),
+            jnp.zeros((), dtype),
+            jnp.where(bad < 0, bad, jnp.asarray(positions)[bad]),
+        )
+        return lax.while_loop(lambda p: unfinished(p, limit), step, progress)
+
+    def attempt(carry: tuple[Array, Array, Array, Progress]) -> tuple[Array, Array, Array, Progress]:
+        count, limit, bad, _ = carry
+        progress = run(limit)
+        bad = jnp.where(count == 0, progress.first_nonfinite, bad)
+        return count + 1, progress.steps - 1, bad, progress
+
+    def again(carry: tuple[Array, Array, Array, Progress]) -> Bool[Array, ""]:
+        count, _, bad, _ = carry
+        return (count == 0) | ((count == 1) & (bad >= 0))
+
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, max_steps))
+    none = jnp.full_like(empty.first_nonfinite, -1)
+    count = jnp.zeros((), jnp.int32)
+    *_, bad, progress = lax.while_loop(again, attempt, (count, max_steps, none, empty))
+    return progress._replace(first_nonfinite=bad)
+
+
+def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
+    """The index of the first true element, or -1."""
+    return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
+
+
+def _change(problem: AbstractProblem, new: State, old: State) -> Array:
+    parameters = [index for index in problem.graph.parameters if index is not None]
+    return jnp.sqrt(
+        sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(()))
+    )

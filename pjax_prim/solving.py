@@ -1,0 +1,193 @@
+"""`solve`: train the parameters of a function by projections."""
+
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .errors import ArgumentError
+from .graph import ConstraintGraph
+from .problem import AbstractProblem, CompressedProblem, ExpandedProblem, Form, State
+from .problem.base import Readout
+from .solvers import AbstractSolver, iterate
+from .transform import check_labels, prepare
+
+
+class RESULTS(eqx.Enumeration):
+    """Why a solve ended."""
+
+    converged = "The gap fell below the tolerance."
+    max_steps_reached = "The step limit was reached."
+    nonfinite = "A value became infinite or NaN; the last finite state is returned."
+
+
+class Solution(eqx.Module):
+    """What `solve` returns.
+
+    - `params`: the trained parameters, of the structure of the given ones.
+    - `state`: the solver's state; pass it to `solve(..., state=...)` to continue.
+    - `stats`: `num_steps`; of the last step the `gap` (the distance between the shadows),
+      `gap_per_node` (a dictionary by node name) and `change` (the distance that the parameters
+      moved); `first_nonfinite`, the index of the first node with a non-finite value, or -1.
+    - `result`: an item of `RESULTS`.
+    """
+
+    params: Any
+    state: State
+    stats: dict[str, Any]
+    result: RESULTS
+    node_names: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def message(self) -> str:
+        """The result in words, naming the node where a value became non-finite."""
+        text = RESULTS[self.result]
+        node = int(self.stats["first_nonfinite"])
+        return text if node < 0 else f"{text} First at node {self.node_names[node]!r}."
+
+
+def solve(
+    fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    solver: AbstractSolver,
+    max_steps: int,
+    tol: float | None = None,
+    readout: Readout = "shadow",
+    state: State | None = None,
+) -> Solution:
+    """Finds parameters, and states of every operation, that satisfy all constraints of a function.
+
+    Every operation of `fn` and every loss in it becomes a constraint; the solver iterates their
+    projections. Nothing is differentiated.
+
+    **Arguments:**
+
+    - `fn`: `fn(params, *args)` returns the loss node(s), made by `pjp.cross_entropy`,
+      `pjp.margin_loss`, `pjp.squared_error` or `pjp.equality`. What it computes from them
+      afterwards (a mean, a weighted sum) is for reporting and has no effect here.
+    - `params`: an Equinox model or any pytree; its floating-point arrays are trained.
+    - `args`: any pytrees.
+    - `solver`: one of `pjax_prim.solvers`.
+    - `max_steps`: at most this many steps; at least 0.
+    - `tol`: stop once the gap is at most this; None takes all steps.
+    - `readout`: "shadow" reads each parameter as the consensus of all its copies, "governing" its
+      own variable in the iterated sequence.
+    - `state`: of an earlier solution of the same function, shapes and solver; it replaces the
+      start from the forward pass.
+
+    **Returns:** a `Solution`.
+
+    **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
+
+    **Cost:** in the compressed form a step costs about as much as a gradient step, in the expanded
+    form a few passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
+    """
+    _check_arguments(solver, max_steps, tol, readout)
+    prepared = prepare(fn, params, args)
+    check_labels(prepared.graph, prepared.data)
+    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
+    captured = [array for _, array in graph.function.captured]
+    arrays = prepared.parameters, prepared.data, captured
+    if state is not None:
+        _check_state(graph, solver, arrays, state)
+    new, state, stats, result = _run(
+        graph, solver, jnp.asarray(max_steps, jnp.int32), tol, readout, arrays, state
+    )
+    names = tuple(node.name for node in graph.nodes)
+    gaps = stats.pop("gaps")
+    stats["gap_per_node"] = {name: gaps[i] for i, name in enumerate(names)}
+    return Solution(prepared.restore(new), state, stats, result, names)
+
+
+Arrays = tuple[list[Array], list[Array], list[Array]]  # parameters, data, captured
+
+
+def make_problem(graph: ConstraintGraph, form: Form, arrays: Arrays) -> AbstractProblem:
+    """The graph with its numbers, in one of the forms."""
+    kind = CompressedProblem if form == "compressed" else ExpandedProblem
+    _, data, captured = arrays
+    return kind(graph, graph.constants(data, captured))
+
+
+@eqx.filter_jit
+def _run(
+    graph: ConstraintGraph,
+    solver: AbstractSolver,
+    max_steps: Array,
+    tol: float | None,
+    readout: Readout,
+    arrays: Arrays,
+    start: State | None,
+) -> tuple[list[Array], State, dict[str, Any], RESULTS]:
+    problem = make_problem(graph, solver.form, arrays)
+    parameters = arrays[0]
+    progress = iterate(
+        solver,
+        problem,
+        lambda: solver.init(problem, parameters) if start is None else start,
+        max_steps,
+        tol,
+    )
+    bad = progress.first_nonfinite >= 0
+    solved = ~bad & solver.terminate(progress.gap, tol)
+    result = RESULTS.where(
+        bad,
+        RESULTS.nonfinite,
+        RESULTS.where(solved, RESULTS.converged, RESULTS.max_steps_reached),
+    )
+    # A start that is not finite has no finite shadow: the parameters are then as given.
+    unusable = bad & (progress.steps == 0)
+    new = [
+        given if read is None else jnp.where(unusable, given, read)
+        for given, read in zip(
+            parameters, problem.parameters(progress.state, readout), strict=True
+        )
+    ]
+    stats = {
+        "num_steps": progress.steps,
+        "gap": progress.gap,
+        "gaps": progress.gaps,
+        "change": progress.change,
+        "first_nonfinite": progress.first_nonfinite,
+    }
+    return new, progress.state, stats, result
+
+
+def _check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None:
+    if not isinstance(solver, AbstractSolver):
+        raise ArgumentError(
+            f"solver: expected a solver such as pjp.AlternatingProjections(), given {solver!r}"
+        )
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
+        raise ArgumentError(f"max_steps: expected an integer of at least 0, given {max_steps!r}")
+    number = isinstance(tol, int | float) and not isinstance(tol, bool)
+    if tol is not None and not (number and 0 <= tol < math.inf):
+        raise ArgumentError(f"tol: expected a finite number of at least 0 or None, given {tol!r}")
+    if readout not in get_args(Readout):
+        allowed = " or ".join(map(repr, get_args(Readout)))
+        raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
+
+
+def _check_state(
+    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any
+) -> None:
+    expected = jax.eval_shape(
+        lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
+    )
+    if jax.tree.structure(expected) != jax.tree.structure(state):
+        raise ArgumentError(
+            f"state: expected the state of {type(solver).__name__}(form={solver.form!r}) on a graph of "
+            f"{len(graph.nodes)} nodes, given another structure"
+        )
+    for node, wanted, given in zip(graph.nodes, expected, state, strict=True):
+        for a, b in zip(wanted, given, strict=True):
+            if (a.shape, a.dtype) != (jnp.shape(b), jnp.result_type(b)):
+                raise ArgumentError(
+                    f"state: at node {node.name!r} expected shape {a.shape} and dtype {a.dtype}, "
+                    f"given shape {jnp.shape(b)} and dtype {jnp.result_type(b)}"
+                )

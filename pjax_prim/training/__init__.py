@@ -1,0 +1,11 @@
+"""Training from batches: configuration, one step per solver, the loop, and the run folder."""
+
+from .config import TrainConfig as TrainConfig
+from .evaluate import accuracy as accuracy
+from .run_folder import RunFolder as RunFolder
+from .run_folder import params_sha256 as params_sha256
+from .steps import make_loss as make_loss
+from .steps import make_step as make_step
+from .trainer import TrainResult as TrainResult
+from .trainer import evaluate_run as evaluate_run
+from .trainer import train as train

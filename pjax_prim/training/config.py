@@ -1,0 +1,134 @@
+"""Everything that determines a run."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..data import DATASETS, Dataset
+from ..errors import ArgumentError
+from ..models import MLP
+
+PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
+GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
+"""optax optimisers and their default learning rates."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data": DATASETS,
+    "model": ("mlp",),
+    "solver": (*PROJECTION_SOLVERS, *GRADIENT_SOLVERS),
+    "loss": ("cross_entropy", "margin", "squared_error"),
+    "form": ("compressed", "expanded"),
+}
+
+ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
+    "relaxation": ("solver", ("dr",)),
+    "beta": ("solver", ("dm",)),
+    "form": ("solver", ("ap", "cp")),
+    "learning_rate": ("solver", tuple(GRADIENT_SOLVERS)),
+    "lam": ("loss", ("cross_entropy", "squared_error")),
+}
+"""Options that would have no effect elsewhere: option -> (the field it hangs on, its values)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `train` does. The same configuration gives the same parameters, bit for bit, on the
+    same machine and versions.
+
+    **Arguments:** None means the default of the solver or loss concerned.
+
+    - `data`, `data_dir`: see `pjax_prim.data.load`.
+    - `model`, `hidden`, `skip`: see `pjax_prim.models`.
+    - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections) or `adam`, `sgd` (optax).
+    - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (adam, sgd).
+    - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
+    - `batch_size`, `batches`: examples per batch, and how many batches.
+    - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for adam
+      and sgd, updates on each batch, 1 by default.
+    - `eval_every`: batches between evaluations; a tenth of the run by default.
+    - `seed`: of the initial parameters and of the order of the examples.
+
+    **Errors:** `ArgumentError` for a value out of range, or an option without effect.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    model: str = "mlp"
+    hidden: tuple[int, ...] = (128, 128)
+    skip: bool = False
+    solver: str = "ap"
+    relaxation: float | None = None
+    beta: float | None = None
+    form: str | None = None
+    learning_rate: float | None = None
+    loss: str = "cross_entropy"
+    lam: float | None = None
+    batch_size: int = 256
+    batches: int = 100
+    steps_per_batch: int | None = None
+    eval_every: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "form" and value is None):
+                raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, given {value!r}")
+        for name, (other, values) in ONLY_FOR.items():
+            if getattr(self, name) is not None and getattr(self, other) not in values:
+                raise ArgumentError(
+                    f"{name}: only for {other} {', '.join(values)}, given with {getattr(self, other)}"
+                )
+        for name in ("batch_size", "batches", "steps_per_batch", "eval_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ArgumentError(f"{name}: expected at least 1, given {value}")
+        for name in ("learning_rate", "lam"):
+            if (value := getattr(self, name)) is not None and not (value > 0 and math.isfinite(value)):
+                raise ArgumentError(f"{name}: expected a finite number above zero, given {value}")
+        if any(width < 1 for width in self.hidden):
+            raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
+        if self.seed < 0:
+            raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
+
+    @property
+    def steps(self) -> int:
+        """`steps_per_batch`, or the solver's default."""
+        return self.steps_per_batch or (1 if self.solver in GRADIENT_SOLVERS else 50)
+
+    def is_evaluated(self, batches: int) -> bool:
+        """Whether accuracy is taken after this many batches; always at the end."""
+        every = self.eval_every or max(1, self.batches // 10)
+        return batches == self.batches or batches % every == 0
+
+    def make_model(self, dataset: Dataset) -> MLP:
+        """The network with its initial float32 parameters."""
+        return MLP(
+            dataset.features,
+            dataset.classes,
+            self.hidden,
+            skip=self.skip,
+            dtype=jnp.float32,
+            key=jax.random.key(self.seed),
+        )
+
+    def to_json(self) -> str:
+        """All fields as one JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainConfig":
+        """The inverse of `to_json`. `ArgumentError` for text that is not of this form."""
+        try:
+            values: dict[str, Any] = json.loads(text)
+            unknown = values.keys() - {field.name for field in fields(cls)}
+            if unknown:
+                raise ArgumentError(f"{', '.join(sorted(unknown))}: no such field")
+            return cls(**{**values, "hidden": tuple(values["hidden"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, ArgumentError):
+                raise
+            raise ArgumentError(f"not a configuration ({error})") from None

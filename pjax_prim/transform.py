@@ -1,0 +1,187 @@
+"""The transformation: from a function of a model to its constraint graph."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .errors import ArgumentError
+from .graph import ConstraintGraph, build_graph
+from .primitives._arguments import check_labels as check_one_hot
+from .primitives._arguments import is_concrete
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A function's graph and the arrays it is to be solved with.
+
+    - `graph`: not two-coloured.
+    - `parameters`: what is trained; `data`: the arrays among the other arguments.
+    - `restore`: from new parameters to a model of the original structure.
+    """
+
+    graph: ConstraintGraph
+    parameters: list[Any]
+    data: list[Any]
+    restore: Callable[[list[Any]], Any]
+
+
+def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
+    """The constraint graph of a function: `constraint_graph(fn)(params, *args)`.
+
+    As `jax.make_jaxpr`, it only traces; `print` it to see every constraint with its shape,
+    set, number of copies and bytes.
+
+    **Arguments:** `fn(params, *args)`, a function of an Equinox model or any pytree of arrays
+    that returns the loss node(s).
+
+    **Returns:** a function of the same arguments (arrays or `jax.ShapeDtypeStruct`s) that
+    returns the two-coloured `ConstraintGraph`.
+
+    **Errors:** those of `solve`.
+    """
+
+    def make(params: Any, *args: Any) -> ConstraintGraph:
+        return prepare(fn, params, args).graph.two_coloured
+
+    return make
+
+
+def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepared:
+    """Checks the arguments of a transformation and builds the graph.
+
+    The graph is cached by the function, the structure of its arguments and their shapes, so
+    that solving batch after batch traces once.
+    """
+    if not callable(fn):
+        raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
+    _check_parameters(params)
+    trained, fixed = eqx.partition(params, _is_trained)
+    with_paths, treedef = jtu.tree_flatten_with_path(trained)
+    names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
+    parameters = [_as_array(leaf) for _, leaf in with_paths]
+    moving, still = eqx.partition((fixed, args), _is_data)
+    data, data_treedef = jtu.tree_flatten(moving)
+    data = [_as_array(leaf) for leaf in data]
+
+    def restore(new: list[Any]) -> Any:
+        return eqx.combine(jtu.tree_unflatten(treedef, new), fixed)
+
+    still_leaves, still_treedef = jtu.tree_flatten(still)
+    key = _Key(
+        fn,
+        treedef,
+        data_treedef,
+        still_treedef,
+        tuple(still_leaves),
+        tuple(_abstract(x) for x in parameters),
+        tuple(_abstract(x) for x in data),
+        names,
+    )
+    try:
+        graph = _cached_graph(key)
+    except (_NotCached, TypeError) as error:
+        if isinstance(error, TypeError) and "unhashable" not in str(error):
+            raise
+        graph = _build(key)
+    return Prepared(graph, parameters, data, restore)
+
+
+def check_labels(graph: ConstraintGraph, data: list[Any]) -> None:
+    """Checks the labels of every classification loss, where their values are known."""
+    losses = [graph.nodes[index] for index in graph.losses]
+    labels = [
+        (node, value)
+        for node in losses
+        for value in node.constants
+        if "margin" in node.constraint.describe() or "cross" in node.constraint.describe()
+    ]
+    if not labels or not all(is_concrete(x) for x in (*data, *_captured(graph))):
+        return
+    environment = graph.constants(data)
+    for node, value in labels:
+        check_one_hot(environment[value], classes=value.shape[-1])
+
+
+@dataclass(frozen=True)
+class _Key:
+    fn: Callable[..., Any]
+    treedef: Any
+    data_treedef: Any
+    still_treedef: Any
+    still_leaves: tuple[Any, ...]
+    parameters: tuple[Any, ...]
+    data: tuple[Any, ...]
+    names: tuple[str, ...]
+
+
+class _NotCached(Exception):
+    """The graph captures tracers, which must not outlive their trace."""
+
+
+@lru_cache(maxsize=64)
+def _cached_graph(key: _Key) -> ConstraintGraph:
+    graph = _build(key)
+    if not all(is_concrete(x) for x in _captured(graph)):
+        raise _NotCached
+    return graph
+
+
+def _captured(graph: ConstraintGraph) -> list[Any]:
+    return [array for _, array in graph.function.captured]
+
+
+def _build(key: _Key) -> ConstraintGraph:
+    def function(parameters: list[Any], data: list[Any]) -> list[Any]:
+        still = jtu.tree_unflatten(key.still_treedef, key.still_leaves)
+        moving = jtu.tree_unflatten(key.data_treedef, data)
+        fixed, args = eqx.combine(moving, still)
+        model = eqx.combine(jtu.tree_unflatten(key.treedef, parameters), fixed)
+        results = jtu.tree_leaves(key.fn(model, *args))
+        return [x for x in results if eqx.is_array_like(x)]
+
+    return build_graph(function, key.parameters, key.data, key.names)
+
+
+def _is_trained(leaf: Any) -> bool:
+    return _is_arraylike(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_data(leaf: Any) -> bool:
+    return _is_arraylike(leaf)
+
+
+def _is_arraylike(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+
+def _abstract(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _check_parameters(params: Any) -> None:
+    """Something is trained, and nothing that looks trained is left out silently.
+
+    Integer arrays inside an Equinox module are its business (`eqx.filter_grad` leaves them
+    alone too); in plain containers they are an error, as for `jax.grad`.
+    """
+    modules = jtu.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, eqx.Module))[0]
+    for path, leaf in modules:
+        if isinstance(leaf, eqx.Module) or not _is_arraylike(leaf):
+            continue
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ArgumentError(
+                f"params{jtu.keystr(path)}: expected a floating-point array, given dtype "
+                f"{leaf.dtype} (shape {leaf.shape}); pass arrays that are not trained in *args"
+            )
+    if not any(_is_trained(leaf) for leaf in jtu.tree_leaves(params)):
+        raise ArgumentError("params: no floating-point array in it, so there is nothing to train")

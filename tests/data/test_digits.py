@@ -1,0 +1,34 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from pjax_prim.data import DATASETS, load
+from pjax_prim.errors import ArgumentError, DataError
+
+
+def test_digits() -> None:
+    digits = load("digits")
+    assert digits.train_x.shape == (1437, 64) and digits.test_x.shape == (360, 64)
+    assert digits.train_x.dtype == np.float32 and digits.train_y.dtype == np.int32
+    assert digits.train_x.min() == 0 and digits.train_x.max() == 1
+    assert set(digits.train_y) == set(digits.test_y) == set(range(digits.classes))
+    assert digits.features == 64
+
+
+def test_the_split_is_fixed() -> None:
+    labels = load("digits").test_y
+    assert labels[:12].tolist() == [0, 8, 8, 9, 8, 3, 7, 5, 0, 6, 6, 3]
+    assert hashlib.sha256(labels.tobytes()).hexdigest().startswith("cae89a830a523025")
+
+
+def test_bad_names_and_folders(tmp_path) -> None:
+    with pytest.raises(ArgumentError, match=r"data: expected one of digits, mnist, .*, given 'higgs'"):
+        load("higgs")
+    with pytest.raises(ArgumentError, match="data_dir: digits comes with scikit-learn"):
+        load("digits", tmp_path)
+    for name in DATASETS[1:]:
+        with pytest.raises(ArgumentError, match=f"data_dir: {name} needs the folder of its files"):
+            load(name)
+        with pytest.raises(DataError, match=r"absent: no such folder"):
+            load(name, tmp_path / "absent")
