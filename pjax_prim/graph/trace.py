@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
 from .._compat import called_jaxpr, evaluator, open_jaxpr, source_line
@@ -57,7 +57,7 @@ def flatten(
 
         def look_up(atom: Any) -> Value:
             if isinstance(atom, Literal):
-                number = jnp.asarray(atom.val, atom.aval.dtype)
+                number = np.asarray(atom.val, atom.aval.dtype)
                 return Value(tuple(number.shape), number.dtype, number)
             return environment[atom]
 

@@ -69,10 +69,10 @@ def _far_bound(grow: Array, shrink: Array, n: Array) -> Array:
     Since (3 + 4u)(1 + u) >= (1 + 2u)^2, y is at least the root of S y^3 - n y - g = 0 with
     g = 1 + D/4 and n = r - 1 - 3D/4 + S; its terms taken two at a time bound that root.
     """
-    g = jnp.cbrt(1 + 0.25 * shrink)
-    cube = g / jnp.cbrt(grow)
+    g = 1 + 0.25 * shrink
+    cube = 0.99 * jnp.exp((jnp.log(g) - jnp.log(grow)) / 3)  # a bound, so rounding must not raise it
     above = jnp.maximum(jnp.sqrt(jnp.maximum(n, 0)) / jnp.sqrt(grow), cube)
-    below = 0.68 * jnp.minimum(g * g * g / jnp.where(n < 0, -n, 1), cube)
+    below = 0.68 * jnp.minimum(g / jnp.where(n < 0, -n, 1), cube)
     return jnp.where(n < 0, below, above)
 
 

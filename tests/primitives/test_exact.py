@@ -1,0 +1,58 @@
+"""Every projection returns the nearest point: compared with the minimisers of `cases`.
+
+The excess of a returned point is its squared distance to the query, with the output evaluated
+in float64, less the least one. It may be `TOLERANCE` of the least one, or what rounding the
+query to the dtype alone can cause: second order in that rounding on smooth sets, first order
+at an edge.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from .cases import CASES, Case, norm2
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 1e-5}
+UNITS = 16  # roundings of the query, for an operation of a few terms
+
+
+def excess_over_bound(case: Case, rows: tuple[np.ndarray, ...], dtype: str) -> np.ndarray:
+    """The excess in terms of what is allowed, of a batch of queries rounded to a dtype."""
+    operands = [jnp.asarray(row, dtype) for row in rows]
+    query = tuple(np.asarray(x, np.float64) for x in operands)
+    results = jax.jit(jax.vmap(case.project))(*operands)
+    assert [x.dtype for x in results] == [operands[i].dtype for i in range(case.moved)]
+    outputs = tuple(np.asarray(x, np.float64) for x in results)
+    assert all(np.isfinite(x).all() for x in outputs)
+
+    eps = float(jnp.finfo(dtype).eps)
+    moved = (*outputs, *query[case.moved :])
+    size = np.sqrt(norm2(*query)) + case.size(*query) + case.size(*moved)
+    unit = UNITS * eps * size
+    best = case.best(*query)
+    excess = case.cost(query, outputs, unit) - best
+    allowed = TOLERANCE[dtype] * best + unit**2 + case.kinked * unit * np.sqrt(best)
+    assert (excess >= -allowed).all(), "the slow minimiser was beaten"
+    return excess / np.maximum(allowed, 1e-300)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nearest_point(case: Case, dtype: str) -> None:
+    rng = np.random.default_rng(zlib.crc32(f"{case} {dtype}".encode()))
+    for n in case.sizes:
+        last = n == case.sizes[-1]
+        for rows in (case.random(rng, 2000 if last else 200, n), case.hostile(rng, 500, n)):
+            assert excess_over_bound(case, rows, dtype).max() <= 1
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "vector" in case.operands], ids=str)
+def test_nearest_point_of_long_vectors(case: Case) -> None:
+    n = 4096 if case.name != "prox_cross_entropy" else 1000
+    rng = np.random.default_rng(0)
+    for dtype in ("float64", "float32"):
+        for rows in (case.random(rng, 8, n), case.hostile(rng, 10, n)):
+            assert excess_over_bound(case, rows, dtype).max() <= 1

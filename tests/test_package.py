@@ -1,0 +1,69 @@
+"""The wheel holds every module, and each of them is imported from it, away from the repository."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"pjax_prim": "pjax_prim", "lowering": "pjax_prim/lowering", "sharding": "pjax_prim/sharding"}
+
+IMPORT_ALL = """
+import importlib, sys, warnings
+target, *names = sys.argv[1:]
+sys.path.insert(0, target)
+warnings.simplefilter("error")
+for name in names:
+    file = importlib.import_module(name).__file__
+    assert file.startswith(target), file
+"""
+
+
+def sources() -> set[str]:
+    """The path in the wheel of every source file of the package."""
+    return {
+        (Path(inside) / path.relative_to(ROOT / folder)).as_posix()
+        for folder, inside in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+
+
+def succeed(*command: str, cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    # from a copy: a `build/` left in the repository would end up in the wheel
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *FOLDERS):
+        (copy / name).symlink_to(ROOT / name)
+    succeed(sys.executable, *build, cwd=copy)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == sources()
+
+
+def test_every_module_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    succeed(sys.executable, *install, str(wheel), cwd=tmp_path)
+    paths = [Path(name).with_suffix("") for name in sources() if name.endswith(".py")]
+    modules = [".".join(path.parent.parts if path.name == "__init__" else path.parts) for path in paths]
+    succeed(sys.executable, "-I", "-c", IMPORT_ALL, str(target), *sorted(modules), cwd=tmp_path)
+
+
+def test_command_line_is_installed(wheel: Path) -> None:
+    (entry,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
+    assert b"pjax-prim = pjax_prim.cli:main" in zipfile.ZipFile(wheel).read(entry)

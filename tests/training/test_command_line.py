@@ -1,0 +1,103 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pjax_prim.cli import main
+
+SMALL = "--hidden 16 --batch-size 64 --batches 3 --steps-per-batch 2".split()
+
+
+def last_json(text: str) -> dict:
+    return json.loads(text.splitlines()[-1])
+
+
+def test_train_then_eval(tmp_path, capsys) -> None:
+    run_dir = str(tmp_path / "run")
+    assert main(["train", *SMALL, "--run-dir", run_dir, "--json"]) == 0
+    captured = capsys.readouterr()
+    trained = last_json(captured.out)
+    assert len(captured.out.splitlines()) == 1 and "test accuracy" in captured.err
+    assert {"test_accuracy", "train_accuracy", "batches", "seconds", "gap", "params_sha256"} <= trained.keys()
+    assert trained["batches"] == 3 and trained["gap"] > 0
+
+    assert main(["eval", "--run-dir", run_dir, "--json"]) == 0
+    evaluated = last_json(capsys.readouterr().out)
+    assert evaluated == {name: trained[name] for name in evaluated}
+
+    assert main(["train", *SMALL, "--run-dir", run_dir]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(["train", *SMALL, "--run-dir", run_dir, "--overwrite", "--solver", "adam", "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["gap"] is None
+
+
+def test_eval_and_table_on_standard_output(tmp_path, capsys) -> None:
+    assert main(["train", *SMALL, "--solver", "sgd", "--run-dir", str(tmp_path)]) == 0
+    assert "digits, mlp, sgd: 2 steps a batch of 64" in capsys.readouterr().out
+    assert main(["eval", "--run-dir", str(tmp_path)]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_graph(capsys) -> None:
+    assert main(["graph", "--model", "mlp", "--hidden", "8", "8", "--skip", "--json"]) == 0
+    captured = capsys.readouterr()
+    size = last_json(captured.out)
+    assert size["parameters"] == 6 and size["constraint_nodes"] >= 6 and size["copies"] > 64 * 8
+    assert "sum_relu" in captured.err and "cross_entropy" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --no-such-option", "unrecognized arguments: --no-such-option"),
+        ("train --batch 3", "unrecognized arguments: --batch"),
+        ("train --solver newton", "invalid choice: 'newton'"),
+        ("train --data cifar10", "invalid choice: 'cifar10'"),
+        ("train --batches many", "invalid int value: 'many'"),
+        ("eval", "the following arguments are required: --run-dir"),
+        ("", "the following arguments are required: command"),
+    ],
+)
+def test_argparse_errors(arguments: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --batches -1", "batches: expected at least 1, given -1"),
+        ("train --beta 1", "beta: only for solver dm, given with ap"),
+        ("train --solver dr --relaxation 7", "relaxation: "),
+        ("train --solver dm --beta 0", "beta: "),
+        ("train --data mnist", "data_dir: mnist needs the folder of its files"),
+        ("train --data mnist --data-dir absent", "absent: no such folder"),
+        ("graph --hidden 0", "hidden: expected widths of at least 1"),
+        ("eval --run-dir absent", "absent: holds no run"),
+    ],
+)
+def test_bad_input(arguments: str, message: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert f"pjax-prim: error: {message}" in captured.err and not captured.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_non_finite_training_exits_with_1(tmp_path, capsys) -> None:
+    arguments = ["train", *SMALL, "--solver", "sgd", "--learning-rate", "1e38", "--run-dir", str(tmp_path)]
+    assert main([*arguments, "--batches", "20"]) == 1
+    assert "not finite. Training stopped" in capsys.readouterr().err
+    assert (tmp_path / "model.eqx").exists()
+
+
+def test_installed_command(tmp_path) -> None:
+    command = Path(sys.executable).parent / "pjax-prim"
+    done = subprocess.run(
+        [command, "train", *SMALL, "--solver", "adam", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(tmp_path / last_json(done.stdout)["run_dir"] / "curves.png").exists()
