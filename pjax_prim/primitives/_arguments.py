@@ -136,11 +136,11 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> None:
     else:
         hot = values == 1
         wrong = (hot.sum(-1) != 1) | ~(hot | (values == 0)).all(-1)
-        allowed = "one-hot vectors, a single 1 among zeros,"
+        allowed = "one-hot vectors, a single 1 among zeros"
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         where = f" at index {index}" if index else ""
-        raise ArgumentError(f"{name}: expected {allowed} given {values[index].tolist()}{where}")
+        raise ArgumentError(f"{name}: expected {allowed}, given {values[index].tolist()}{where}")
 
 
 def labels_for(outputs: Array, labels: Any, *, name: str = "labels", check: bool) -> Array:

@@ -17,7 +17,7 @@ Lowerings are registered by `pjax_prim.lowering`, one layer above.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ def define(
     primitive = Primitive(name)
     primitive.multiple_results = True
 
-    @lru_cache(maxsize=None)
+    @cache
     def jitted(static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
         return jax.jit(partial(primitive.bind, **dict(static)))
 

@@ -55,9 +55,7 @@ def project_affine(
 
     **Cost:** three reductions, one update.
     """
-    a, coefficients, z, offset = arguments.floating(
-        a=a, coefficients=coefficients, z=z, offset=offset
-    )
+    a, coefficients, z, offset = arguments.floating(a=a, coefficients=coefficients, z=z, offset=offset)
     arguments.rank(1, a=a, coefficients=coefficients)
     arguments.rank(0, z=z, offset=offset)
     arguments.same_shape(a=a, coefficients=coefficients)

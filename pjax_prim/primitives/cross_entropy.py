@@ -80,10 +80,16 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
 
     odds = others(jnp.exp(jnp.minimum(gap + lam * (labels - at_largest(labels)), 0)))
     r = jax.lax.fori_loop(0, _newton_steps(n), newton, odds / (1 + odds))
-    p, _ = probabilities(r)
-    p = jnp.where(largest, 1 - r, p)
-    rest = jnp.where(largest, r, 1 - p)
-    step = lam * (labels * rest - jnp.where(largest, labelled, total - labels) * p)
+    # lambda (y - Y p) for p of the size of 1/lambda; else, where that would cancel, from
+    # x_j - x_m = log (p_j / p_m) and the sum of the displacement, which is zero.
+    p, v = probabilities(r)
+    logs = (v > 1) & ~largest
+    lead = gap - (jnp.log(v) - log_t - jnp.log1p(-r))  # of the displacement of m over that of j
+    step = lam * (labels * (1 - p) - (total - labels) * p)
+    step_m = (jnp.sum(jnp.where(logs, lead, 0), 0) - others(jnp.where(logs, 0, step))) / (
+        1 + jnp.sum(logs, 0)
+    )
+    step = jnp.where(largest, step_m, jnp.where(logs, step_m - lead, step))
     return (jnp.moveaxis(logits + step, 0, -1).astype(dtype),)
 
 

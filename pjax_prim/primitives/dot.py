@@ -31,12 +31,12 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
 
     **Returns:** `(u, extra)`; `u` carries the sign of the residual. `extra` is above zero only
     where the vector that has to grow is zero (or negligible): then the minimisers form a sphere
-    and `extra` is its squared radius over 4. Where an argument is not finite both are zero.
+    and `extra` is its squared radius over 4. Where $S + D + |r|$ overflows both are zero.
 
     **Cost:** a fixed count of Newton steps, elementwise.
     """
     s, d, residual = jnp.broadcast_arrays(s, d, residual)
-    finite = jnp.isfinite(s) & jnp.isfinite(d) & jnp.isfinite(residual)
+    finite = jnp.isfinite(s + d + jnp.abs(residual))
     flip = residual < 0
     r = jnp.where(finite, jnp.abs(residual), 0)
     grow = jnp.where(finite, jnp.where(flip, d, s), 1)
@@ -53,7 +53,7 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
         root = jnp.sqrt(1 + v)
         u = v / (1 + root)
         k = 1 + 2 * u
-        value = u / root + grow * v + shrink * u * (2 + 3 * u) / (k * k)
+        value = u / root + grow * v + shrink * (u * (2 + 3 * u) / (k * k))
         slope = grow + 0.5 / (root * root * root) + shrink / (k * k * k)
         return jnp.maximum(low, v + (r - value) / slope)
 
@@ -104,10 +104,11 @@ def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
         0.25 * jnp.sum(jnp.square(a + b), -1), 0.25 * jnp.sum(jnp.square(a - b), -1), residual
     )
     c, k, sign = (x[..., None] for x in coefficients(u))
+    far = c > 0  # else the sum below may overflow, and does not count
     first = jax.lax.broadcasted_iota(jnp.int32, c.shape[:-1] + a.shape[-1:], c.ndim - 1) == 0
     step = jnp.where(first, jnp.sqrt(extra)[..., None], 0)
-    moved_a = a + (c * (a + sign * b) + sign * k * b + step)
-    moved_b = b + (c * (b + sign * a) + sign * k * a + sign * step)
+    moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
+    moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 

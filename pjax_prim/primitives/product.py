@@ -13,9 +13,10 @@ def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
     a, b, z = arguments.widen(a, b, z)
     u, extra = multiplier(0.25 * jnp.square(a + b), 0.25 * jnp.square(a - b), z - a * b)
     c, k, sign = coefficients(u)
+    far = c > 0  # else the sum below may overflow, and does not count
     step = jnp.sqrt(extra)
-    moved_a = a + (c * (a + sign * b) + sign * k * b + step)
-    moved_b = b + (c * (b + sign * a) + sign * k * a + sign * step)
+    moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
+    moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 

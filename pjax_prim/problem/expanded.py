@@ -1,12 +1,12 @@
 """The expanded form: every copy is stored. Any solver can run on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..rules.constraint import squared_distance
+from ..rules.constraint import squared_distances
 from .base import AbstractProblem, State
 
 
@@ -39,18 +39,9 @@ class ExpandedProblem(AbstractProblem):
         changed = list(state)
         produced: dict[int, Array] = {}
         for index in members:
-            constraint = self.graph.nodes[index].constraint
-            if constraint is None:
-                target = self._target(index, state, means)
-                changed[index] = (target,)
-                produced[index] = target
-                continue
-            constants = self.constant_operands(index)
-            target = None if constraint.is_loss else self._target(index, state, means)
-            copies = constraint.project(state[index], target, constants)
-            changed[index] = copies
-            if not constraint.is_loss:
-                produced[index] = constraint.evaluate(copies, constants)
+            changed[index], output = self._project_node(index, state, means)
+            if output is not None:
+                produced[index] = output
         projected = tuple(changed)
         present = cache(
             lambda index: produced[index] if index in produced else self._output(projected, index)
@@ -61,24 +52,91 @@ class ExpandedProblem(AbstractProblem):
             changed[index] = constraint.expand(self.gather(index, present))
         return tuple(changed)
 
+    def relaxed_reflections(
+        self, first: Sequence[int], second: Sequence[int], state: State, relaxation: float
+    ) -> tuple[State, Float[Array, " nodes"]]:
+        """z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for two sets that divide all nodes.
+
+        The same as `project` twice, but no shadow is ever stored whole: each constraint is taken
+        from its old copies to its new ones at once.
+
+        **Returns:** the new state, and for each node the squared distance of the two shadows.
+        """
+        nodes = self.graph.nodes
+        means = cache(lambda node: self._means(state, node))
+        shadow: dict[int, tuple[Array, ...]] = {}  # of the first set's constraints
+        produced: dict[int, Array] = {}
+        for index in first:
+            shadow[index], output = self._project_node(index, state, means)
+            if output is not None:
+                produced[index] = output
+
+        def reflect_copies(node: int) -> tuple[Array, ...]:
+            return tuple(2 * p - z for p, z in zip(shadow[node], state[node], strict=True))
+
+        changed = list(state)
+        gaps = [jnp.zeros(())] * len(nodes)
+        reflected = list(state)
+        for index in first:
+            reflected[index] = reflect_copies(index)
+        reflected_state = tuple(reflected)
+        reflected_means = cache(lambda node: self._means(reflected_state, node))
+        again: dict[int, Array] = {}
+        for index in second:
+            constraint = nodes[index].constraint
+            operands = self.gather(index, produced.__getitem__)
+            target = self._target(index, reflected_state, reflected_means)
+            if constraint is None:
+                shadow[index], again[index] = state[index], target
+                continue
+            changed[index], output, gaps[index] = constraint.reflect(
+                state[index], operands, target, self.constant_operands(index), relaxation
+            )
+            if output is not None:
+                again[index] = output
+        for index, node in enumerate(nodes):
+            if node.constraint is None:
+                # A parameter's own variable is projected with its own set only.
+                new = (produced[index] if index in produced else again[index],)
+                old = state[index]
+            elif index in shadow:
+                new = node.constraint.expand(self.gather(index, again.__getitem__))
+                old = shadow[index]
+            else:
+                continue
+            changed[index] = tuple(
+                z + 2 * relaxation * (p - m)
+                for z, p, m in zip(state[index], new, old, strict=True)
+            )
+            gaps[index] = squared_distances(new, old)
+        return tuple(changed), jnp.stack(gaps)
+
     def mean(self, state: State, node: int, operand: int) -> Array:
         return self._means(state, node)[operand]
 
     def squared_distances(self, a: State, b: State) -> Float[Array, " nodes"]:
         """The squared distance of two states, for each node over its copies."""
-        return jnp.stack(
-            [
-                sum((squared_distance(p, q) for p, q in zip(x, y, strict=True)), jnp.zeros(()))
-                for x, y in zip(a, b, strict=True)
-            ]
-        )
+        return jnp.stack([squared_distances(x, y) for x, y in zip(a, b, strict=True)])
+
+    def _project_node(
+        self, index: int, state: State, means: Callable[[int], tuple[Array, ...]]
+    ) -> tuple[tuple[Array, ...], Array | None]:
+        """The projected copies of one node, and what it then produces (None for a loss)."""
+        constraint = self.graph.nodes[index].constraint
+        if constraint is None:
+            target = self._target(index, state, means)
+            return (target,), target
+        target = None if constraint.is_loss else self._target(index, state, means)
+        return constraint.project_output(state[index], target, self.constant_operands(index))
 
     def _means(self, state: State, node: int) -> tuple[Array, ...]:
         constraint = self.graph.nodes[node].constraint
         assert constraint is not None
         return constraint.average(state[node])
 
-    def _target(self, node: int, state: State, means) -> Array:
+    def _target(
+        self, node: int, state: State, means: Callable[[int], tuple[Array, ...]]
+    ) -> Array:
         return self.target(
             node,
             lambda consumer, operand: means(consumer)[operand],

@@ -62,6 +62,26 @@ class Bilinear(AbstractConstraint):
         a, b = copies
         return tuple(pp.project_dot_p.bind(a, b, target.reshape(a.shape[:3])))
 
+    def reflect(
+        self,
+        copies: Arrays,
+        operands: Arrays,
+        target: Array | None,
+        constants: Arrays,
+        relaxation: float,
+    ) -> tuple[Arrays, Array | None, Array]:
+        a, b = self._canonical(operands)
+        assert target is not None
+        new_a, new_b, output, moved = pp.reflect_dot_p.bind(
+            *copies,
+            a[:, :, None],
+            b[:, None],
+            target.reshape(copies[0].shape[:3]),
+            relaxation=relaxation,
+        )
+        output = self._output(output).astype(self._output_dtype(a, b))
+        return (new_a, new_b), output, jnp.sum(moved)
+
     def project_average(
         self, operands: Arrays, target: Array | None, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:

@@ -47,6 +47,13 @@ class AbstractConstraint(abc.ABC):
     def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
         """The nearest copies, with `target` the queried output (None for a loss)."""
 
+    def project_output(
+        self, copies: Arrays, target: Array | None, constants: Arrays
+    ) -> tuple[Arrays, Array | None]:
+        """`project`, with the output that the projected copies give (None for a loss)."""
+        projected = self.project(copies, target, constants)
+        return projected, None if self.is_loss else self.evaluate(projected, constants)
+
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """How many copies each element of each operand has."""
         return (1,) * len(shapes)
@@ -76,14 +83,38 @@ class AbstractConstraint(abc.ABC):
         - `wanted`: for each operand, whether its mean is needed.
         """
         before = self.expand(operands)
-        copies = self.project(before, target, constants)
-        output = None if self.is_loss else self.evaluate(copies, constants)
+        copies, output = self.project_output(before, target, constants)
         means = self.average(copies)
         return Projected(
             output,
             tuple(mean if want else None for mean, want in zip(means, wanted, strict=True)),
             tuple(squared_distance(a, b) for a, b in zip(copies, before, strict=True)),
         )
+
+    def reflect(
+        self,
+        copies: Arrays,
+        operands: Arrays,
+        target: Array | None,
+        constants: Arrays,
+        relaxation: float,
+    ) -> tuple[Arrays, Array | None, Array]:
+        """The second half of a Douglas-Rachford step, for a constraint of the second set.
+
+        **Arguments:** `copies` x; `operands`, their first shadow m before it is expanded;
+        `target`, `constants` as everywhere; `relaxation` r.
+
+        **Returns:** x + 2 r (P(2 m - x) - m), the output of the projection P (None for a loss),
+        and the squared distance of P(2 m - x) and m.
+        """
+        shadow = self.expand(operands)
+        reflected = tuple(2 * m - x for m, x in zip(shadow, copies, strict=True))
+        projected, output = self.project_output(reflected, target, constants)
+        moved = tuple(
+            x + 2 * relaxation * (p - m)
+            for x, p, m in zip(copies, projected, shadow, strict=True)
+        )
+        return moved, output, squared_distances(projected, shadow)
 
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
@@ -94,3 +125,8 @@ def squared_distance(a: Any, b: Any) -> Array:
     """The squared Euclidean distance of two arrays, accumulated in at least float32."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return jnp.sum(jnp.square(a.astype(wide) - b.astype(wide)))
+
+
+def squared_distances(a: Arrays, b: Arrays) -> Array:
+    """The squared distance of two tuples of arrays."""
+    return sum((squared_distance(x, y) for x, y in zip(a, b, strict=True)), jnp.zeros(()))

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, check_range, combine, reflect, sets_a_and_b
+from .base import AbstractSolver, check_range, sets_a_and_b
 
 
 class DouglasRachford(AbstractSolver):
@@ -29,11 +29,6 @@ class DouglasRachford(AbstractSolver):
         check_range("relaxation", self.relaxation, 1)
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        set_a, set_b = sets_a_and_b(problem.graph)
-        shadow_a = problem.project(set_a, state)
-        shadow_b = problem.project(set_b, reflect(shadow_a, state))
         # (1 - r) z + r (2 P_B R_A z - R_A z) with R_A z = 2 P_A z - z
-        moved = combine(
-            lambda z, a, b: z + 2 * self.relaxation * (b - a), state, shadow_a, shadow_b
-        )
-        return moved, problem.squared_distances(shadow_a, shadow_b)
+        set_a, set_b = sets_a_and_b(problem.graph)
+        return problem.relaxed_reflections(set_a, set_b, state, self.relaxation)

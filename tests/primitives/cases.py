@@ -234,9 +234,7 @@ def intervals(levels: int, scale: float) -> list[tuple[float, float, float]]:
 
 def best_pieces(pieces: list[tuple[float, float, float]]) -> Callable[..., np.ndarray]:
     def best(a: np.ndarray, z: np.ndarray) -> np.ndarray:
-        return np.minimum.reduce(
-            [(a - np.clip(a, low, high)) ** 2 + (q - z) ** 2 for low, high, q in pieces]
-        )
+        return np.minimum.reduce([(a - np.clip(a, low, high)) ** 2 + (q - z) ** 2 for low, high, q in pieces])
 
     return best
 
@@ -245,8 +243,7 @@ def piece_cost(pieces: list[tuple[float, float, float]]) -> Callable[..., np.nda
     def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
         (a, z), (x,) = query, outputs
         costs = [
-            np.where((x >= low - unit) & (x <= high + unit), (q - z) ** 2, np.inf)
-            for low, high, q in pieces
+            np.where((x >= low - unit) & (x <= high + unit), (q - z) ** 2, np.inf) for low, high, q in pieces
         ]
         return (x - a) ** 2 + np.minimum.reduce(costs)
 
@@ -272,48 +269,26 @@ def pieces_case(
     )  # fmt: skip
 
 
-# Products: in the coordinates (a + b)/sqrt 2 and (a - b)/sqrt 2 only the two lengths matter.
+# Products.
 
 
 def best_dot(a: np.ndarray, b: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Levenberg-Marquardt in the two lengths, from several starts."""
-    long = np.sqrt(norm2(a + b) / 2)
-    short = np.sqrt(norm2(a - b) / 2)
+    """The greatest lower bound that convex duality gives.
 
-    def residuals(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return u - long, v - short, (u * u - v * v) / 2 - z
+    The cost depends on the squared lengths U, V of (a + b)/sqrt 2 and (a - b)/sqrt 2 alone, as
+    (sqrt U - |s|)^2 + (sqrt V - |d|)^2 + ((U - V)/2 - z)^2, which is convex in them: its Lagrange
+    dual, concave in a multiplier between -1 and 1, has the same optimum.
+    """
+    long, short = norm2(a + b) / 2, norm2(a - b) / 2
+    residual = (np.sum(a.astype(np.longdouble) * b, -1) - z).astype(np.float64)
 
-    def value(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return sum(r * r for r in residuals(u, v))
+    def minus_dual(logit: np.ndarray) -> np.ndarray:
+        plus, minus = 2 / (1 + np.exp(-logit)), 2 / (1 + np.exp(logit))  # 1 + and 1 - multiplier
+        multiplier = np.tanh(logit / 2)
+        curvature = 1 + long / plus + short / minus
+        return multiplier**2 * curvature - 2 * multiplier * residual
 
-    reach_up, reach_down = np.sqrt(2 * np.maximum(z, 0)), np.sqrt(2 * np.maximum(-z, 0))
-    level = np.sqrt(np.maximum((long**2 - short**2) / 2 - z, 0))
-    starts = [
-        (long, short),
-        (np.hypot(reach_up, short), short),
-        (long, np.hypot(reach_down, long)),
-        (np.maximum(long, reach_up), np.minimum(short, level)),
-        (0.5 * long, 0.5 * short),
-    ]
-    least = np.full(len(z), np.inf)
-    for u, v in starts:
-        damping = np.full(len(z), 1e-3)
-        now = value(u, v)
-        for _ in range(100):
-            ru, rv, rw = residuals(u, v)
-            gu, gv = ru + rw * u, rv - rw * v
-            # Newton's matrix where it is positive, else the part that always is
-            cu, cv = 1 + rw, 1 - rw
-            uu, vv, uv = u * u + np.maximum(cu, 0) + damping, v * v + np.maximum(cv, 0) + damping, -u * v
-            det = uu * vv - uv * uv
-            new_u = np.abs(u - (vv * gu - uv * gv) / det)
-            new_v = np.abs(v - (uu * gv - uv * gu) / det)
-            new = value(new_u, new_v)
-            better = new <= now
-            u, v, now = np.where(better, new_u, u), np.where(better, new_v, v), np.where(better, new, now)
-            damping = np.where(better, damping / 10, np.minimum(damping * 10, 1e30))
-        least = np.minimum(least, now)
-    return least
+    return np.maximum(-search(minus_dual, np.full(len(z), -80.0), np.full(len(z), 80.0)), 0)
 
 
 def best_product(a: np.ndarray, b: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -353,7 +328,7 @@ def best_cross_entropy(lam: float) -> Callable[..., np.ndarray]:
 
     def best(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         n = logits.shape[-1]
-        total = np.sum(labels, -1, keepdims=True)
+        total = np.maximum(np.sum(labels, -1, keepdims=True), 1e-300)
         c = logits + lam * labels
         c = c - c.max(-1, keepdims=True)
         low = np.log(lam * total / n) + lam * total / n - 1
@@ -366,7 +341,7 @@ def best_cross_entropy(lam: float) -> Callable[..., np.ndarray]:
         others = np.sum(np.where(np.eye(n, dtype=bool), 0, p[:, None, :]), -1)
         x = logits + lam * (labels * others - (total - labels) * p)
         at_start = 2 * lam * cross_entropy(logits, labels)
-        return np.fmin(norm2(x - logits) + 2 * lam * cross_entropy(x, labels), at_start)
+        return np.minimum(norm2(x - logits) + 2 * lam * cross_entropy(x, labels), at_start)
 
     return best
 
@@ -387,7 +362,7 @@ def cross_entropy_case(lam: float) -> Case:
         1,
         prox_cost(cross_entropy, lam),
         best_cross_entropy(lam),
-        lambda x, y: np.sqrt(norm2(x)) + np.sqrt(lam * np.minimum(np.ptp(x, -1) + 1, 1e3)),
+        lambda x, y: np.sqrt(norm2(x) * (1 + lam / 2)),
         lambda x, y: (x, np.zeros_like(y)),
         static={"lam": lam},
     )

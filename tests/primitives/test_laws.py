@@ -1,0 +1,352 @@
+"""What holds for every projection under every transformation of JAX."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import pjax_prim.primitives as pp
+from pjax_prim import lowering
+
+from .cases import CASES, Case
+from .test_operations import OPERATIONS
+
+ONE_EACH = list({case.name: case for case in CASES}.values())
+"""One row per projection; the other rows differ in static settings alone."""
+
+every_projection = pytest.mark.parametrize("case", ONE_EACH, ids=lambda case: case.name)
+
+
+def queries(case: Case, count: int = 8, dtype: Any = "float64") -> list[jax.Array]:
+    rows = case.random(np.random.default_rng(0), count, case.sizes[-1])
+    return [jnp.asarray(row, dtype) for row in rows]
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    chex.assert_trees_all_close(tuple(actual), tuple(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_every_primitive_has_a_row() -> None:
+    rows = {case.definition.name for case in CASES} | {row.definition.name for row in OPERATIONS}
+    assert rows == {name for name in pp.DEFINITIONS if not name.startswith("pjax_test_")}
+
+
+def test_names_follow_the_functions() -> None:
+    for row in (*CASES, *OPERATIONS):
+        assert row.definition.name == f"pjax_{row.name}"
+        assert getattr(pp, f"{row.name}_p") is row.definition
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_points_of_the_set_stay(case: Case) -> None:
+    query = [jnp.asarray(row) for row in case.feasible(*queries(case, 64))]
+    moved = jax.vmap(case.project)(*query)
+    for x, q in zip(moved, query, strict=False):
+        scale = sum(float(jnp.max(jnp.abs(y))) for y in query)
+        np.testing.assert_allclose(x, q, rtol=0, atol=1e-14 * scale * scale + 1e-14 * scale)
+
+
+@every_projection
+def test_vmap_is_a_loop(case: Case) -> None:
+    query = queries(case)
+    expected = [jnp.stack(x) for x in zip(*(case.project(*q) for q in zip(*query, strict=True)), strict=True)]
+    assert_close(jax.vmap(case.project)(*query), expected)
+
+
+@every_projection
+def test_vmap_with_operands_in_common(case: Case) -> None:
+    query = queries(case)
+    for common in range(len(query)):
+        axes = [None if i == common else 0 for i in range(len(query))]
+        operands = [q[0] if i == common else q for i, q in enumerate(query)]
+        tiled = [jnp.broadcast_to(q[0], q.shape) if i == common else q for i, q in enumerate(query)]
+        assert_close(jax.vmap(case.project, axes)(*operands), jax.vmap(case.project)(*tiled))
+
+
+@every_projection
+def test_vmap_of_vmap(case: Case) -> None:
+    query = queries(case, 6)
+    expected = [x.reshape(2, 3, *x.shape[1:]) for x in jax.vmap(case.project)(*query)]
+    nested = [q.reshape(2, 3, *q.shape[1:]) for q in query]
+    assert_close(jax.vmap(jax.vmap(case.project))(*nested), expected)
+    # The outer axis is absent from the first operand, the inner one from the last.
+    first, *middle, last = nested
+    axes_in = [0] * (len(nested) - 1) + [None]
+    axes_out = [None] + [0] * (len(nested) - 1)
+    mixed = jax.vmap(jax.vmap(case.project, axes_in), axes_out)(first[0], *middle, last[:, 0])
+    tiled = [
+        jnp.broadcast_to(first[:1], first.shape),
+        *middle,
+        jnp.broadcast_to(last[:, :1], last.shape),
+    ]
+    assert_close(mixed, jax.vmap(jax.vmap(case.project))(*tiled))
+    # Other positions of the mapped axis.
+    turned = [jnp.moveaxis(q, 0, -1) for q in query]
+    assert_close(jax.vmap(case.project, -1)(*turned), jax.vmap(case.project)(*query))
+
+
+class Variants(chex.TestCase):
+    """Eager and jitted, with and without a device, agree."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    def test_variants(self) -> None:
+        for case in ONE_EACH:
+            query = queries(case)
+            expected = jax.jit(jax.vmap(case.project))(*query)
+            assert_close(self.variant(jax.vmap(case.project))(*query), expected)
+
+
+@every_projection
+def test_jit_is_eager(case: Case) -> None:
+    for one in zip(*queries(case, 3), strict=True):
+        chex.assert_trees_all_equal(tuple(jax.jit(case.project)(*one)), tuple(case.project(*one)))
+
+
+@every_projection
+def test_scan(case: Case) -> None:
+    query = queries(case)
+
+    def body(carry: jax.Array, row: list[jax.Array]) -> tuple[jax.Array, tuple[Any, ...]]:
+        moved = tuple(case.project(*row))
+        return carry + jnp.sum(moved[0]), moved
+
+    total, moved = jax.lax.scan(body, jnp.zeros(()), query)
+    expected = jax.vmap(case.project)(*query)
+    assert_close(moved, expected)
+    np.testing.assert_allclose(total, jnp.sum(expected[0]), rtol=1e-12)
+
+
+@every_projection
+@pytest.mark.parametrize("common", [None, 0, -1])
+def test_shard_map_with_checked_varying_axes(case: Case, common: int | None) -> None:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    query = queries(case)
+    axes: list[int | None] = [0] * len(query)
+    specs = [P("data")] * len(query)
+    if common is not None:
+        query[common], axes[common], specs[common] = query[common][0], None, P()
+    batched = jax.vmap(case.project, axes)
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=tuple(specs), out_specs=P("data"), check_vma=True)
+    def sharded(*rows: jax.Array) -> tuple[Any, ...]:
+        def step(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+            return tuple(batched(*carry, *rows[case.moved :])), None
+
+        start = tuple(batched(*rows))  # a scan carry keeps its varying axes
+        return jax.lax.scan(step, start, None, length=1)[0] if common != 0 else start
+
+    expected = batched(*query)
+    if common != 0:
+        expected = jax.vmap(case.project, [0] * case.moved + axes[case.moved :])(
+            *expected, *query[case.moved :]
+        )
+    assert_close(sharded(*query), expected)
+
+
+@every_projection
+def test_explicit_mesh(case: Case) -> None:
+    mesh = jax.make_mesh((4,), ("data",))
+    query = queries(case)
+    expected = jax.vmap(case.project)(*query)
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(q, jax.NamedSharding(mesh, P("data"))) for q in query]
+
+        @jax.jit
+        def project(*rows: jax.Array) -> tuple[Any, ...]:
+            moved = tuple(jax.vmap(case.project)(*rows))
+            assert all(jax.typeof(x).sharding.spec[0] == "data" for x in moved)
+            return moved
+
+        moved = project(*rows)
+        assert all(x.sharding.spec[0] == "data" for x in moved)
+        chex.assert_trees_all_close([np.asarray(x) for x in moved], [np.asarray(x) for x in expected],
+                                    rtol=1e-12, atol=1e-12)  # fmt: skip
+        # One operand replicated, and mapped by no axis.
+        for common in range(len(rows)):
+            axes = [None if i == common else 0 for i in range(len(rows))]
+            mixed = [q[0] if i == common else r for i, (q, r) in enumerate(zip(query, rows, strict=True))]
+            moved = jax.jit(jax.vmap(case.project, axes))(*mixed)
+            assert all(x.sharding.spec[0] == "data" for x in moved)
+
+
+@every_projection
+def test_export(case: Case) -> None:
+    query = queries(case)
+    exported = jax.export.export(jax.jit(jax.vmap(case.project)), platforms=["cpu", "cuda", "tpu"])(*query)
+    expected = jax.vmap(case.project)(*query)
+    assert_close(exported.call(*query), expected)
+    if find_spec("flatbuffers"):  # what `serialize` needs
+        assert_close(jax.export.deserialize(exported.serialize()).call(*query), expected)
+
+
+def lowered(function: Callable[..., Any], operands: list[jax.Array]) -> str:
+    return jax.jit(function).lower(*operands).as_text()
+
+
+@pytest.mark.parametrize("row", [*ONE_EACH, *OPERATIONS], ids=lambda row: row.name)
+def test_name_in_lowered_text(row: Any) -> None:
+    function = row.project if isinstance(row, Case) else row.apply
+    query = queries(row) if isinstance(row, Case) else row.operands(8)
+    call = f"call @{row.definition.name}("
+    assert call in lowered(function, [q[0] for q in query])
+    assert call in lowered(jax.vmap(function), query)
+    nested = [q.reshape(2, 4, *q.shape[1:]) for q in query]
+    assert call in lowered(jax.vmap(jax.vmap(function)), nested)
+    if row.name == "project_equality":
+        return  # it leaves no instruction
+    compiled = jax.jit(jax.vmap(function)).lower(*query).compile().as_text()
+    assert row.definition.name in compiled  # profiles show the name
+
+
+def test_a_primitive_of_ones_own() -> None:
+    definition = pp.define("pjax_test_negate", lambda x: (-x,), differentiable=True)
+    try:
+        lowering.register(definition)
+        x = jnp.arange(3.0)
+        chex.assert_trees_all_equal(jax.vmap(lambda x: definition.bind(x)[0])(x), -x)
+        assert jax.grad(lambda x: definition.bind(x)[0])(2.0) == -1
+        assert "call @pjax_test_negate(" in lowered(lambda x: definition.bind(x)[0], [x])
+        with pytest.raises(ValueError, match="already defined"):
+            pp.define("pjax_test_negate", lambda x: (x,))
+    finally:
+        del pp.DEFINITIONS["pjax_test_negate"]
+
+
+@every_projection
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_dtypes_are_kept(case: Case, dtype: str) -> None:
+    query = queries(case, dtype=dtype)
+    for moved in (case.project(*(q[0] for q in query)), jax.vmap(case.project)(*query)):
+        for x, q in zip(moved, query, strict=False):
+            assert x.dtype == q.dtype and not x.weak_type and bool(jnp.isfinite(x).all())
+
+
+@every_projection
+def test_bound_operands_keep_their_own_dtypes(case: Case) -> None:
+    query = [q.astype("bfloat16" if i % 2 else "float32") for i, q in enumerate(queries(case))]
+    moved = case.definition.bind(*query, **bind_settings(case))
+    assert [x.dtype for x in moved] == [q.dtype for q in query[: case.moved]]
+
+
+def bind_settings(case: Case) -> dict[str, Any]:
+    """The static parameters that a public function binds."""
+    jaxpr = jax.make_jaxpr(case.project)(*(q[0] for q in queries(case, 1)))
+    (equation,) = [e for e in jaxpr.eqns if e.primitive is case.definition.primitive]
+    return dict(equation.params)
+
+
+@every_projection
+def test_python_numbers_are_weak(case: Case) -> None:
+    """A number beside float32 arrays does not widen them, and alone is a float."""
+    scalars = [i for i, kind in enumerate(case.operands) if kind == "scalar"]
+    query = [q[0] for q in queries(case, 1, "float32")]
+    for i in scalars[case.operands[0] == "scalar" :]:
+        operands = [float(q) if j == i else q for j, q in enumerate(query)]
+        assert all(x.dtype == jnp.float32 for x in case.project(*operands))
+    if all(kind == "scalar" for kind in case.operands):
+        assert all(x.dtype == jnp.result_type(float) for x in case.project(*[1] * len(query)))
+
+
+LARGEST = float(np.finfo(np.float32).max)
+EXTREMES = (0.0, -0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e19, 2e19, 1e30, LARGEST)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_never_nan(case: Case) -> None:
+    """Any finite float32 query gives no NaN, at the limits of the dtype too."""
+    rng = np.random.default_rng(0)
+    values = np.array([*EXTREMES, *(-x for x in EXTREMES)], np.float32)
+    for n in case.sizes:
+        query = [
+            row.astype(np.float32) if kind in ("labels", "weights") else rng.choice(values, row.shape)
+            for kind, row in zip(case.operands, case.random(rng, 4000, n), strict=True)
+        ]
+        for x in jax.jit(jax.vmap(case.project))(*query):
+            assert not jnp.isnan(x).any()
+
+
+FINITE = st.floats(-1e3, 1e3, width=32)
+few = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@few
+@hypothesis.given(st.lists(FINITE, min_size=5, max_size=5), FINITE, st.permutations(range(5)))
+def test_permutations_commute(a: list[float], z: float, order: list[int]) -> None:
+    """Sum, mean, max and relu of sums treat their inputs alike."""
+    x, turned = jnp.asarray(a), jnp.asarray(a)[jnp.asarray(order)]
+    close = dict(rtol=1e-10, atol=1e-10)
+    for project in (pp.project_sum, pp.project_mean):
+        np.testing.assert_allclose(project(turned, z), project(x, z)[jnp.asarray(order)], **close)
+    np.testing.assert_allclose(jnp.sort(pp.project_max(turned, z)), jnp.sort(pp.project_max(x, z)), **close)
+    plain = jnp.stack(pp.project_sum_relu(tuple(x), z))
+    mixed = jnp.stack(pp.project_sum_relu(tuple(turned), z))
+    np.testing.assert_allclose(mixed, plain[jnp.asarray(order)], rtol=1e-6, atol=1e-6)
+
+
+@few
+@hypothesis.given(*[st.lists(FINITE, min_size=3, max_size=3)] * 2, FINITE)
+def test_symmetries_of_the_dot_product(a: list[float], b: list[float], z: float) -> None:
+    x, y = jnp.asarray(a), jnp.asarray(b)
+    left, right = pp.project_dot(x, y, z)
+    for signs, swapped in (((1, 1), True), ((-1, -1), False)):
+        operands = (y, x) if swapped else (signs[0] * x, signs[1] * y)
+        moved = pp.project_dot(*operands, z)
+        expected = (right, left) if swapped else (signs[0] * left, signs[1] * right)
+        distances = [
+            jnp.sum((m - o) ** 2) for m, o in zip((*moved, *expected), (*operands, *operands), strict=True)
+        ]
+        np.testing.assert_allclose(sum(distances[:2]), sum(distances[2:]), rtol=1e-6, atol=1e-9)
+
+
+@few
+@hypothesis.given(*[st.lists(FINITE, min_size=4, max_size=4)] * 2, FINITE, FINITE)
+def test_convex_sets_are_firmly_nonexpansive(p: list[float], q: list[float], y: float, z: float) -> None:
+    x, other, labels = jnp.asarray(p), jnp.asarray(q), jnp.eye(4)[1]
+    maps: list[Callable[[jax.Array], jax.Array]] = [
+        lambda v: pp.project_margin(v, labels),
+        lambda v: pp.prox_cross_entropy(v, labels),
+        lambda v: pp.prox_squared_error(v, other),
+    ]
+    for project in maps:
+        step = project(x) - project(other)
+        assert jnp.vdot(step, step) <= jnp.vdot(step, x - other) + 1e-9
+    affine: list[Callable[..., jax.Array]] = [pp.project_sum, pp.project_mean]
+    for onto in affine:
+        step = onto(x, y) - onto(other, z)
+        assert jnp.vdot(step, step) <= jnp.vdot(x - other, x - other) + (y - z) ** 2 + 1e-9
+
+
+def test_sign_is_the_quantizer_of_two_levels() -> None:
+    rng = np.random.default_rng(0)
+    a, z = rng.standard_normal((2, 1000))
+    chex.assert_trees_all_equal(pp.project_sign(a, z), pp.project_quantize(a, z))
+
+
+def test_cross_entropy_takes_enough_steps() -> None:
+    """Logits for which Newton's method drops one class a step: the slowest known."""
+    for n in (3, 10, 30, 100):
+        gaps = np.cumprod(np.arange(3, n + 1, dtype=float)[:15])
+        delta = 0.25 * gaps / gaps[-1]
+        sums, c = -0.5, [0.0, -0.5]
+        for k, d in enumerate(delta, 3):
+            c.append((sums - 1) / (k - 1) - d)
+            sums += c[-1]
+        c += [c[-1]] * (n - len(c))
+        for lam in (1e2, 1e6, 1e12):
+            labels = np.eye(n)[0]
+            logits = lam * np.array(c) - lam * labels
+            x = np.asarray(pp.prox_cross_entropy(logits, labels, lam=lam))
+            p = np.exp(x - x.max()) / np.sum(np.exp(x - x.max()))
+            gradient = x - logits + lam * (p - labels)
+            assert np.abs(x - logits).sum() > 0 and np.isfinite(gradient).all()
+            again = (logits - x) / lam + labels  # the probabilities that x stands for
+            assert abs(again.sum() - 1) < 1e-9 and again.min() > -1e-9

@@ -1,0 +1,241 @@
+"""What users call inside ordinary models: values, derivatives, transformations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pjax_prim as pjp
+import pjax_prim.primitives as pp
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`apply` in the library, `plain` in `jax.numpy`; `operands(count)` have a leading axis."""
+
+    name: str
+    definition: pp.Definition
+    apply: Callable[..., jax.Array]
+    plain: Callable[..., jax.Array]
+    operands: Callable[[int], list[jax.Array]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(len(shape)).standard_normal(shape))
+
+
+def logits_and_labels(count: int) -> list[jax.Array]:
+    labels = np.random.default_rng(1).integers(0, 5, count)
+    return [2 * normal(count, 5), jnp.eye(5)[labels]]
+
+
+def plain_margin_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    short = jnp.where(labels > 0, jnp.maximum(labels - logits, 0), jnp.maximum(logits, 0))
+    return 0.5 * jnp.sum(short**2, -1)
+
+
+def plain_quantize(x: jax.Array, levels: int, scale: float) -> jax.Array:
+    values = jnp.linspace(-scale, scale, levels)
+    return values[jnp.argmin(jnp.abs(x[..., None] - values), -1)]
+
+
+def half_square(x: jax.Array, target: jax.Array) -> jax.Array:
+    return 0.5 * jnp.sum((x - target) ** 2, -1)
+
+
+def copies_and_means(count: int) -> list[jax.Array]:
+    a, b, z = normal(count, 2, 3, 4), normal(count, 2, 3, 4)[:, ::-1], normal(count, 2, 3)
+    return [a, b, jnp.mean(a, 2, keepdims=True), jnp.mean(b, 1, keepdims=True), z]
+
+
+def rows_of(results: tuple[jax.Array, ...], z: jax.Array) -> jax.Array:
+    """Several results as one, with the axes before the last two of `z` kept."""
+    return jnp.concatenate([x.reshape(*z.shape[:-2], -1) for x in results], -1)
+
+
+def reflect_dot(*operands: jax.Array) -> jax.Array:
+    return rows_of(pp.reflect_dot_p.bind(*operands, relaxation=0.7), operands[-1])
+
+
+def plain_reflect_dot(
+    a: jax.Array, b: jax.Array, mean_a: jax.Array, mean_b: jax.Array, z: jax.Array
+) -> jax.Array:
+    u_a, u_b = 2 * mean_a - a, 2 * mean_b - b
+    p_a, p_b = (x.reshape(a.shape) for x in jax.vmap(pp.project_dot)(
+        u_a.reshape(-1, a.shape[-1]), u_b.reshape(-1, a.shape[-1]), z.reshape(-1)
+    ))  # fmt: skip
+    moves = p_a - mean_a, p_b - mean_b
+    squared = sum(jnp.sum(move**2, -1) for move in moves)
+    new = tuple(x + 1.4 * move for x, move in zip((a, b), moves, strict=True))
+    return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), z)
+
+
+OPERATIONS = [
+    Operation(
+        "sum_relu", pp.sum_relu_p, pp.sum_relu, lambda *xs: jax.nn.relu(sum(xs)),
+        lambda count: [normal(count, 3), normal(count, 3) - 0.5, normal(count, 1, 3)[:, 0]],
+    ),
+    Operation(
+        "quantize", pp.quantize_p, lambda x: pp.quantize(x, 5, 2.0),
+        lambda x: plain_quantize(x, 5, 2.0), lambda count: [3 * normal(count, 4)],
+    ),
+    Operation("margin_loss", pp.margin_loss_p, pp.margin_loss, plain_margin_loss, logits_and_labels),
+    Operation(
+        "cross_entropy", pp.cross_entropy_p, pp.cross_entropy,
+        lambda x, y: optax.losses.softmax_cross_entropy(x, y), logits_and_labels,
+    ),
+    Operation("squared_error", pp.squared_error_p, pp.squared_error, half_square, logits_and_labels),
+    Operation("equality", pp.equality_p, pp.equality, half_square, logits_and_labels),
+    Operation(
+        "mean_rows", pp.mean_rows_p, lambda x: pp.mean_rows_p.bind(x)[0],
+        lambda x: jnp.mean(x, -3), lambda count: [normal(count, 3, 4, 2)],
+    ),
+    Operation("reflect_dot", pp.reflect_dot_p, reflect_dot, plain_reflect_dot, copies_and_means),
+]  # fmt: skip
+
+LOSSES = [row for row in OPERATIONS if row.operands is logits_and_labels]
+DIFFERENTIABLE = [row for row in OPERATIONS if row.name not in ("mean_rows", "reflect_dot")]
+
+every_operation = pytest.mark.parametrize("row", OPERATIONS, ids=str)
+every_loss = pytest.mark.parametrize("row", LOSSES, ids=str)
+
+
+@every_operation
+def test_value(row: Operation) -> None:
+    operands = row.operands(8)
+    expected = row.plain(*operands)
+    for apply in (row.apply, jax.jit(row.apply), jax.vmap(row.apply)):
+        np.testing.assert_allclose(apply(*operands), expected, rtol=1e-12, atol=1e-15)
+
+
+@every_operation
+def test_vmap_of_vmap(row: Operation) -> None:
+    operands = row.operands(6)
+    nested = [x.reshape(2, 3, *x.shape[1:]) for x in operands]
+    result = jax.vmap(jax.vmap(row.apply))(*nested)
+    np.testing.assert_allclose(result.reshape(6, *result.shape[2:]), row.plain(*operands), rtol=1e-12)
+    if len(operands) > 1:
+        shared = jax.vmap(row.apply, (0, *[None] * (len(operands) - 1)))
+        one = [x[0] for x in operands[1:]]
+        np.testing.assert_allclose(shared(operands[0], *one), row.plain(operands[0], *one), rtol=1e-12)
+
+
+@pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
+def test_derivatives(row: Operation) -> None:
+    first, *rest = row.operands(8)
+    tangent = jnp.cos(first)
+
+    def total(apply: Callable[..., jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        return lambda x: jnp.sum(jnp.sin(apply(x, *rest)))
+
+    expected = 0 * first if row.name == "quantize" else jax.grad(total(row.plain))(first)
+    for transform in (lambda f: f, jax.jit):
+        gradient = transform(jax.grad(total(row.apply)))(first)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+        forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
+        np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
+    per_row = jax.vmap(jax.grad(lambda x, *r: jnp.sum(jnp.sin(row.apply(x, *r)))))(first, *rest)
+    np.testing.assert_allclose(per_row, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_second_derivatives() -> None:
+    x, y = (operand[0] for operand in logits_and_labels(1))
+    p = jax.nn.softmax(x)
+    hessian = jax.hessian(lambda x: pjp.cross_entropy(x, y))(x)
+    np.testing.assert_allclose(hessian, jnp.diag(p) - jnp.outer(p, p), atol=1e-12)
+
+
+def assert_same(actual: jax.Array, expected: jax.Array) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-14)
+
+
+@every_loss
+def test_integer_labels_are_one_hot(row: Operation) -> None:
+    logits, labels = row.operands(8)
+    integers = jnp.argmax(labels, -1)
+    expected = row.apply(logits, labels)
+    for dtype in ("int32", "uint8", "int64"):
+        assert_same(row.apply(logits, integers.astype(dtype)), expected)
+    for other in (labels.astype(bool), labels.astype("int32"), np.asarray(labels)):
+        assert_same(row.apply(logits, other), expected)
+    assert_same(jax.vmap(row.apply)(logits, integers), expected)
+    assert_same(jax.jit(row.apply)(logits, integers), expected)
+    assert_same(row.apply(logits[0], int(integers[0])), expected[0])
+    batches = row.apply(logits.reshape(2, 4, 5), integers.reshape(2, 4))
+    assert_same(batches, expected.reshape(2, 4))
+    mesh = jax.make_mesh((4,), ("data",))
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(x, jax.NamedSharding(mesh, jax.P("data"))) for x in (logits, integers)]
+        assert jax.jit(row.apply)(*spread).sharding.spec == jax.P("data")
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_losses_keep_the_dtype(row: Operation, dtype: str) -> None:
+    logits, labels = row.operands(8)
+    result = row.apply(logits.astype(dtype), labels)
+    assert result.dtype == dtype
+    assert row.apply(logits.astype(dtype), jnp.argmax(labels, -1)).dtype == dtype
+    rounded = logits.astype(dtype).astype("float64")
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(result.astype("float64"), row.plain(rounded, labels), rtol=eps)
+
+
+def test_the_step_does_not_enter_the_value() -> None:
+    logits, labels = logits_and_labels(4)
+    for loss in (pjp.cross_entropy, pjp.squared_error):
+        np.testing.assert_array_equal(loss(logits, labels, lam=0.1), loss(logits, labels, lam=10.0))
+
+
+def test_cross_entropy_of_huge_logits() -> None:
+    logits = jnp.array([3e38, -3e38, 0.0], "float32")
+    assert pjp.cross_entropy(logits, 0) == 0
+    gradient = jax.grad(lambda x: pjp.cross_entropy(x, 0))(logits)
+    np.testing.assert_array_equal(gradient, [0, 0, 0])
+
+
+def test_sum_relu_broadcasts() -> None:
+    x, bias, shift = normal(4, 3), normal(3), 0.5
+    np.testing.assert_allclose(pjp.sum_relu(x, bias, shift), jax.nn.relu(x + bias + shift), rtol=1e-15)
+    gradient = jax.grad(lambda b: pjp.sum_relu(x, b).sum())(bias)
+    np.testing.assert_array_equal(gradient, jnp.sum(x + bias > 0, 0))
+
+
+def test_levels_of_the_quantizer() -> None:
+    x = jnp.linspace(-3, 3, 1001)
+    for levels, scale in ((2, 1.0), (3, 0.5), (17, 2.0)):
+        values = np.unique(pjp.quantize(x, levels, scale))
+        np.testing.assert_allclose(values, np.linspace(-scale, scale, levels), atol=1e-15)
+
+
+def test_optax_trains_with_the_losses() -> None:
+    """The same function that a constraint graph is made of is a loss for gradient descent."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((64, 4)))
+    labels = jnp.asarray((x[:, 0] > 0).astype("int32"))
+
+    def loss(params: dict[str, jax.Array]) -> jax.Array:
+        hidden = pjp.sum_relu(x @ params["w"], params["b"])
+        return jnp.mean(pjp.cross_entropy(hidden @ params["out"], labels))
+
+    params: Any = {"w": 0.5 * normal(4, 8), "b": jnp.zeros(8), "out": 0.5 * normal(8, 2)}
+    optimiser = optax.adam(0.05)
+    state = optimiser.init(params)
+    start = loss(params)
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        updates, state = optimiser.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(50):
+        params, state = step(params, state)
+    assert loss(params) < 0.2 * start

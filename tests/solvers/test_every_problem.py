@@ -1,0 +1,75 @@
+"""Every solver on every problem: finite, the gap falls, both forms give the same iterates."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import pjax_prim as pjp
+
+from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, read
+
+EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+REDUCES_GAP = ("douglas_rachford_0.5", "douglas_rachford_0.3")
+
+
+def check_solution(problem: Problem, solution: pjp.Solution, steps: int) -> None:
+    chex.assert_tree_all_finite((solution.state, solution.stats))
+    chex.assert_trees_all_equal_structs(solution.params, problem.arguments[0])
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        *(jax.tree.map(lambda x: x, [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape")])
+          for tree in (solution.params, problem.arguments[0]))
+    )  # fmt: skip
+    assert solution.result == pjp.RESULTS.max_steps_reached
+    assert int(solution.stats["num_steps"]) == steps
+    assert set(solution.stats["gap_per_node"]) == set(solution.node_names)
+    gaps = np.array(list(solution.stats["gap_per_node"].values()))
+    np.testing.assert_allclose(np.sqrt(np.sum(gaps**2)), solution.stats["gap"], rtol=1e-12)
+
+
+def assert_same_parameters(problem: Problem, solution: pjp.Solution, shadow: list) -> None:
+    """`read` and `Solution.params` are two ways to the same shadow point."""
+    solved = [x for x in jax.tree.leaves(solution.params) if hasattr(x, "shape")]
+    chex.assert_trees_all_close(solved, shadow, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("solver", ONE_FORM)
+@EVERY_PROBLEM
+def test_expanded_solver(problem: Problem, solver: str) -> None:
+    first, last = (problem.solve(ONE_FORM[solver], steps) for steps in (1, 40))
+    check_solution(problem, first, 1)
+    check_solution(problem, last, 40)
+    if solver in REDUCES_GAP:
+        assert last.stats["gap"] < 0.9 * first.stats["gap"]
+
+
+@pytest.mark.parametrize("solver", TWO_FORMS)
+@EVERY_PROBLEM
+def test_both_forms(problem: Problem, solver: str) -> None:
+    kinds = {form: TWO_FORMS[solver](form=form) for form in ("compressed", "expanded")}
+    gaps = []
+    for steps in (1, 10, 40):
+        compressed, expanded = (problem.solve(kind, steps) for kind in kinds.values())
+        check_solution(problem, compressed, steps)
+        check_solution(problem, expanded, steps)
+        chex.assert_trees_all_close(compressed.params, expanded.params, rtol=0, atol=1e-10)
+        # The gap of a compressed form is the root of a difference of squares.
+        chex.assert_trees_all_close(compressed.stats, expanded.stats, rtol=1e-10, atol=1e-7)
+        for readout in ("shadow", "governing"):
+            parameters = [
+                read(problem, kind, solution.state, readout)
+                for kind, solution in zip(kinds.values(), (compressed, expanded), strict=True)
+            ]
+            chex.assert_trees_all_close(*parameters, rtol=0, atol=1e-10)
+            if readout == "shadow":
+                assert_same_parameters(problem, compressed, parameters[0])
+        gaps.append(compressed.stats["gap"])
+    if solver == "alternating_projections":
+        assert gaps[2] <= gaps[1] <= gaps[0]
+
+
+@EVERY_PROBLEM
+def test_identities(problem: Problem) -> None:
+    graph = pjp.constraint_graph(problem.fn)(*problem.arguments)
+    assert graph.identities == problem.identities
+    assert f"{problem.identities} identities inserted" in str(graph)

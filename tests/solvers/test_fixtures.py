@@ -1,0 +1,93 @@
+"""Trajectories computed outside the project: parameters and changes, to 1e-10 in float64."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import pjax_prim as pjp
+
+from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, fixtures, read
+
+TOLERANCE = 1e-10
+CASES = pytest.mark.parametrize(
+    ("name", "loss", "problem"),
+    FIXTURE_PROBLEMS,
+    ids=[str(problem) for _, _, problem in FIXTURE_PROBLEMS],
+)
+
+
+def expected(key: str, problem: Problem) -> dict[str, np.ndarray]:
+    return {name: fixtures()[f"{key}/{name}"] for name in problem.arguments[0]}
+
+
+def governing(problem: Problem, solver: pjp.AbstractSolver, state: pjp.solving.State) -> dict:
+    names = sorted(problem.arguments[0])  # as JAX orders the keys of a dictionary
+    return dict(zip(names, read(problem, solver, state, "governing"), strict=True))
+
+
+def mean_squared_step(states: list[pjp.solving.State]) -> float:
+    """The mean over steps of the mean over arrays of the mean squared change.
+
+    The fixtures count one array more, which never changes: the data's own variable.
+    """
+    changes = jax.tree.map(
+        lambda *arrays: [np.mean(np.square(np.diff(np.stack(arrays), axis=0)[i])) for i in range(len(arrays) - 1)],
+        *states,
+    )
+    per_array = np.array(jax.tree.leaves(changes)).reshape(-1, len(states) - 1)
+    return float(np.mean(per_array.sum(0) / (len(per_array) + 1)))
+
+
+def check(key: str, problem: Problem, solver: pjp.AbstractSolver) -> list[pjp.Solution]:
+    solutions = [problem.solve(solver, steps) for steps in range(11)]
+    for steps in (1, 10):
+        solution = solutions[steps]
+        assert int(solution.stats["num_steps"]) == steps
+        chex.assert_trees_all_close(
+            governing(problem, solver, solution.state),
+            expected(f"{key}/{steps}", problem),
+            rtol=0,
+            atol=TOLERANCE,
+        )
+        if solver.form == "expanded":
+            np.testing.assert_allclose(
+                mean_squared_step([x.state for x in solutions[: steps + 1]]),
+                fixtures()[f"{key}/{steps}/mean_squared_step"],
+                rtol=1e-9,
+            )
+    return solutions
+
+
+@pytest.mark.parametrize("solver", ONE_FORM)
+@CASES
+def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None:
+    check(f"{name}/{loss}/{solver}", problem, ONE_FORM[solver])
+
+
+@pytest.mark.parametrize("solver", TWO_FORMS)
+@CASES
+def test_trajectory_in_both_forms(name: str, loss: str, problem: Problem, solver: str) -> None:
+    kind = TWO_FORMS[solver]
+    expanded, compressed = (
+        check(f"{name}/{loss}/{solver}", problem, kind(form=form)) for form in ("expanded", "compressed")
+    )
+    for a, b in zip(expanded, compressed, strict=True):
+        assert_same_iterate(a, b)
+
+
+def assert_same_iterate(a: pjp.Solution, b: pjp.Solution) -> None:
+    """Two forms agree in parameters, gaps and change."""
+    chex.assert_trees_all_close(a.params, b.params, rtol=0, atol=TOLERANCE)
+    # A gap is the root of a difference of squares: 1e-10 of it squared is what rounding leaves.
+    chex.assert_trees_all_close(a.stats, b.stats, rtol=1e-9, atol=1e-7)
+
+
+def test_every_trajectory_in_the_file_is_tested() -> None:
+    of_networks = {key.split("/")[0] + "/" + key.split("/")[1] for key in fixtures() if key.startswith("mlp")}
+    losses = {key for key in of_networks if key.split("/")[1] in ("cross_entropy", "margin")}
+    assert losses == {f"{name}/{loss}" for name, loss, _ in FIXTURE_PROBLEMS}
+    solvers = {
+        key.split("/")[2] for key in fixtures() if key.startswith("mlp") and key.count("/") == 4
+    }
+    assert solvers == {*ONE_FORM, *TWO_FORMS}
