@@ -9,9 +9,9 @@ import pjax_prim as pjp
 
 from ..errors import NonFiniteError, PjaxError
 from . import eval as eval_command
-from . import graph, train
+from . import bench, graph, train
 
-COMMANDS = {"train": train, "eval": eval_command, "graph": graph}
+COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -39,6 +39,8 @@ from .quantize import project_quantize as project_quantize
 from .quantize import project_quantize_p as project_quantize_p
 from .quantize import quantize as quantize
 from .quantize import quantize_p as quantize_p
+from .reflect_dot import displace_dot_p as displace_dot_p
+from .reflect_dot import leave_dot_p as leave_dot_p
 from .reflect_dot import reflect_dot_p as reflect_dot_p
 from .sign import project_sign as project_sign
 from .sign import project_sign_p as project_sign_p

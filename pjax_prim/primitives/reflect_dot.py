@@ -1,85 +1,136 @@
-"""The dot product's part of a Douglas-Rachford step, fused so that copies are read few times."""
+"""The dot product's part of a Douglas-Rachford step, fused so that copies are read few times.
+
+Copies a, b are (..., P, Q, K); means of them (..., P, 1, K) and (..., 1, Q, K); everything else
+is (..., P, Q). Displacements are held as the coefficients of $\\Delta a = c a + e b + r_a e_1$,
+$\\Delta b = c b + e a + r_b e_1$ (see `dot.coefficients`; r is above zero in degenerate cases only).
+Sums and updates are written in copies and means, never in projected or reflected copies: a
+value of the copies' size that several results share would be stored.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._arguments import widen
 from ._definition import define
-from .dot import coefficients, multiplier
+from .dot import coefficients, multiplier, row_dot
 
 
-def _reference(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
-) -> tuple[Array, Array, Array, Array]:
-    r"""With the reflections $u = 2m - x$ and $\Delta u_a = c u_a + e u_b$ (`dot.coefficients`).
-
-    The sums and the updates are written in the copies and the means, never in the reflections:
-    a value of the copies' size that several of them share would be stored.
-    """
-    dtypes = a.dtype, b.dtype
-    wide = jnp.promote_types(jnp.result_type(a, b, z), jnp.float32)
-    a, b, mean_a, mean_b, z = (x.astype(wide) for x in (a, b, mean_a, mean_b, z))
-
-    def norm(x: Array) -> Array:
-        return jnp.sum(x * x, -1)
-
-    product = jnp.einsum(
-        "...pk,...qk->...pq", mean_a[..., 0, :], mean_b[..., 0, :, :],
-        precision=jax.lax.Precision.HIGHEST,
-    )  # fmt: skip
-    first_a, first_b = _apart(mean_a, mean_b)
-    p = 4 * product + jnp.sum(a * b - 2 * (a * first_b + b * first_a), -1)
-    first_a, first_b = _apart(mean_a, mean_b)
-    q = 4 * (norm(mean_a) + norm(mean_b)) + jnp.sum(
-        a * (a - 4 * first_a) + b * (b - 4 * first_b), -1
-    )
+def _displacement(p: Array, q: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """`(c, e, r_a, r_b, output)` from p = a . b and q = |a|^2 + |b|^2."""
     s, d = (jnp.maximum(0.25 * q + half, 0) for half in (0.5 * p, -0.5 * p))
     u, extra = multiplier(s, d, z - p)
-    output = z - u / (1 + jnp.abs(u))
     c, k, sign = coefficients(u)
-    e = sign * (c + k)
     step = jnp.sqrt(extra)
+    return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
 
-    def shift(
+
+def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
+    a, b, z = widen(a, b, z)
+    return _displacement(row_dot(a, b), jnp.sum(a * a + b * b, -1), z)
+
+
+displace_dot_p = define("pjax_displace_dot", _displace_reference)
+"""`(a, b, z) -> (c, e, r_a, r_b, output)`: the dot projection as coefficients."""
+
+
+def _leave_reference(
+    a: Array,
+    b: Array,
+    mean_a: Array,
+    mean_b: Array,
+    c: Array,
+    e: Array,
+    step_a: Array,
+    step_b: Array,
+    *,
+    relaxation: float,
+) -> tuple[Array, Array, Array]:
+    zero = jnp.zeros_like(c)
+    return _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
+
+
+leave_dot_p = define("pjax_leave_dot", _leave_reference)
+"""`(a, b, mean_a, mean_b, c, e, r_a, r_b) -> (a', b', squared)`, static `relaxation`.
+
+From the projection P x = x + displacement to the other shadow m: x + 2 relaxation (m - P x), and
+|m - P x|^2."""
+
+
+def _reflect_reference(
+    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
+) -> tuple[Array, Array, Array, Array]:
+    wide_a, wide_b, wide_mean_a, wide_mean_b, z = widen(a, b, mean_a, mean_b, z)
+    product = jnp.einsum(
+        "...pk,...qk->...pq",
+        wide_mean_a[..., 0, :],
+        wide_mean_b[..., 0, :, :],
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    norms = jnp.sum(wide_mean_a**2, -1) + jnp.sum(wide_mean_b**2, -1)
+    m_a, m_b = _apart(wide_mean_a, wide_mean_b)
+    p = 4 * product + jnp.sum(wide_a * wide_b - 2 * (wide_a * m_b + wide_b * m_a), -1)
+    m_a, m_b = _apart(wide_mean_a, wide_mean_b)
+    q = 4 * norms + jnp.sum(wide_a * (wide_a - 4 * m_a) + wide_b * (wide_b - 4 * m_b), -1)
+    c, e, step_a, step_b, output = _displacement(p, q, z)
+    moved_a, moved_b, squared = _update(
+        a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
+    )
+    return moved_a, moved_b, output, squared
+
+
+reflect_dot_p = define("pjax_reflect_dot", _reflect_reference)
+"""`(a, b, mean_a, mean_b, z) -> (a', b', output, squared)`, static `relaxation`.
+
+From the shadow m through the reflection u = 2 m - x to its projection P u: x + 2 relaxation
+(P u - m), the output of P u, and |P u - m|^2."""
+
+
+def _update(
+    a: Array,
+    b: Array,
+    mean_a: Array,
+    mean_b: Array,
+    c: Array,
+    e: Array,
+    ahead: Array,
+    across: Array,
+    step_a: Array,
+    step_b: Array,
+    relaxation: float,
+) -> tuple[Array, Array, Array]:
+    """x + 2 relaxation v and |v|^2 for v = ahead m + across m' - (1 + c) x - e x' + step e_1."""
+    dtypes = a.dtype, b.dtype
+    a, b, mean_a, mean_b = widen(a, b, mean_a, mean_b)
+
+    def combine(
         x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float
     ) -> Array:
-        """keep x + rate (P u - mean) for one of the two vectors, without the step."""
-        mean_x, mean_y, own, other, ahead, across = _apart(
-            mean_x,
-            mean_y,
-            (keep - rate * (1 + c))[..., None],
-            (-rate * e)[..., None],
-            (rate * (1 + 2 * c))[..., None],
-            (2 * rate * e)[..., None],
+        """keep x + rate v, without the step."""
+        mean_x, mean_y, *weights = _apart(
+            mean_x, mean_y, keep - rate * (1 + c), -rate * e, rate * ahead, rate * across
         )
-        return own * x + other * y + ahead * mean_x + across * mean_y
+        vectors = (x, y, mean_x, mean_y)
+        first, *rest = (w[..., None] * v for w, v in zip(weights, vectors, strict=True))
+        return sum(rest, first)
 
     rate = 2 * relaxation
     moved = []
-    squared = jnp.zeros_like(p)
-    for x, y, mean_x, mean_y, along in (
-        (a, b, mean_a, mean_b, step),
-        (b, a, mean_b, mean_a, sign * step),
+    squared = jnp.zeros_like(c)
+    for x, y, mean_x, mean_y, step, dtype in (
+        (a, b, mean_a, mean_b, step_a, dtypes[0]),
+        (b, a, mean_b, mean_a, step_b, dtypes[1]),
     ):
-        # Where the minimisers form a sphere, the step is along the first axis.
-        first = shift(*(v[..., :1] for v in (x, y, mean_x, mean_y)), 1, 0)[..., 0]
-        squared += jnp.sum(jnp.square(shift(x, y, mean_x, mean_y, 1, 0)), -1)
-        squared += along * (2 * first + along)
-        new = shift(x, y, mean_x, mean_y, rate, 1)
-        column = new[..., :1] + rate * along[..., None]
-        moved.append(jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim))
-    new_a, new_b = moved
-    return new_a.astype(dtypes[0]), new_b.astype(dtypes[1]), output, jnp.maximum(squared, 0)
+        first = combine(*(v[..., :1] for v in (x, y, mean_x, mean_y)), 1, 0)[..., 0]
+        squared += jnp.sum(jnp.square(combine(x, y, mean_x, mean_y, 1, 0)), -1)
+        squared += step * (2 * first + step)
+        new = combine(x, y, mean_x, mean_y, rate, 1)
+        column = new[..., :1] + rate * step[..., None]
+        new = jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim)
+        moved.append(new.astype(dtype))
+    return moved[0], moved[1], jnp.maximum(squared, 0)
 
 
 def _apart(*small: Array) -> tuple[Array, ...]:
     """Values that the compiler cannot share with other uses, and so broadcasts in each anew."""
     return jax.lax.optimization_barrier(small)
-
-
-reflect_dot_p = define("pjax_reflect_dot", _reference)
-"""`(a, b, mean_a, mean_b, z) -> (a', b', output, squared)`, static `relaxation`.
-
-a, b (..., P, Q, K) are copies, mean_a (..., P, 1, K) and mean_b (..., 1, Q, K) the first shadow,
-z (..., P, Q) the queried outputs. With u = 2 mean - x and the dot projection P, the results are
-x + 2 relaxation (P u - mean), the output of P u, and |P u - mean|^2. Source: `project_dot`."""

@@ -31,12 +31,13 @@ class CompressedProblem(AbstractProblem):
 
     def cycle(self, sets: Sequence[tuple[int, ...]], state: State) -> tuple[State, list[Array]]:
         held: list[tuple[Array, ...]] = list(state)
+        differing: dict[int, tuple[Array, ...]] = {}  # copies themselves, where needed again
         scattered: dict[int, tuple[Array, ...]] = {}  # variance of copies, while they differ
         produced: dict[int, Array] = {}
         moved: list[Array] = []
-        for members in sets:
+        for members, following in zip(sets, (*sets[1:], ()), strict=True):
             distances: dict[int, Array] = {}
-            before = tuple(held)
+            before, scattered_before = tuple(held), dict(scattered)
             target_means = cache(lambda node, operand, s=before: self.mean(s, node, operand))
             for index in members:
                 constraint = self.graph.nodes[index].constraint
@@ -54,13 +55,21 @@ class CompressedProblem(AbstractProblem):
                     produced[index] = target
                     continue
                 operands = self._operands(before, index)
-                wanted = [not operand.is_constant for operand in self.graph.nodes[index].operands]
-                projected = constraint.project_average(
-                    operands, target, self.constant_operands(index), wanted
-                )
+                if index in following or index in differing:
+                    # It will be, or is, projected before all its inputs are overwritten, which
+                    # takes the copies. Only a cycle of odd length in the graph leads here.
+                    old = differing.get(index, constraint.expand(operands))
+                    projected, differing[index] = self._project_copies(index, old, target)
+                else:
+                    wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
+                    projected = constraint.project_average(
+                        operands, target, self.constant_operands(index), wanted
+                    )
                 distances[index] = sum(projected.moved, jnp.zeros(()))
                 held[index] = tuple(mean for mean in projected.means if mean is not None)
-                scattered[index] = self._scatter(index, operands, projected)
+                scattered[index] = self._scatter(
+                    index, operands, projected, differing.get(index)
+                )
                 if projected.output is not None:
                     produced[index] = projected.output
             after = tuple(held)
@@ -68,12 +77,12 @@ class CompressedProblem(AbstractProblem):
             fed = self.fed_by(members)
             overwritten = {index: self.gather(index, present) for index in fed}
             for index, operands in overwritten.items():
-                distance = distances.get(index, jnp.zeros(()))
-                distances[index] = distance + self._overwritten(
-                    index, operands, before=held[index], scattered=scattered.pop(index, None)
+                distances[index] = self._overwritten(
+                    index, operands, before[index], scattered_before.get(index)
                 )
                 held[index] = self._stored(index, operands)
-                produced.pop(index, None)
+                for former in (differing, scattered, produced):
+                    former.pop(index, None)
             moved.append(per_node(self.graph, distances))
         return tuple(held), moved
 
@@ -105,15 +114,45 @@ class CompressedProblem(AbstractProblem):
             if not operand.is_constant
         )
 
+    def _project_copies(
+        self, index: int, copies: tuple[Array, ...], target: Array | None
+    ) -> tuple[Projected, tuple[Array, ...]]:
+        """The projection of copies that may differ, and the projected copies."""
+        node = self.graph.nodes[index]
+        constraint = node.constraint
+        assert constraint is not None
+        constants = self.constant_operands(index)
+        new = constraint.project(copies, target, constants)
+        output = None if constraint.is_loss else constraint.evaluate(new, constants)
+        means = tuple(
+            None if operand.is_constant else mean
+            for operand, mean in zip(node.operands, constraint.average(new), strict=True)
+        )
+        moved = tuple(squared_distance(a, b) for a, b in zip(new, copies, strict=True))
+        return Projected(output, means, moved), new
+
     def _scatter(
-        self, index: int, operands: tuple[Array, ...], projected: Projected
+        self,
+        index: int,
+        operands: tuple[Array, ...],
+        projected: Projected,
+        copies: tuple[Array, ...] | None,
     ) -> tuple[Array, ...]:
         """For each operand the squared distance of its projected copies from what `held` says.
 
-        That is their mean (then it is what moved in all, less what the mean moved), or for
-        constant operands the constant.
+        That is their mean, or for constant operands the constant. Where the copies are not at
+        hand, they all came from `operands`: it is what moved in all, less what the mean moved.
         """
         node = self.graph.nodes[index]
+        if copies is not None:
+            assert node.constraint is not None
+            held = node.constraint.expand(
+                tuple(
+                    operand if mean is None else mean
+                    for operand, mean in zip(operands, projected.means, strict=True)
+                )
+            )
+            return tuple(squared_distance(a, b) for a, b in zip(copies, held, strict=True))
         return tuple(
             moved
             if mean is None

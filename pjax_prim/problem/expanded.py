@@ -6,7 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..rules.constraint import squared_distances
+from ..rules.constraint import Reflection, squared_distances
 from .base import AbstractProblem, State
 
 
@@ -63,52 +63,51 @@ class ExpandedProblem(AbstractProblem):
         **Returns:** the new state, and for each node the squared distance of the two shadows.
         """
         nodes = self.graph.nodes
-        means = cache(lambda node: self._means(state, node))
-        shadow: dict[int, tuple[Array, ...]] = {}  # of the first set's constraints
-        produced: dict[int, Array] = {}
-        for index in first:
-            shadow[index], output = self._project_node(index, state, means)
-            if output is not None:
-                produced[index] = output
-
-        def reflect_copies(node: int) -> tuple[Array, ...]:
-            return tuple(2 * p - z for p, z in zip(shadow[node], state[node], strict=True))
-
+        state_means = cache(lambda node: self._means(state, node))
+        reflections: dict[int, Reflection] = {}
+        produced: dict[int, Array] = {}  # in the first shadow
+        again: dict[int, Array] = {}  # in the second
         changed = list(state)
         gaps = [jnp.zeros(())] * len(nodes)
-        reflected = list(state)
         for index in first:
-            reflected[index] = reflect_copies(index)
-        reflected_state = tuple(reflected)
-        reflected_means = cache(lambda node: self._means(reflected_state, node))
-        again: dict[int, Array] = {}
+            constraint = nodes[index].constraint
+            if constraint is None:
+                produced[index] = self._target(index, state, state_means)
+                continue
+            target = None if constraint.is_loss else self._target(index, state, state_means)
+            constants = self.constant_operands(index)
+            reflections[index] = constraint.reflection(state[index], target, constants)
+            if (output := reflections[index].output) is not None:
+                produced[index] = output
+        reflected_means = cache(lambda node: reflections[node].means())
         for index in second:
             constraint = nodes[index].constraint
-            operands = self.gather(index, produced.__getitem__)
-            target = self._target(index, reflected_state, reflected_means)
+            target = None
+            if constraint is None or not constraint.is_loss:
+                target = self._target(index, state, reflected_means)
             if constraint is None:
-                shadow[index], again[index] = state[index], target
+                assert target is not None
+                again[index] = target
                 continue
             changed[index], output, gaps[index] = constraint.reflect(
-                state[index], operands, target, self.constant_operands(index), relaxation
+                state[index],
+                self.gather(index, produced.__getitem__),
+                target,
+                self.constant_operands(index),
+                relaxation,
             )
             if output is not None:
                 again[index] = output
-        for index, node in enumerate(nodes):
-            if node.constraint is None:
+        for index, reflection in reflections.items():
+            operands = self.gather(index, again.__getitem__)
+            changed[index], gaps[index] = reflection.leave(operands, relaxation)
+        for index in (*first, *second):
+            if nodes[index].constraint is None:
                 # A parameter's own variable is projected with its own set only.
-                new = (produced[index] if index in produced else again[index],)
-                old = state[index]
-            elif index in shadow:
-                new = node.constraint.expand(self.gather(index, again.__getitem__))
-                old = shadow[index]
-            else:
-                continue
-            changed[index] = tuple(
-                z + 2 * relaxation * (p - m)
-                for z, p, m in zip(state[index], new, old, strict=True)
-            )
-            gaps[index] = squared_distances(new, old)
+                (own,) = state[index]
+                step = (produced[index] if index in produced else again[index]) - own
+                changed[index] = (own + 2 * relaxation * step,)
+                gaps[index] = jnp.sum(jnp.square(step))
         return tuple(changed), jnp.stack(gaps)
 
     def mean(self, state: State, node: int, operand: int) -> Array:

@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from ..primitives.dot import coefficients, multiplier
-from .constraint import AbstractConstraint, Arrays, Projected
+from ..primitives.dot import coefficients, multiplier, row_dot
+from .constraint import AbstractConstraint, Arrays, Projected, Reflection
 from .registry import ConstraintRule, RuleContext, register_projection
 
 @dataclass(frozen=True)
@@ -55,12 +55,35 @@ class Bilinear(AbstractConstraint):
     def evaluate(self, copies: Arrays, constants: Arrays) -> Array:
         a, b = copies
         wide = jnp.promote_types(a.dtype, jnp.float32)
-        output = jnp.sum(a.astype(wide) * b.astype(wide), -1)
+        output = row_dot(a.astype(wide), b.astype(wide))
         return self._output(output).astype(self._output_dtype(a, b))
 
     def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
         a, b = copies
         return tuple(pp.project_dot_p.bind(a, b, target.reshape(a.shape[:3])))
+
+    def reflection(self, copies: Arrays, target: Array | None, constants: Arrays) -> Reflection:
+        a, b = copies
+        assert target is not None
+        c, e, step_a, step_b, output = pp.displace_dot_p.bind(a, b, target.reshape(a.shape[:3]))
+
+        def means() -> Arrays:
+            keep, cross = ((1 + 2 * c)[..., None], 2 * e[..., None])
+            mean_a = jnp.mean(keep * a + cross * b, 2)
+            (mean_b,) = pp.mean_rows_p.bind(keep * b + cross * a)
+            mean_a = mean_a.at[..., 0].add(2 * jnp.mean(step_a, 2)).astype(a.dtype)
+            mean_b = mean_b.at[..., 0].add(2 * jnp.mean(step_b, 1)).astype(b.dtype)
+            return self._original(mean_a, 0), self._original(mean_b, 1)
+
+        def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
+            mean_a, mean_b = self._canonical(operands)
+            *moved, squared = pp.leave_dot_p.bind(
+                a, b, mean_a[:, :, None], mean_b[:, None], c, e, step_a, step_b,
+                relaxation=relaxation,
+            )  # fmt: skip
+            return tuple(moved), jnp.sum(squared)
+
+        return Reflection(self._output(output).astype(self._output_dtype(a, b)), means, leave)
 
     def reflect(
         self,

@@ -1,7 +1,7 @@
 """What a kind of constraint has to know: how to evaluate, copy, average and project."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +22,20 @@ class Projected(NamedTuple):
     output: Array | None
     means: tuple[Array | None, ...]
     moved: Arrays
+
+
+class Reflection(NamedTuple):
+    """The first half of a Douglas-Rachford step, for a constraint of the first set.
+
+    - `output`: of the projection P x, or None for a loss.
+    - `means`: `means()` for each operand the mean over copies of 2 P x - x.
+    - `leave`: `leave(operands, relaxation)`, x + 2 relaxation (m - P x) and |m - P x|^2, where m
+      are all copies of `operands`, the second shadow.
+    """
+
+    output: Array | None
+    means: Callable[[], Arrays]
+    leave: Callable[[Arrays, float], tuple[Arrays, Array]]
 
 
 class AbstractConstraint(abc.ABC):
@@ -90,6 +104,23 @@ class AbstractConstraint(abc.ABC):
             tuple(mean if want else None for mean, want in zip(means, wanted, strict=True)),
             tuple(squared_distance(a, b) for a, b in zip(copies, before, strict=True)),
         )
+
+    def reflection(self, copies: Arrays, target: Array | None, constants: Arrays) -> Reflection:
+        """See `Reflection`."""
+        projected, output = self.project_output(copies, target, constants)
+
+        def means() -> Arrays:
+            return self.average(tuple(2 * p - x for p, x in zip(projected, copies, strict=True)))
+
+        def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
+            shadow = self.expand(operands)
+            moved = tuple(
+                x + 2 * relaxation * (m - p)
+                for x, m, p in zip(copies, shadow, projected, strict=True)
+            )
+            return moved, squared_distances(shadow, projected)
+
+        return Reflection(output, means, leave)
 
     def reflect(
         self,

@@ -68,8 +68,9 @@ def reflect_dot(*operands: jax.Array) -> jax.Array:
 def plain_reflect_dot(
     a: jax.Array, b: jax.Array, mean_a: jax.Array, mean_b: jax.Array, z: jax.Array
 ) -> jax.Array:
-    u_a, u_b = 2 * mean_a - a, 2 * mean_b - b
-    p_a, p_b = (x.reshape(a.shape) for x in jax.vmap(pp.project_dot)(
+    u_a, u_b = jnp.broadcast_arrays(2 * mean_a - a, 2 * mean_b - b)
+    z = jnp.broadcast_to(z, u_a.shape[:-1])
+    p_a, p_b = (x.reshape(u_a.shape) for x in jax.vmap(pp.project_dot)(
         u_a.reshape(-1, a.shape[-1]), u_b.reshape(-1, a.shape[-1]), z.reshape(-1)
     ))  # fmt: skip
     moves = p_a - mean_a, p_b - mean_b

@@ -1,0 +1,48 @@
+"""Time a solver step beside an Adam step and a copy of the state."""
+
+import argparse
+from typing import Any
+
+from rich.table import Table
+
+from ..errors import ArgumentError
+from ..training.benchmark import CASES, benchmark
+from .options import console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pjax-prim bench`."""
+    parser.add_argument("--case", choices=tuple(CASES), default="ap", help="the solver (default: ap)")
+    parser.add_argument(
+        "--hidden", type=int, nargs="*", default=(128, 128), metavar="N", help="widths (default: 128 128)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="examples per batch (default: 256)"
+    )
+    parser.add_argument("--repeats", type=int, default=11, metavar="N", help="timed calls (default: 11)")
+    parser.add_argument(
+        "--no-skip", action="store_true", help="the output layer reads the last hidden layer only"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints and returns the figures."""
+    for name in ("batch_size", "repeats", "hidden"):
+        value = getattr(options, name)
+        if any(number < 1 for number in (value if name == "hidden" else [value])):
+            flag = "--" + name.replace("_", "-")
+            raise ArgumentError(f"{flag}: expected whole numbers of at least 1, given {value}")
+    figures = benchmark(
+        options.case,
+        tuple(options.hidden),
+        options.batch_size,
+        skip=not options.no_skip,
+        repeats=options.repeats,
+    )
+    table = Table(title=f"{options.case}, hidden {list(options.hidden)}, batch {options.batch_size}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
+    console(options).print(table)
+    return figures
