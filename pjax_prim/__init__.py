@@ -35,9 +35,6 @@ from .rules import ConstraintRule as ConstraintRule
 from .rules import Movement as Movement
 from .rules import RuleContext as RuleContext
 from .rules import register_projection as register_projection
-from .solving import RESULTS as RESULTS
-from .solving import Solution as Solution
-from .solving import solve as solve
 from .solvers import AbstractSolver as AbstractSolver
 from .solvers import AlternatingProjections as AlternatingProjections
 from .solvers import AlternatingReflections as AlternatingReflections
@@ -45,6 +42,9 @@ from .solvers import CyclicDouglasRachford as CyclicDouglasRachford
 from .solvers import CyclicProjections as CyclicProjections
 from .solvers import DifferenceMap as DifferenceMap
 from .solvers import DouglasRachford as DouglasRachford
+from .solving import RESULTS as RESULTS
+from .solving import Solution as Solution
+from .solving import solve as solve
 from .transform import constraint_graph as constraint_graph
 
 __version__ = "0.1.0"

@@ -39,13 +39,14 @@ class Solution(eqx.Module):
     params: Any
     state: State
     stats: dict[str, Any]
-    result: RESULTS
+    result: Any
     node_names: tuple[str, ...] = eqx.field(static=True)
 
     @property
     def message(self) -> str:
         """The result in words, naming the node where a value became non-finite."""
-        text = RESULTS[self.result]
+        results: Any = RESULTS
+        text = str(results[self.result])
         node = int(self.stats["first_nonfinite"])
         return text if node < 0 else f"{text} First at node {self.node_names[node]!r}."
 
@@ -123,7 +124,7 @@ def _run(
     readout: Readout,
     arrays: Arrays,
     start: State | None,
-) -> tuple[list[Array], State, dict[str, Any], RESULTS]:
+) -> tuple[list[Array], State, dict[str, Any], Any]:
     problem = make_problem(graph, solver.form, arrays)
     parameters = arrays[0]
     progress = iterate(
@@ -134,11 +135,10 @@ def _run(
         tol,
     )
     bad = progress.first_nonfinite >= 0
+    kinds: Any = RESULTS  # an enumeration's members are its items, which type checkers cannot know
     solved = ~bad & solver.terminate(progress.gap, tol)
-    result = RESULTS.where(
-        bad,
-        RESULTS.nonfinite,
-        RESULTS.where(solved, RESULTS.converged, RESULTS.max_steps_reached),
+    result = kinds.where(
+        bad, kinds.nonfinite, kinds.where(solved, kinds.converged, kinds.max_steps_reached)
     )
     # A start that is not finite has no finite shadow: the parameters are then as given.
     unusable = bad & (progress.steps == 0)
@@ -179,7 +179,8 @@ def _check_state(
     expected = jax.eval_shape(
         lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
     )
-    if jax.tree.structure(expected) != jax.tree.structure(state):
+    structures: list[Any] = [jax.tree.structure(x) for x in (expected, state)]
+    if structures[0] != structures[1]:
         raise ArgumentError(
             f"state: expected the state of {type(solver).__name__}(form={solver.form!r}) on a graph of "
             f"{len(graph.nodes)} nodes, given another structure"

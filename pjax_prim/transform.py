@@ -14,6 +14,7 @@ from .errors import ArgumentError
 from .graph import ConstraintGraph, build_graph
 from .primitives._arguments import check_labels as check_one_hot
 from .primitives._arguments import is_concrete
+from .rules.losses import CLASSIFICATION, Loss
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,19 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
 
 def check_labels(graph: ConstraintGraph, data: list[Any]) -> None:
     """Checks the labels of every classification loss, where their values are known."""
-    losses = [graph.nodes[index] for index in graph.losses]
     labels = [
-        (node, value)
-        for node in losses
+        value
+        for node in graph.nodes
+        if isinstance(node.constraint, Loss) and node.constraint.name in CLASSIFICATION
         for value in node.constants
-        if "margin" in node.constraint.describe() or "cross" in node.constraint.describe()
     ]
     if not labels or not all(is_concrete(x) for x in (*data, *_captured(graph))):
         return
     environment = graph.constants(data)
-    for node, value in labels:
-        check_one_hot(environment[value], classes=value.shape[-1])
+    for value in labels:
+        classes = value.shape[-1]
+        name = f"labels (as one-hot vectors; an integer outside 0 to {classes - 1} has no 1)"
+        check_one_hot(environment[value], classes, name)
 
 
 @dataclass(frozen=True)

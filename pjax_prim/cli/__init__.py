@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pjax_prim as pjp
 
 from ..errors import NonFiniteError, PjaxError
-from . import eval as eval_command
 from . import bench, graph, train
+from . import eval as eval_command
 
 COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench}
 

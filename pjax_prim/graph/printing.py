@@ -96,9 +96,9 @@ def _compressed_bytes(node: Node) -> int:
     )
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count} B"
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
         count /= 1000
     raise AssertionError

@@ -57,7 +57,8 @@ def flatten(
 
         def look_up(atom: Any) -> Value:
             if isinstance(atom, Literal):
-                number = np.asarray(atom.val, atom.aval.dtype)
+                aval: Any = atom.aval
+                number = np.asarray(atom.val, aval.dtype)
                 return Value(tuple(number.shape), number.dtype, number)
             return environment[atom]
 

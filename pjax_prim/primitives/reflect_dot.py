@@ -121,7 +121,7 @@ def _update(
         (a, b, mean_a, mean_b, step_a, dtypes[0]),
         (b, a, mean_b, mean_a, step_b, dtypes[1]),
     ):
-        first = combine(*(v[..., :1] for v in (x, y, mean_x, mean_y)), 1, 0)[..., 0]
+        first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0)[..., 0]
         squared += jnp.sum(jnp.square(combine(x, y, mean_x, mean_y, 1, 0)), -1)
         squared += step * (2 * first + step)
         new = combine(x, y, mean_x, mean_y, rate, 1)

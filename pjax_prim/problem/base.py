@@ -58,14 +58,12 @@ class AbstractProblem(abc.ABC):
         consensus of all their copies.
         """
         means = cache(lambda node, operand: self.mean(state, node, operand))
-        return [
-            None
-            if node is None
-            else state[node][0]
-            if readout == "governing"
-            else self.target(node, means, lambda node=node: state[node][0])
-            for node in self.graph.parameters
-        ]
+
+        def read(node: int) -> Array:
+            own = state[node][0]
+            return own if readout == "governing" else self.target(node, means, lambda: own)
+
+        return [None if node is None else read(node) for node in self.graph.parameters]
 
     def target(
         self, node: int, mean: Callable[[int, int], Array], present: Callable[[], Array]

@@ -4,7 +4,8 @@ When a constraint is projected, all its copies agree, because its producers over
 the set before. So its projection needs no more than the common values, and all that later
 projections need of its projected copies is their mean. A state therefore holds one array per
 operand, in the operand's own shape: the common value of the copies, or their mean. This is
-exact for solvers that only ever project (design, section 7).
+exact for solvers that only ever project (design, section 7). A cycle of more than two sets may
+project a constraint twice before its producers overwrite it; its copies then exist in between.
 """
 
 from collections.abc import Sequence

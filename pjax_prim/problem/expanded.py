@@ -71,10 +71,10 @@ class ExpandedProblem(AbstractProblem):
         gaps = [jnp.zeros(())] * len(nodes)
         for index in first:
             constraint = nodes[index].constraint
+            target = self._target(index, state, state_means)
             if constraint is None:
-                produced[index] = self._target(index, state, state_means)
+                produced[index] = _given(target)
                 continue
-            target = None if constraint.is_loss else self._target(index, state, state_means)
             constants = self.constant_operands(index)
             reflections[index] = constraint.reflection(state[index], target, constants)
             if (output := reflections[index].output) is not None:
@@ -82,12 +82,9 @@ class ExpandedProblem(AbstractProblem):
         reflected_means = cache(lambda node: reflections[node].means())
         for index in second:
             constraint = nodes[index].constraint
-            target = None
-            if constraint is None or not constraint.is_loss:
-                target = self._target(index, state, reflected_means)
+            target = self._target(index, state, reflected_means)
             if constraint is None:
-                assert target is not None
-                again[index] = target
+                again[index] = _given(target)
                 continue
             changed[index], output, gaps[index] = constraint.reflect(
                 state[index],
@@ -122,10 +119,9 @@ class ExpandedProblem(AbstractProblem):
     ) -> tuple[tuple[Array, ...], Array | None]:
         """The projected copies of one node, and what it then produces (None for a loss)."""
         constraint = self.graph.nodes[index].constraint
+        target = self._target(index, state, means)
         if constraint is None:
-            target = self._target(index, state, means)
-            return (target,), target
-        target = None if constraint.is_loss else self._target(index, state, means)
+            return (_given(target),), target
         return constraint.project_output(state[index], target, self.constant_operands(index))
 
     def _means(self, state: State, node: int) -> tuple[Array, ...]:
@@ -135,7 +131,11 @@ class ExpandedProblem(AbstractProblem):
 
     def _target(
         self, node: int, state: State, means: Callable[[int], tuple[Array, ...]]
-    ) -> Array:
+    ) -> Array | None:
+        """The consensus value of what a node produces; None for a loss."""
+        constraint = self.graph.nodes[node].constraint
+        if constraint is not None and constraint.is_loss:
+            return None
         return self.target(
             node,
             lambda consumer, operand: means(consumer)[operand],
@@ -148,3 +148,8 @@ class ExpandedProblem(AbstractProblem):
         if constraint is None:
             return state[index][0]
         return constraint.evaluate(state[index], self.constant_operands(index))
+
+
+def _given(target: Array | None) -> Array:
+    assert target is not None, "only losses have no target"
+    return target

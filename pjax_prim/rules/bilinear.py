@@ -11,8 +11,9 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.dot import coefficients, multiplier, row_dot
-from .constraint import AbstractConstraint, Arrays, Projected, Reflection
+from .constraint import AbstractConstraint, Arrays, Projected, Reflection, Target
 from .registry import ConstraintRule, RuleContext, register_projection
+
 
 @dataclass(frozen=True)
 class Bilinear(AbstractConstraint):
@@ -33,8 +34,10 @@ class Bilinear(AbstractConstraint):
     kind: ClassVar[str] = "dot"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        a, b = operands
         return lax.dot_general(
-            *operands,
+            a,
+            b,
             self.dimensions,
             precision=self.precision,
             preferred_element_type=self.preferred_element_type,
@@ -58,13 +61,12 @@ class Bilinear(AbstractConstraint):
         output = row_dot(a.astype(wide), b.astype(wide))
         return self._output(output).astype(self._output_dtype(a, b))
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         a, b = copies
         return tuple(pp.project_dot_p.bind(a, b, target.reshape(a.shape[:3])))
 
-    def reflection(self, copies: Arrays, target: Array | None, constants: Arrays) -> Reflection:
+    def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         a, b = copies
-        assert target is not None
         c, e, step_a, step_b, output = pp.displace_dot_p.bind(a, b, target.reshape(a.shape[:3]))
 
         def means() -> Arrays:
@@ -89,12 +91,11 @@ class Bilinear(AbstractConstraint):
         self,
         copies: Arrays,
         operands: Arrays,
-        target: Array | None,
+        target: Target,
         constants: Arrays,
         relaxation: float,
     ) -> tuple[Arrays, Array | None, Array]:
         a, b = self._canonical(operands)
-        assert target is not None
         new_a, new_b, output, moved = pp.reflect_dot_p.bind(
             *copies,
             a[:, :, None],
@@ -106,7 +107,7 @@ class Bilinear(AbstractConstraint):
         return (new_a, new_b), output, jnp.sum(moved)
 
     def project_average(
-        self, operands: Arrays, target: Array | None, constants: Arrays, wanted: Sequence[bool]
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         r"""Three matrix products and one elementwise solve; memory of the output, not of copies.
 
@@ -133,7 +134,7 @@ class Bilinear(AbstractConstraint):
         output = z - u / (1 + jnp.abs(u))
         first_a, first_b = a[:, :, None, 0].astype(wide), b[:, None, :, 0].astype(wide)
 
-        def squared(norm, other, first, first_other, step):
+        def squared(norm: Array, other: Array, first: Array, first_other: Array, step: Array) -> Array:
             along = step * (2 * (c * first + e * first_other) + step)
             return jnp.sum(c * c * norm + e * e * other + 2 * c * e * p + along)
 
@@ -210,11 +211,12 @@ class Bilinear(AbstractConstraint):
 
 
 def _dot_general(ctx: RuleContext) -> ConstraintRule:
-    dimensions = tuple(
-        tuple(tuple(int(axis) for axis in axes) for axes in pair)
-        for pair in ctx.params["dimension_numbers"]
+    contracted, batch = (
+        (tuple(map(int, left)), tuple(map(int, right)))
+        for left, right in ctx.params["dimension_numbers"]
     )
-    shapes = tuple(tuple(x.shape) for x in ctx.inputs)
+    dimensions = contracted, batch
+    shapes = tuple(ctx.inputs[0].shape), tuple(ctx.inputs[1].shape)
     if math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0:
         raise NotImplementedError(f"a product that contracts an empty axis (shapes {shapes})")
     constraint = Bilinear(

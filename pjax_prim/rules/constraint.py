@@ -2,12 +2,13 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-Arrays = tuple[Array, ...]
+Arrays: TypeAlias = tuple[Array, ...]
+Target: TypeAlias = Any  # the queried output, an array; None for a loss
 
 
 class Projected(NamedTuple):
@@ -58,11 +59,11 @@ class AbstractConstraint(abc.ABC):
         """The operation's value."""
 
     @abc.abstractmethod
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         """The nearest copies, with `target` the queried output (None for a loss)."""
 
     def project_output(
-        self, copies: Arrays, target: Array | None, constants: Arrays
+        self, copies: Arrays, target: Target, constants: Arrays
     ) -> tuple[Arrays, Array | None]:
         """`project`, with the output that the projected copies give (None for a loss)."""
         projected = self.project(copies, target, constants)
@@ -85,7 +86,7 @@ class AbstractConstraint(abc.ABC):
         return self.forward(copies, constants)
 
     def project_average(
-        self, operands: Arrays, target: Array | None, constants: Arrays, wanted: Sequence[bool]
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         """`project` from copies that all agree, then `average`.
 
@@ -105,7 +106,7 @@ class AbstractConstraint(abc.ABC):
             tuple(squared_distance(a, b) for a, b in zip(copies, before, strict=True)),
         )
 
-    def reflection(self, copies: Arrays, target: Array | None, constants: Arrays) -> Reflection:
+    def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         """See `Reflection`."""
         projected, output = self.project_output(copies, target, constants)
 
@@ -126,7 +127,7 @@ class AbstractConstraint(abc.ABC):
         self,
         copies: Arrays,
         operands: Arrays,
-        target: Array | None,
+        target: Target,
         constants: Arrays,
         relaxation: float,
     ) -> tuple[Arrays, Array | None, Array]:

@@ -1,15 +1,15 @@
 """Constraints of elementwise operations: sums, products, relu, maxima, step functions."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays
-from .registry import ConstraintRule, RuleContext, register_projection
+from .constraint import AbstractConstraint, Arrays, Target
+from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Identity(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0]
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(pp.project_identity_p.bind(*copies, target))
 
 
@@ -36,15 +36,11 @@ class Sum(AbstractConstraint):
     shifts: tuple[int, ...] = ()
     kind: ClassVar[str] = "sum"
 
-    def offset(self, constants: Arrays) -> Array | int:
-        """The constant part of the sum."""
-        return _signed_sum(self.shifts, constants)
-
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return _signed_sum(self.signs + self.shifts, operands + constants)
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
-        target = target - self.offset(constants)
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        target = target - _signed_sum(self.shifts, constants)
         coefficients = tuple(float(sign) for sign in self.signs)
         return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
 
@@ -63,7 +59,7 @@ class SumRelu(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return jnp.maximum(_signed_sum(self.signs + self.shifts, operands + constants), 0)
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         # Signs are isometries and a constant shifts the first input; both are undone afterwards.
         offset = _signed_sum(self.shifts, constants)
         inputs = [_signed(sign, copy) for sign, copy in zip(self.signs, copies, strict=True)]
@@ -88,7 +84,7 @@ class Scale(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0] / constants[0] if self.divide else operands[0] * constants[0]
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         factor = 1 / constants[0] if self.divide else constants[0]
         return tuple(pp.project_scale_p.bind(copies[0], factor, target, jnp.zeros_like(factor)))
 
@@ -102,7 +98,7 @@ class Product(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0] * operands[1]
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(pp.project_product_p.bind(*copies, target))
 
 
@@ -116,7 +112,7 @@ class Maximum(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return (jnp.minimum if self.negate else jnp.maximum)(*operands)
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         sign = -1 if self.negate else 1
         stacked = jnp.stack([_signed(sign, copy) for copy in copies], -1)
         (moved,) = pp.project_max_p.bind(stacked, _signed(sign, target))
@@ -136,7 +132,7 @@ class ShiftedRelu(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return (jnp.minimum if self.negate else jnp.maximum)(operands[0], constants[0])
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         sign, (bound,) = -1 if self.negate else 1, constants
         (moved,) = pp.project_sum_relu_p.bind(
             _signed(sign, copies[0] - bound), _signed(sign, target - bound)
@@ -156,7 +152,7 @@ class Sign(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return jnp.sign(operands[0])
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(pp.project_sign_p.bind(*copies, target))
 
 
@@ -171,7 +167,7 @@ class Quantize(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return pp.quantize_p.bind(*operands, levels=self.levels, scale=self.scale)[0]
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(
             pp.project_quantize_p.bind(*copies, target, levels=self.levels, scale=self.scale)
         )
@@ -184,8 +180,8 @@ def _signed(sign: int, array: Array) -> Array:
     return array if sign > 0 else -array
 
 
-def _signed_sum(signs: tuple[int, ...], arrays: Arrays) -> Array | int:
-    total: Array | int = 0
+def _signed_sum(signs: tuple[int, ...], arrays: Arrays) -> Any:
+    total: Any = 0
     for sign, array in zip(signs, arrays, strict=True):
         total = total + _signed(sign, array)
     return total
@@ -206,7 +202,7 @@ def _split(ctx: RuleContext) -> tuple[tuple[int, ...], tuple[int, ...]]:
     )
 
 
-def _combination(*signs: int):
+def _combination(*signs: int) -> Rule:
     def rule(ctx: RuleContext) -> ConstraintRule:
         operands, constants = _split(ctx)
         constraint = Sum(tuple(signs[i] for i in operands), tuple(signs[i] for i in constants))
@@ -227,7 +223,7 @@ def _divide(ctx: RuleContext) -> ConstraintRule:
     return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
 
 
-def _extremum(negate: bool):
+def _extremum(negate: bool) -> Rule:
     def rule(ctx: RuleContext) -> ConstraintRule:
         operands, constants = _split(ctx)
         if not negate and any(ctx.literals[i] == 0 for i in constants):

@@ -7,8 +7,8 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..errors import GraphError
-from .constraint import AbstractConstraint, Arrays
-from .registry import ConstraintRule, RuleContext, register_projection
+from .constraint import AbstractConstraint, Arrays, Target
+from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Loss(AbstractConstraint):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return _LOSSES[self.name][0].bind(*operands, *constants, **dict(self.static))[0]
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(_LOSSES[self.name][1].bind(*copies, *constants, **dict(self.static)))
 
     def describe(self) -> str:
@@ -41,8 +41,11 @@ _LOSSES = {
 }
 """For each loss the operation and the projection; both take (outputs, labels)."""
 
+CLASSIFICATION = ("margin", "cross_entropy")
+"""Losses whose labels are one-hot."""
 
-def _loss(name: str):
+
+def _loss(name: str) -> Rule:
     def rule(ctx: RuleContext) -> ConstraintRule:
         if not ctx.constant[1]:
             raise GraphError(f"loss {name!r}: the labels depend on a parameter; they must be data")

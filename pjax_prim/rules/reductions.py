@@ -1,6 +1,7 @@
 """Constraints of reductions over axes: sums and extrema."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,8 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays
-from .registry import ConstraintRule, RuleContext, register_projection
+from .constraint import AbstractConstraint, Arrays, Target
+from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ReduceSum(_Reduction):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return jnp.sum(operands[0], self.axes)
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         (moved,) = pp.project_sum_p.bind(self._rows(copies[0]), target)
         return (self._unrows(moved, copies[0].shape),)
 
@@ -56,7 +57,7 @@ class ReduceMax(_Reduction):
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return (jnp.min if self.negate else jnp.max)(operands[0], self.axes)
 
-    def project(self, copies: Arrays, target: Array | None, constants: Arrays) -> Arrays:
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         rows = self._rows(copies[0])
         if self.negate:
             (moved,) = pp.project_max_p.bind(-rows, -target)
@@ -69,7 +70,7 @@ class ReduceMax(_Reduction):
         return f"{'min' if self.negate else 'max'} axes={self.axes}"
 
 
-def _reduce(make):
+def _reduce(make: Callable[[tuple[int, ...]], AbstractConstraint]) -> Rule:
     def rule(ctx: RuleContext) -> ConstraintRule:
         axes = tuple(int(axis) for axis in ctx.params["axes"])
         if math.prod(ctx.inputs[0].shape[axis] for axis in axes) == 0:

@@ -5,10 +5,10 @@ from jax import lax
 
 from .._compat import EXTRA_MOVEMENTS
 from ..errors import GraphError
-from .registry import Movement, MovementKind, RuleContext, register_projection
+from .registry import Movement, MovementKind, Rule, RuleContext, register_projection
 
 
-def _moves(kind: MovementKind, data: slice = slice(None), instead: str = ""):
+def _moves(kind: MovementKind, data: slice = slice(None), instead: str = "") -> Rule:
     """A rule for a data movement whose inputs outside `data` have to be constant."""
 
     def rule(ctx: RuleContext) -> Movement:

@@ -9,7 +9,7 @@ from ..problem import AbstractProblem, Form, State
 from .base import AbstractSolver, sets_a_and_b
 
 
-class AlternatingProjections(AbstractSolver):
+class AlternatingProjections(AbstractSolver[AbstractProblem]):
     """z <- P_B P_A z.
 
     Also known as projections onto convex sets (von Neumann; Bregman, 1965). It finds a point of

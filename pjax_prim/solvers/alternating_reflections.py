@@ -9,7 +9,7 @@ from ..problem import ExpandedProblem, Form, State
 from .base import AbstractSolver, reflect, sets_a_and_b
 
 
-class AlternatingReflections(AbstractSolver):
+class AlternatingReflections(AbstractSolver[ExpandedProblem]):
     """z <- R_B R_A z with R = 2 P - I.
 
     The Peaceman-Rachford iteration: Douglas-Rachford without averaging.

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,8 +13,10 @@ from ..errors import ArgumentError
 from ..graph import ConstraintGraph
 from ..problem import AbstractProblem, Form, State
 
+Problem = TypeVar("Problem", bound=AbstractProblem)
 
-class AbstractSolver(eqx.Module):
+
+class AbstractSolver(eqx.Module, Generic[Problem]):
     """An iteration on the states of a feasibility problem.
 
     - `forms`: in which forms of the state it is exact; the first is the default.
@@ -32,12 +34,12 @@ class AbstractSolver(eqx.Module):
                 f"given {self.form!r}"
             )
 
-    def init(self, problem: AbstractProblem, parameters: Sequence[Array]) -> State:
+    def init(self, problem: Problem, parameters: Sequence[Array]) -> State:
         """The first state: by default the forward pass."""
         return problem.initial(parameters)
 
     @abc.abstractmethod
-    def step(self, problem: AbstractProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+    def step(self, problem: Problem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         """One iteration.
 
         **Returns:** the new state, and for each node the squared distance between the shadows.
@@ -63,7 +65,7 @@ def reflect(projected: State, state: State) -> State:
     return combine(lambda p, z: 2 * p - z, projected, state)
 
 
-def check_range(name: str, value: float, high: float) -> None:
+def check_range(name: str, value: Any, high: float) -> None:
     """A solver's parameter is a number in (0, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high:
         raise ArgumentError(

@@ -10,7 +10,7 @@ from ..problem import ExpandedProblem, Form, State
 from .base import AbstractSolver, combine, reflect
 
 
-class CyclicDouglasRachford(AbstractSolver):
+class CyclicDouglasRachford(AbstractSolver[ExpandedProblem]):
     """z <- D_n ... D_1 z with D_i = (I + R_{i+1} R_i)/2 over the sets of `CyclicProjections`.
 
     Borwein and Tam, 2014; indices are modulo n. The gap is the root of the sum over i of the

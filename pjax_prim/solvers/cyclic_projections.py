@@ -9,7 +9,7 @@ from ..problem import AbstractProblem, Form, State
 from .base import AbstractSolver
 
 
-class CyclicProjections(AbstractSolver):
+class CyclicProjections(AbstractSolver[AbstractProblem]):
     """z <- P_n ... P_2 P_1 z over the graph's sets from the losses backwards.
 
     Set 1 holds the losses, set i + 1 all producers of set i: one step carries the labels through

@@ -9,7 +9,7 @@ from ..problem import ExpandedProblem, Form, State
 from .base import AbstractSolver, check_range, combine, sets_a_and_b
 
 
-class DifferenceMap(AbstractSolver):
+class DifferenceMap(AbstractSolver[ExpandedProblem]):
     """z <- z + beta (P_A f_B(z) - P_B f_A(z)).
 
     f_A(z) = (1 - 1/beta) P_A z + z/beta and f_B(z) = (1 + 1/beta) P_B z - z/beta

@@ -9,7 +9,7 @@ from ..problem import ExpandedProblem, Form, State
 from .base import AbstractSolver, check_range, sets_a_and_b
 
 
-class DouglasRachford(AbstractSolver):
+class DouglasRachford(AbstractSolver[ExpandedProblem]):
     """z <- (1 - r) z + r R_B R_A z with R = 2 P - I.
 
     Douglas and Rachford, 1956; Lions and Mercier, 1979. With r = 1/2 the classical iteration.

@@ -1,7 +1,7 @@
 """The one loop that all solvers run in."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 def iterate(
-    solver: AbstractSolver,
+    solver: AbstractSolver[Any],
     problem: AbstractProblem,
     start: Callable[[], State],
     max_steps: Int[Array, ""],

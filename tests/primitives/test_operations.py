@@ -1,4 +1,4 @@
-"""What users call inside ordinary models: values, derivatives, transformations."""
+"""Operations that users call inside ordinary models, and parts of solver steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.interpreters import ad
 
 import pjax_prim as pjp
 import pjax_prim.primitives as pp
@@ -61,22 +62,63 @@ def rows_of(results: tuple[jax.Array, ...], z: jax.Array) -> jax.Array:
     return jnp.concatenate([x.reshape(*z.shape[:-2], -1) for x in results], -1)
 
 
+def project_rows(a: jax.Array, b: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The dot projection of all vectors along the last axis."""
+    a, b = jnp.broadcast_arrays(a, b)
+    flat = a.reshape(-1, a.shape[-1]), b.reshape(-1, a.shape[-1])
+    p_a, p_b = jax.vmap(pp.project_dot)(*flat, jnp.broadcast_to(z, a.shape[:-1]).reshape(-1))
+    return p_a.reshape(a.shape), p_b.reshape(a.shape)
+
+
+def displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    c, e, step_a, step_b, output = pp.displace_dot_p.bind(a, b, z)
+    c, e = c[..., None], e[..., None]
+    p_a = (a + c * a + e * b).at[..., 0].add(step_a)
+    p_b = (b + c * b + e * a).at[..., 0].add(step_b)
+    return rows_of((p_a, p_b, output), output)
+
+
+def plain_displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    p_a, p_b = project_rows(a, b, z)
+    output = jnp.sum(p_a * p_b, -1)
+    return rows_of((p_a, p_b, output), output)
+
+
+def leave_dot(*operands: jax.Array) -> jax.Array:
+    results = pp.leave_dot_p.bind(*operands, relaxation=0.7)
+    return rows_of(results, results[-1])
+
+
+def plain_leave_dot(
+    a: jax.Array,
+    b: jax.Array,
+    mean_a: jax.Array,
+    mean_b: jax.Array,
+    c: jax.Array,
+    e: jax.Array,
+    step_a: jax.Array,
+    step_b: jax.Array,
+) -> jax.Array:
+    move_a = mean_a - (a + c[..., None] * a + e[..., None] * b)
+    move_b = mean_b - (b + c[..., None] * b + e[..., None] * a)
+    move_a, move_b = move_a.at[..., 0].add(-step_a), move_b.at[..., 0].add(-step_b)
+    squared = jnp.sum(move_a**2 + move_b**2, -1)
+    return rows_of((a + 1.4 * move_a, b + 1.4 * move_b, squared), squared)
+
+
 def reflect_dot(*operands: jax.Array) -> jax.Array:
-    return rows_of(pp.reflect_dot_p.bind(*operands, relaxation=0.7), operands[-1])
+    results = pp.reflect_dot_p.bind(*operands, relaxation=0.7)
+    return rows_of(results, results[-1])
 
 
 def plain_reflect_dot(
     a: jax.Array, b: jax.Array, mean_a: jax.Array, mean_b: jax.Array, z: jax.Array
 ) -> jax.Array:
-    u_a, u_b = jnp.broadcast_arrays(2 * mean_a - a, 2 * mean_b - b)
-    z = jnp.broadcast_to(z, u_a.shape[:-1])
-    p_a, p_b = (x.reshape(u_a.shape) for x in jax.vmap(pp.project_dot)(
-        u_a.reshape(-1, a.shape[-1]), u_b.reshape(-1, a.shape[-1]), z.reshape(-1)
-    ))  # fmt: skip
+    p_a, p_b = project_rows(2 * mean_a - a, 2 * mean_b - b, z)
     moves = p_a - mean_a, p_b - mean_b
     squared = sum(jnp.sum(move**2, -1) for move in moves)
     new = tuple(x + 1.4 * move for x, move in zip((a, b), moves, strict=True))
-    return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), z)
+    return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), squared)
 
 
 OPERATIONS = [
@@ -99,11 +141,19 @@ OPERATIONS = [
         "mean_rows", pp.mean_rows_p, lambda x: pp.mean_rows_p.bind(x)[0],
         lambda x: jnp.mean(x, -3), lambda count: [normal(count, 3, 4, 2)],
     ),
+    Operation(
+        "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,
+        lambda count: [normal(count, 2, 3, 4), jnp.cos(normal(count, 2, 3, 4)), normal(count, 2, 3)],
+    ),
+    Operation(
+        "leave_dot", pp.leave_dot_p, leave_dot, plain_leave_dot,
+        lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(4 * count, 2, 3), 4)],
+    ),
     Operation("reflect_dot", pp.reflect_dot_p, reflect_dot, plain_reflect_dot, copies_and_means),
 ]  # fmt: skip
 
 LOSSES = [row for row in OPERATIONS if row.operands is logits_and_labels]
-DIFFERENTIABLE = [row for row in OPERATIONS if row.name not in ("mean_rows", "reflect_dot")]
+DIFFERENTIABLE = [row for row in OPERATIONS if row.definition.primitive in ad.primitive_jvps]
 
 every_operation = pytest.mark.parametrize("row", OPERATIONS, ids=str)
 every_loss = pytest.mark.parametrize("row", LOSSES, ids=str)
