@@ -1,0 +1,154 @@
+"""Every rule in the table: its graph computes the function, and a feasible point stays.
+
+One row per JAX primitive with a rule; a new rule is one more row.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jaxtyping import Array
+
+import pjax_prim as pjp
+from pjax_prim.problem import AbstractProblem, CompressedProblem, ExpandedProblem
+from pjax_prim.rules import registry
+from pjax_prim.transform import prepare
+
+A = jax.random.normal(jax.random.key(0), (3, 4))
+B = jax.random.normal(jax.random.key(1), (3, 4))
+C = jax.random.normal(jax.random.key(2), (3, 4))  # a constant
+HOT = jnp.eye(4)[:3]
+
+Forward = Callable[[Array, Array], Any]
+PLAIN: dict[str, Forward] = {
+    "add": lambda a, b: a + b + C,
+    "sub": lambda a, b: C - (a - b) - 1,
+    "neg": lambda a, b: -(a * b),
+    "mul": lambda a, b: a * b * C * 2,
+    "div": lambda a, b: a / C,
+    "max": lambda a, b: jnp.maximum(jnp.maximum(a, b), C),
+    "min": lambda a, b: jnp.minimum(jnp.minimum(a, b), C),
+    "sign": lambda a, b: jnp.sign(a),
+    "quantize": lambda a, b: pjp.quantize(a, levels=5, scale=2.0),
+    "sum_relu": lambda a, b: pjp.sum_relu(a, b, C),
+    "dot_general": lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))),
+    "reduce_sum": lambda a, b: jnp.sum(a, 1),
+    "reduce_max": lambda a, b: jnp.max(a.reshape(2, 3, 2), (0, 2)),
+    "reduce_min": lambda a, b: jnp.min(a, 0),
+    "reshape": lambda a, b: a.reshape(2, 6),
+    "transpose": lambda a, b: a.T,
+    "squeeze": lambda a, b: lax.squeeze(a.reshape(3, 1, 4), (1,)),
+    "rev": lambda a, b: lax.rev(a, (1,)),
+    "copy": lambda a, b: jnp.copy(a),
+    "concatenate": lambda a, b: lax.concatenate([a, C, b], 0),
+    "stack": lambda a, b: jnp.stack([a, b]),
+    "tile": lambda a, b: jnp.tile(a, (1, 2)),
+    "slice": lambda a, b: lax.slice(a, (0, 1), (3, 4), (1, 2)),
+    "split": lambda a, b: lax.split(a, (1, 3), 1),
+    "broadcast_in_dim": lambda a, b: jnp.broadcast_to(a, (2, 3, 4)),
+    "convert_element_type": lambda a, b: a.astype("float32"),
+    "pad": lambda a, b: lax.pad(a, 2.0, ((1, 0, 0), (-1, 0, 1))),
+    "gather": lambda a, b: a[jnp.array([2, 0, 2])],
+    "dynamic_slice": lambda a, b: lax.dynamic_slice(a, (jnp.asarray(1), jnp.asarray(1)), (2, 3)),
+    "dynamic_update_slice": lambda a, b: lax.dynamic_update_slice(
+        a, b[:2, :2], (jnp.asarray(1), jnp.asarray(1))
+    ),
+    "select_n": lambda a, b: jnp.where(C > 0, a, b),
+}
+"""Primitive -> a function of two parameters that uses it."""
+
+LOSSES: dict[str, Forward] = {
+    "margin_loss": lambda a, b: pjp.margin_loss(a, HOT),
+    "cross_entropy": lambda a, b: pjp.cross_entropy(a, HOT, lam=0.5),
+    "squared_error": lambda a, b: pjp.squared_error(a, C, lam=0.5),
+    "equality": lambda a, b: pjp.equality(a, C),
+}
+SOLUTIONS = {"margin_loss": 2 * HOT, "squared_error": C, "equality": C}
+"""Where a loss is at rest. Cross-entropy is nowhere."""
+
+
+def name(primitive: Any) -> str:
+    """As in the tables: the library's own primitives without their prefix."""
+    return primitive.name.removeprefix("pjax_")
+
+
+def primitives_of(graph: pjp.ConstraintGraph) -> set[str]:
+    return {name(equation.primitive) for equation in graph.function.equations}
+
+
+def test_every_rule_is_in_the_table() -> None:
+    assert {name(primitive) for primitive in registry._RULES} - {*PLAIN, *LOSSES} == set()
+
+
+def problems_of(fn: Callable[[Any], Any]) -> tuple[pjp.ConstraintGraph, list[AbstractProblem]]:
+    graph = prepare(fn, (A, B), ()).graph.two_coloured
+    constants = graph.constants([])
+    return graph, [kind(graph, constants) for kind in (ExpandedProblem, CompressedProblem)]
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+@pytest.mark.parametrize("row", PLAIN)
+def test_constraint_or_movement(row: str) -> None:
+    if row not in map(name, registry._RULES):
+        pytest.skip("this version of JAX has no such primitive")
+    forward = PLAIN[row]
+    results = [jnp.asarray(x) for x in jax.tree.leaves(forward(A, B))]
+
+    def fn(params: tuple[Array, Array]) -> list[Array]:
+        return [pjp.equality(x, y) for x, y in zip(jax.tree.leaves(forward(*params)), results, strict=True)]
+
+    graph, problems = problems_of(fn)
+    if row not in ("stack", "tile"):  # some versions of JAX make them of others
+        assert row in primitives_of(graph)
+    for problem in problems:
+        state = problem.initial([A, B])
+        for loss, result in zip(graph.losses, results, strict=True):
+            chex.assert_trees_all_close(state[loss][0], result, rtol=1e-14)
+        after, moved = jax.jit(lambda s, p=problem: p.cycle([graph.colour(0), graph.colour(1)], s))(state)
+        chex.assert_trees_all_close(after, state, rtol=0, atol=1e-7 if "convert" in row else 1e-12)
+        chex.assert_trees_all_close(moved, [jnp.zeros(len(graph.nodes))] * 2, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+@pytest.mark.parametrize("row", LOSSES)
+def test_loss(row: str) -> None:
+    loss = LOSSES[row]
+    graph, problems = problems_of(lambda params: loss(*params))
+    (index,) = graph.losses
+    constraint = graph.nodes[index].constraint
+    assert constraint is not None and constraint.is_loss
+    for problem in problems:
+        constants = problem.constant_operands(index)
+        np.testing.assert_allclose(constraint.forward((A,), constants), loss(A, B), rtol=1e-14)
+        if row in SOLUTIONS:
+            (resting,) = constraint.project((SOLUTIONS[row],), None, constants)
+            np.testing.assert_allclose(resting, SOLUTIONS[row], rtol=0, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda a, b: a / b, "division by a value that depends on a parameter"),
+        (lambda a, b: jnp.where(a > 0, a, b), "no projection rule for primitive 'gt'"),
+        (lambda a, b: a.astype("int32").astype(float), "this rounds"),
+        (lambda a, b: lax.pad(a, b[0, 0], ((1, 0, 0), (0, 0, 0))), "pad with a constant"),
+        (lambda a, b: a[:, :0] @ b[:, :0].T, "a product that contracts an empty axis"),
+        (lambda a, b: jnp.max(jnp.exp(C) * a, 1) ** 2, "no projection rule for primitive"),
+    ],
+)
+def test_what_the_rules_do_not_cover(forward: Forward, message: str) -> None:
+    with pytest.raises(pjp.GraphError, match=message) as caught:
+        pjp.constraint_graph(lambda p: pjp.squared_error(x := forward(*p), jnp.zeros(x.shape)))((A, B))
+    assert "test_rules.py" in str(caught.value)
+
+
+def test_labels_must_be_data() -> None:
+    for loss in (pjp.squared_error, pjp.equality):
+        with pytest.raises(pjp.GraphError, match="the labels depend on a parameter"):
+            pjp.constraint_graph(lambda p, loss=loss: loss(*p))((A, B))

@@ -1,0 +1,264 @@
+"""Bad input: each error comes before any compilation and says what was given and what is allowed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import pjax_prim as pjp
+
+X = jnp.linspace(-1, 1, 12).reshape(3, 4)
+PARAMS = {"w": jnp.ones((4, 2))}
+HOT = jnp.eye(2)[jnp.array([0, 1, 1])]
+
+
+def network(params: Any, x: Array, labels: Array) -> Array:
+    return pjp.cross_entropy(x @ params["w"], labels)
+
+
+def solve(fn: Callable[..., Any] = network, params: Any = PARAMS, *args: Any, **options: Any) -> pjp.Solution:
+    defaults = {"solver": pjp.AlternatingProjections(), "max_steps": 1}
+    return pjp.solve(fn, params, *(args or (X, HOT)), **defaults | options)
+
+
+@pytest.fixture
+def may_compile() -> None:
+    """For tests that also solve something."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No other test of this file may reach the compiled loop."""
+    if "may_compile" in request.fixturenames:
+        return
+
+    def fail(*args: Any) -> Any:
+        raise AssertionError("the solve was compiled before its arguments were checked")
+
+    monkeypatch.setattr("pjax_prim.solving._run", fail)
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"max_steps": -1}, "max_steps: expected an integer of at least 0, given -1"),
+    ({"max_steps": 1.5}, "max_steps: expected an integer of at least 0, given 1.5"),
+    ({"max_steps": True}, "max_steps: expected an integer of at least 0, given True"),
+    ({"max_steps": None}, "max_steps: .* given None"),
+    ({"tol": -1e-3}, "tol: expected a finite number of at least 0 or None, given -0.001"),
+    ({"tol": math.nan}, "tol: .* given nan"),
+    ({"tol": math.inf}, "tol: .* given inf"),
+    ({"tol": "small"}, "tol: .* given 'small'"),
+    ({"readout": "mean"}, "readout: expected 'shadow' or 'governing', given 'mean'"),
+    ({"solver": "ap"}, r"solver: expected a solver such as .*, given 'ap'"),
+    ({"solver": pjp.AlternatingProjections}, "solver: expected a solver such as"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda x: str(x)[:30])
+def test_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pjp.ArgumentError, match=message):
+        solve(**options)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, 1.01, math.nan, True, "half", None])
+def test_relaxation(value: Any) -> None:
+    with pytest.raises(
+        pjp.ArgumentError, match="relaxation: expected a number above 0 and at most 1, given"
+    ):
+        pjp.DouglasRachford(relaxation=value)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, 2.5, math.inf, False, "one"])
+def test_beta(value: Any) -> None:
+    with pytest.raises(pjp.ArgumentError, match="beta: expected a number above 0 and at most 2, given"):
+        pjp.DifferenceMap(beta=value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pjp.DouglasRachford, pjp.DifferenceMap, pjp.AlternatingReflections, pjp.CyclicDouglasRachford],
+)
+def test_compressed_form_where_there_is_none(kind: type[Any]) -> None:
+    message = rf"form: {kind.__name__} runs in the form\(s\) 'expanded', given 'compressed'"
+    with pytest.raises(pjp.ArgumentError, match=message):
+        kind(form="compressed")
+
+
+@pytest.mark.parametrize("kind", [pjp.AlternatingProjections, pjp.CyclicProjections])
+def test_unknown_form(kind: type[Any]) -> None:
+    with pytest.raises(pjp.ArgumentError, match="'compressed', 'expanded', given 'dense'"):
+        kind(form="dense")
+
+
+BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
+    "no loss": (lambda p, x, y: x @ p["w"], "fn: no loss depends on the parameters; end the function in"),
+    "loss of data": (lambda p, x, y: pjp.cross_entropy(x[:, :2], y), "fn: no loss depends on the parameters"),
+    "not a loss": (
+        lambda p, x, y: (network(p, x, y), x @ p["w"]),
+        r"result 1 \(shape \(3, 2\)\) depends on parameters but is no loss",
+    ),
+    "regulariser": (
+        lambda p, x, y: jnp.mean(network(p, x, y)) + 0.1 * jnp.sum(p["w"]),
+        "'add' combines a loss with a value that depends on parameters",
+    ),
+    "loss of a loss": (
+        lambda p, x, y: network({"w": p["w"] * jnp.mean(network(p, x, y))}, x, y),
+        "'mul' combines a loss with a value that depends on parameters",
+    ),
+    "side effect": (
+        lambda p, x, y: (jax.debug.print("{}", x), network(p, x, y))[1],
+        "the function has side effects .*remove callbacks and debug prints",
+    ),
+    "while": (
+        lambda p, x, y: network({"w": jax.lax.while_loop(lambda w: w[0, 0] < 2, lambda w: w + 1, p["w"])}, x, y),
+        "primitive 'while'.* unroll it in Python",
+    ),
+    "cond": (
+        lambda p, x, y: network({"w": jax.lax.cond(x[0, 0] > 0, lambda w: w, lambda w: 2 * w, p["w"])}, x, y),
+        "primitive 'cond'.* unroll it in Python, or select between constants",
+    ),
+    "scan": (
+        lambda p, x, y: network({"w": jax.lax.scan(lambda w, _: (w + 1, None), p["w"], length=3)[0]}, x, y),
+        "primitive 'scan'.* unroll the loop in Python",
+    ),
+    "fori_loop": (
+        lambda p, x, y: network({"w": jax.lax.fori_loop(0, 3, lambda i, w: w + i, p["w"])}, x, y),
+        "primitive '(scan|while)'.* unroll",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FUNCTIONS)
+def test_functions(name: str) -> None:
+    fn, message = BAD_FUNCTIONS[name]
+    for run in (solve, lambda fn: pjp.constraint_graph(fn)(PARAMS, X, HOT)):
+        with pytest.raises(pjp.GraphError, match=message):
+            run(fn)
+
+
+def test_function_that_is_none() -> None:
+    with pytest.raises(pjp.ArgumentError, match="fn: expected a function of"):
+        solve("network")
+
+
+def unsupported(params: Any, x: Array, labels: Array) -> Array:
+    h = x @ params["w"]
+    h = jnp.cbrt(h)  # this line is in the message
+    return pjp.cross_entropy(h, labels)
+
+
+def line_of(function: Callable[..., Any], text: str) -> int:
+    import inspect
+
+    lines, first = inspect.getsourcelines(function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.jit, jax.checkpoint, eqx.filter_jit], ids=["plain", "jit", "remat", "eqx"]
+)
+def test_missing_rule_names_primitive_line_and_remedy(wrap: Callable[..., Any]) -> None:
+    with pytest.raises(pjp.MissingRuleError) as caught:
+        solve(wrap(unsupported))
+    message = str(caught.value)
+    assert "primitive 'cbrt'" in message
+    assert f"test_errors.py:{line_of(unsupported, 'this line')}" in message
+    assert "pjp.register_projection(primitive, rule)" in message
+    assert isinstance(caught.value, NotImplementedError)
+
+
+def test_missing_rule_inside_jit_of_the_solve() -> None:
+    @jax.jit
+    def run(params: Any) -> Any:
+        return solve(unsupported, params).params
+
+    with pytest.raises(pjp.MissingRuleError, match="primitive 'cbrt'"):
+        run(PARAMS)
+
+
+def test_unused_parameters_are_named() -> None:
+    params = {**PARAMS, "spare": jnp.ones(2), "more": [jnp.ones(3)]}
+    with pytest.warns(pjp.UnusedParameterWarning, match=r"\['more'\]\[0\], \['spare'\] reach"):
+        pjp.constraint_graph(network)(params, X, HOT)
+
+
+BAD_PARAMETERS: list[tuple[Any, str]] = [
+    ({"w": jnp.ones((4, 2), int)}, r"params\['w'\]: expected a floating-point array, given dtype int64 \(shape \(4, 2\)\)"),
+    ({"w": PARAMS["w"], "mask": jnp.ones(2, bool)}, r"params\['mask'\]: .* given dtype bool"),
+    ({"w": jnp.ones((4, 2), complex)}, r"params\['w'\]: .* given dtype complex128"),
+    ({}, "params: no floating-point array in it, so there is nothing to train"),
+    (None, "params: no floating-point array in it"),
+    ({"w": "weights"}, "params: no floating-point array in it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS)
+def test_parameters(params: Any, message: str) -> None:
+    with pytest.raises(pjp.ArgumentError, match=message):
+        solve(network, params)
+
+
+LOSSES = {"cross_entropy": pjp.cross_entropy, "margin": pjp.margin_loss}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (jnp.array([0, 2, 1]), r"labels.* expected .* at index \(1,\)"),
+        (jnp.array([0, 1, -1]), r"labels.* expected .* at index \(2,\)"),
+        (jnp.array([[1.0, 0], [1, 1], [0, 1]]), r"labels.* one-hot .* given \[1.0, 1.0\] at index \(1,\)"),
+        (jnp.array([[1.0, 0], [0, 1], [0, 0]]), r"labels.* one-hot .* given \[0.0, 0.0\] at index \(2,\)"),
+        (jnp.array([[1.0, 0], [0, 1], [0.5, 0.5]]), r"labels.* one-hot .* given \[0.5, 0.5\]"),
+        (jnp.array([0.0, 1, 1]), r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)"),
+        (jnp.array([0, 1]), r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)"),
+    ],
+    ids=["high", "negative", "two ones", "no ones", "halves", "floats", "few"],
+)  # fmt: skip
+def test_labels(loss: Callable[..., Array], labels: Array, message: str) -> None:
+    def given(params: Any, x: Array, labels: Array) -> Array:
+        return loss(x @ params["w"], labels)
+
+    def captured(params: Any, x: Array, _: Array) -> Array:
+        return loss(x @ params["w"], labels)
+
+    def computed(params: Any, x: Array, labels: Array) -> Array:
+        return loss(x @ params["w"], labels[::-1][::-1])
+
+    for fn in (given, captured, computed):
+        with pytest.raises(pjp.ArgumentError, match=message):
+            solve(fn, PARAMS, X, labels)
+
+
+def state_of(solver: pjp.AbstractSolver, batch: int = 3, dtype: str = "float64") -> Any:
+    params, x, labels = jax.tree.map(lambda a: a.astype(dtype), (PARAMS, X[:batch], HOT[:batch]))
+    return pjp.solve(network, params, x, labels, solver=solver, max_steps=0).state
+
+
+@pytest.mark.usefixtures("may_compile")
+def test_states() -> None:
+    ap, dr = pjp.AlternatingProjections(), pjp.DouglasRachford()
+    good = state_of(ap)
+    assert int(solve(state=good).stats["num_steps"]) == 1
+    cases: list[tuple[Any, str]] = [
+        (state_of(dr), r"state: expected the state of AlternatingProjections\(form='compressed'\)"),
+        (state_of(ap, batch=2), r"state: at node 'loss_0' expected shape \(3, 2\) .* given shape \(2, 2\)"),
+        (state_of(ap, dtype="float32"), "expected shape .* and dtype float64, given .* dtype float32"),
+        ("state", "given another structure"),
+        (good[:-1], "on a graph of 3 nodes, given another structure"),
+    ]
+    for state, message in cases:
+        with pytest.raises(pjp.ArgumentError, match=message):
+            solve(state=state)
+
+
+@pytest.mark.usefixtures("may_compile")
+def test_no_false_alarms() -> None:
+    """What looks unusual but is right: NumPy arrays, a NumPy count of labels, integers in args."""
+    labels = np.array([0, 1, 1])
+    assert int(solve(network, {"w": np.ones((4, 2))}, np.asarray(X), labels).stats["num_steps"]) == 1
