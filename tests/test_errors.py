@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -95,6 +96,10 @@ def test_unknown_form(kind: type[Any]) -> None:
         kind(form="dense")
 
 
+def weight_through(change: Callable[[Array], Array]) -> Callable[..., Array]:
+    return lambda params, x, labels: network({"w": change(params["w"])}, x, labels)
+
+
 BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "no loss": (lambda p, x, y: x @ p["w"], "fn: no loss depends on the parameters; end the function in"),
     "loss of data": (lambda p, x, y: pjp.cross_entropy(x[:, :2], y), "fn: no loss depends on the parameters"),
@@ -115,19 +120,19 @@ BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
         "the function has side effects .*remove callbacks and debug prints",
     ),
     "while": (
-        lambda p, x, y: network({"w": jax.lax.while_loop(lambda w: w[0, 0] < 2, lambda w: w + 1, p["w"])}, x, y),
+        weight_through(lambda w: lax.while_loop(lambda w: w[0, 0] < 2, lambda w: w + 1, w)),
         "primitive 'while'.* unroll it in Python",
     ),
     "cond": (
-        lambda p, x, y: network({"w": jax.lax.cond(x[0, 0] > 0, lambda w: w, lambda w: 2 * w, p["w"])}, x, y),
+        weight_through(lambda w: lax.cond(X[0, 0] > 0, lambda w: w, lambda w: 2 * w, w)),
         "primitive 'cond'.* unroll it in Python, or select between constants",
     ),
     "scan": (
-        lambda p, x, y: network({"w": jax.lax.scan(lambda w, _: (w + 1, None), p["w"], length=3)[0]}, x, y),
+        weight_through(lambda w: lax.scan(lambda w, _: (w + 1, None), w, length=3)[0]),
         "primitive 'scan'.* unroll the loop in Python",
     ),
     "fori_loop": (
-        lambda p, x, y: network({"w": jax.lax.fori_loop(0, 3, lambda i, w: w + i, p["w"])}, x, y),
+        weight_through(lambda w: lax.fori_loop(0, 3, lambda i, w: w + i, w)),
         "primitive '(scan|while)'.* unroll",
     ),
 }
@@ -188,13 +193,16 @@ def test_unused_parameters_are_named() -> None:
 
 
 BAD_PARAMETERS: list[tuple[Any, str]] = [
-    ({"w": jnp.ones((4, 2), int)}, r"params\['w'\]: expected a floating-point array, given dtype int64 \(shape \(4, 2\)\)"),
+    (
+        {"w": jnp.ones((4, 2), int)},
+        r"params\['w'\]: expected a floating-point array, given dtype int64 \(shape \(4, 2\)\)",
+    ),
     ({"w": PARAMS["w"], "mask": jnp.ones(2, bool)}, r"params\['mask'\]: .* given dtype bool"),
     ({"w": jnp.ones((4, 2), complex)}, r"params\['w'\]: .* given dtype complex128"),
     ({}, "params: no floating-point array in it, so there is nothing to train"),
     (None, "params: no floating-point array in it"),
     ({"w": "weights"}, "params: no floating-point array in it"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS)

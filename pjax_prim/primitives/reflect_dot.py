@@ -16,10 +16,12 @@ from ._definition import define
 from .dot import coefficients, multiplier, row_dot
 
 
-def _displacement(p: Array, q: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """`(c, e, r_a, r_b, output)` from p = a . b and q = |a|^2 + |b|^2."""
-    s, d = (jnp.maximum(0.25 * q + half, 0) for half in (0.5 * p, -0.5 * p))
-    u, extra = multiplier(s, d, z - p)
+def _displacement(p: Array, s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """`(c, e, r_a, r_b, output)` from p = a . b, s = |a + b|^2 and d = |a - b|^2.
+
+    s and d are sums of their own: as |a|^2 + |b|^2 +- 2 p they cancel for parallel vectors.
+    """
+    u, extra = multiplier(0.25 * s, 0.25 * d, z - p)
     c, k, sign = coefficients(u)
     step = jnp.sqrt(extra)
     return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
@@ -27,7 +29,9 @@ def _displacement(p: Array, q: Array, z: Array) -> tuple[Array, Array, Array, Ar
 
 def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     a, b, z = widen(a, b, z)
-    return _displacement(row_dot(a, b), jnp.sum(a * a + b * b, -1), z)
+    return _displacement(
+        row_dot(a, b), jnp.sum(jnp.square(a + b), -1), jnp.sum(jnp.square(a - b), -1), z
+    )
 
 
 displace_dot_p = define("pjax_displace_dot", _displace_reference)
@@ -60,19 +64,14 @@ From the projection P x = x + displacement to the other shadow m: x + 2 relaxati
 def _reflect_reference(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
 ) -> tuple[Array, Array, Array, Array]:
-    wide_a, wide_b, wide_mean_a, wide_mean_b, z = widen(a, b, mean_a, mean_b, z)
-    product = jnp.einsum(
-        "...pk,...qk->...pq",
-        wide_mean_a[..., 0, :],
-        wide_mean_b[..., 0, :, :],
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    norms = jnp.sum(wide_mean_a**2, -1) + jnp.sum(wide_mean_b**2, -1)
-    m_a, m_b = _apart(wide_mean_a, wide_mean_b)
-    p = 4 * product + jnp.sum(wide_a * wide_b - 2 * (wide_a * m_b + wide_b * m_a), -1)
-    m_a, m_b = _apart(wide_mean_a, wide_mean_b)
-    q = 4 * norms + jnp.sum(wide_a * (wide_a - 4 * m_a) + wide_b * (wide_b - 4 * m_b), -1)
-    c, e, step_a, step_b, output = _displacement(p, q, z)
+    x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
+    m, n = _apart(2 * mean_x, 2 * mean_y)
+    p = row_dot(x - m, y - n)
+    m, n = _apart(2 * mean_x, 2 * mean_y)
+    s = jnp.sum(jnp.square((x + y) - (m + n)), -1)
+    m, n = _apart(2 * mean_x, 2 * mean_y)
+    d = jnp.sum(jnp.square((x - y) - (m - n)), -1)
+    c, e, step_a, step_b, output = _displacement(p, s, d, z)
     moved_a, moved_b, squared = _update(
         a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
     )
@@ -116,19 +115,23 @@ def _update(
 
     rate = 2 * relaxation
     moved = []
-    squared = jnp.zeros_like(c)
+    squared = _row_norm(combine(a, b, mean_a, mean_b, 1, 0), combine(b, a, mean_b, mean_a, 1, 0))
     for x, y, mean_x, mean_y, step, dtype in (
         (a, b, mean_a, mean_b, step_a, dtypes[0]),
         (b, a, mean_b, mean_a, step_b, dtypes[1]),
     ):
         first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0)[..., 0]
-        squared += jnp.sum(jnp.square(combine(x, y, mean_x, mean_y, 1, 0)), -1)
         squared += step * (2 * first + step)
         new = combine(x, y, mean_x, mean_y, rate, 1)
         column = new[..., :1] + rate * step[..., None]
         new = jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim)
         moved.append(new.astype(dtype))
     return moved[0], moved[1], jnp.maximum(squared, 0)
+
+
+def _row_norm(a: Array, b: Array) -> Array:
+    """|a|^2 + |b|^2 over the last axis, in one pass."""
+    return jnp.sum(jnp.square(a) + jnp.square(b), -1)
 
 
 def _apart(*small: Array) -> tuple[Array, ...]:

@@ -40,8 +40,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """Times one solver step of a classifier on random data.
 
-    Everything is one jitted call that is waited for, with the state donated; the contestants take
-    turns, and each figure is the median over the turns. The first calls, which compile, do not count.
+    Everything is one jitted call that is waited for and gives new arrays; the contestants take
+    turns, and each figure is the median over the turns. The first calls do not count.
 
     **Arguments:** `case`, a key of `CASES`; the network's `hidden` widths, `in_size`, `classes` and
     whether its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
@@ -69,22 +69,21 @@ def benchmark(
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
 
-    timed: dict[str, tuple[Callable[[Any], Any], Any, bool]] = {
-        "step": (step_compiled, state, True),
-        "adam_step": (adam_compiled, adam_state, True),
-        "floor": (copy, jax.tree.map(jnp.copy, state), False),
-        "in_place_floor": (in_place, jax.tree.map(jnp.copy, state), True),
+    timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
+        "step": (step_compiled, state),
+        "adam_step": (adam_compiled, adam_state),
+        "floor": (copy, state),
+        "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
-    del state, adam_state
     milliseconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(repeats + 2):
-        for name, (function, argument, donated) in timed.items():
+        for name, (function, argument) in timed.items():
             started = time.perf_counter()
             result = jax.block_until_ready(function(argument))
             if turn >= 2:
                 milliseconds[name].append(1e3 * (time.perf_counter() - started))
-            if donated:
-                timed[name] = (function, result, donated)
+            if name == "in_place_floor":
+                timed[name] = (function, result)  # its argument is gone
             del argument, result
     medians = {f"{name}_ms": statistics.median(times) for name, times in milliseconds.items()}
     return {
@@ -92,7 +91,7 @@ def benchmark(
         "ratio_to_adam": medians["step_ms"] / medians["adam_step_ms"],
         "ratio_to_floor": medians["step_ms"] / medians["floor_ms"],
         "ratio_to_in_place_floor": medians["step_ms"] / medians["in_place_floor_ms"],
-        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(timed["floor"][1])),
+        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
         "peak_bytes": _peak_bytes(step_compiled),
         "adam_peak_bytes": _peak_bytes(adam_compiled),
         "compile_s": compile_s,
@@ -100,7 +99,7 @@ def benchmark(
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted, donated step of a solver as `solve` takes it, and its first state."""
+    """A jitted step of a solver as `solve` takes it, and its first state."""
     prepared = prepare(loss, model, batch)
     graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
     captured = [array for _, array in graph.function.captured]
@@ -112,11 +111,11 @@ def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any)
     def step(state: Any) -> Any:
         return solver.step(make_problem(graph, solver.form, arrays), state)[0]
 
-    return jax.jit(step, donate_argnums=0), jax.jit(first)(arrays)
+    return jax.jit(step), jax.jit(first)(arrays)
 
 
 def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted, donated Adam step, and its first state."""
+    """A jitted Adam step, and its first state."""
     trained, fixed = eqx.partition(model, eqx.is_inexact_array)
     optimiser = optax.adam(1e-3)
 
@@ -127,7 +126,7 @@ def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
         return eqx.apply_updates(trained, updates), moments
 
     first = jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
-    return jax.jit(step, donate_argnums=0), first
+    return jax.jit(step), first
 
 
 def _peak_bytes(compiled: Any) -> int:

@@ -68,7 +68,7 @@ class TrainConfig:
     loss: str = "cross_entropy"
     lam: float | None = None
     batch_size: int = 256
-    batches: int = 100
+    batches: int = 300
     steps_per_batch: int | None = None
     eval_every: int | None = None
     seed: int = 0

@@ -102,5 +102,5 @@ def test_bad_arguments(primitive: Any, rule: Any, message: str) -> None:
 
 def test_without_a_rule() -> None:
     with pytest.raises(pjp.MissingRuleError, match="primitive 'triple'") as caught:
-        pjp.constraint_graph(fit)({"w": W}, X, X)
+        pjp.constraint_graph(lambda params: fit(params, X, X))({"w": W})
     assert "pjp.register_projection(primitive, rule)" in str(caught.value)

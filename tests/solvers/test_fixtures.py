@@ -31,12 +31,9 @@ def mean_squared_step(states: list[pjp.solving.State]) -> float:
 
     The fixtures count one array more, which never changes: the data's own variable.
     """
-    changes = jax.tree.map(
-        lambda *arrays: [np.mean(np.square(np.diff(np.stack(arrays), axis=0)[i])) for i in range(len(arrays) - 1)],
-        *states,
-    )
-    per_array = np.array(jax.tree.leaves(changes)).reshape(-1, len(states) - 1)
-    return float(np.mean(per_array.sum(0) / (len(per_array) + 1)))
+    stacked = [np.stack(arrays) for arrays in zip(*map(jax.tree.leaves, states), strict=True)]
+    changes = [np.square(np.diff(array, axis=0)).reshape(len(states) - 1, -1).mean(1) for array in stacked]
+    return float(np.mean(np.sum(changes, 0) / (len(changes) + 1)))
 
 
 def check(key: str, problem: Problem, solver: pjp.AbstractSolver) -> list[pjp.Solution]:
