@@ -9,7 +9,7 @@ project a constraint twice before its producers overwrite it; its copies then ex
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -44,11 +44,8 @@ class CompressedProblem(AbstractProblem):
                 constraint = self.graph.nodes[index].constraint
                 target = None
                 if constraint is None or not constraint.is_loss:
-                    target = self.target(
-                        index,
-                        target_means,
-                        lambda index=index, s=before: self._output(s, index, produced),
-                    )
+                    present_output = partial(self._output, before, index, produced)
+                    target = self.target(index, target_means, present_output)
                 if constraint is None:
                     assert target is not None
                     distances[index] = squared_distance(target, held[index][0])

@@ -1,0 +1,25 @@
+import json
+
+import pytest
+
+from pjax_prim.cli import main
+from pjax_prim.training.benchmark import CASES
+
+FIGURES = {"step_ms", "adam_step_ms", "ratio_to_adam", "floor_ms", "ratio_to_floor", "peak_bytes"}
+
+
+@pytest.mark.parametrize("case", ["ap", "dr"])
+def test_bench_reports_every_figure(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert case in CASES
+    arguments = ["bench", "--case", case, "--hidden", "4", "--batch-size", "3", "--repeats", "2", "--json"]
+    assert main(arguments) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert FIGURES <= set(figures)
+    assert all(figures[name] > 0 for name in FIGURES)
+    assert figures["ratio_to_floor"] == pytest.approx(figures["step_ms"] / figures["floor_ms"])
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--repeats", "--hidden"])
+def test_bench_names_a_wrong_size(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", option, "0"]) == 2
+    assert f"{option}: expected whole numbers of at least 1, given" in capsys.readouterr().err
