@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.solving import make_problem
+from pjax_prim.transform import prepare
 
 FIXTURES = Path(__file__).parent.parent / "data" / "trajectories.npz"
 SIZES = {"mlp_skip": 2, "mlp_chain": 2, "mlp_deep": 4}  # hidden layers of the fixture networks
@@ -234,9 +236,6 @@ SOLVERS: dict[str, pjp.AbstractSolver] = ONE_FORM | {
 
 def read(problem: Problem, solver: pjp.AbstractSolver, state: Any, readout: str) -> list[Array]:
     """The parameters that a state stands for, without another compilation of the solve."""
-    from pjax_prim.solving import make_problem
-    from pjax_prim.transform import prepare
-
     params, *args = problem.arguments
     prepared = prepare(problem.fn, params, tuple(args))
     graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
