@@ -13,15 +13,16 @@ from jaxtyping import Array
 
 from ._arguments import widen
 from ._definition import define
-from .dot import coefficients, multiplier, row_dot
+from .dot import coefficients, multiplier
 
 
-def _displacement(p: Array, s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """`(c, e, r_a, r_b, output)` from p = a . b, s = |a + b|^2 and d = |a - b|^2.
+def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """`(c, e, r_a, r_b, output)` from s = |a + b|^2/4 and d = |a - b|^2/4.
 
-    s and d are sums of their own: as |a|^2 + |b|^2 +- 2 p they cancel for parallel vectors.
+    Both are sums of their own: as |a|^2 + |b|^2 +- 2 a . b they cancel for parallel vectors. Their
+    difference a . b is within rounding of |a|^2 + |b|^2, which moves the multiplier by rounding.
     """
-    u, extra = multiplier(0.25 * s, 0.25 * d, z - p)
+    u, extra = multiplier(s, d, z - (s - d))
     c, k, sign = coefficients(u)
     step = jnp.sqrt(extra)
     return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
@@ -29,9 +30,11 @@ def _displacement(p: Array, s: Array, d: Array, z: Array) -> tuple[Array, Array,
 
 def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     a, b, z = widen(a, b, z)
-    return _displacement(
-        row_dot(a, b), jnp.sum(jnp.square(a + b), -1), jnp.sum(jnp.square(a - b), -1), z
-    )
+    return _displacement(_quarter_norm(a + b), _quarter_norm(a - b), z)
+
+
+def _quarter_norm(x: Array) -> Array:
+    return 0.25 * jnp.sum(jnp.square(x), -1)
 
 
 displace_dot_p = define("pjax_displace_dot", _displace_reference)
@@ -66,12 +69,10 @@ def _reflect_reference(
 ) -> tuple[Array, Array, Array, Array]:
     x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
     m, n = _apart(2 * mean_x, 2 * mean_y)
-    p = row_dot(x - m, y - n)
+    s = _quarter_norm((x + y) - (m + n))
     m, n = _apart(2 * mean_x, 2 * mean_y)
-    s = jnp.sum(jnp.square((x + y) - (m + n)), -1)
-    m, n = _apart(2 * mean_x, 2 * mean_y)
-    d = jnp.sum(jnp.square((x - y) - (m - n)), -1)
-    c, e, step_a, step_b, output = _displacement(p, s, d, z)
+    d = _quarter_norm((x - y) - (m - n))
+    c, e, step_a, step_b, output = _displacement(s, d, z)
     moved_a, moved_b, squared = _update(
         a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
     )
