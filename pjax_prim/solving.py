@@ -85,8 +85,8 @@ def solve(
 
     **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
 
-    **Cost:** in the compressed form a step costs about as much as a gradient step, in the expanded
-    form a few passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
+    **Cost:** in the compressed form a step costs a few gradient steps, in the expanded form a few
+    passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
     """
     _check_arguments(solver, max_steps, tol, readout)
     prepared = prepare(fn, params, args)

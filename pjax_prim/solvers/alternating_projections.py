@@ -15,7 +15,7 @@ class AlternatingProjections(AbstractSolver[AbstractProblem]):
     Also known as projections onto convex sets (von Neumann; Bregman, 1965). It finds a point of
     the intersection, or two nearest points of two sets that do not meet.
 
-    **Arguments:** `form`, "compressed" (a step costs about a gradient step) or "expanded" (every
+    **Arguments:** `form`, "compressed" (a step costs a few gradient steps) or "expanded" (every
     copy is stored); both give the same iterates.
     """
 
