@@ -1,1 +1,1 @@
-"""Solver steps over a mesh of devices. Empty so far: `solve` runs on one device."""
+"""Solver steps over a mesh of devices. Empty so far: `solve` follows the shardings of its inputs."""
