@@ -14,7 +14,7 @@ from .graph import ConstraintGraph
 from .problem import AbstractProblem, CompressedProblem, ExpandedProblem, Form, State
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
-from .transform import check_labels, prepare
+from .transform import Prepared, check_labels, prepare
 
 
 class RESULTS(eqx.Enumeration):
@@ -91,9 +91,7 @@ def solve(
     _check_arguments(solver, max_steps, tol, readout)
     prepared = prepare(fn, params, args)
     check_labels(prepared.graph, prepared.data)
-    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
-    captured = [array for _, array in graph.function.captured]
-    arrays = prepared.parameters, prepared.data, captured
+    graph, arrays = problem_parts(prepared, solver)
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
@@ -106,6 +104,13 @@ def solve(
 
 
 Arrays = tuple[list[Array], list[Array], list[Array]]  # parameters, data, captured
+
+
+def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[ConstraintGraph, Arrays]:
+    """The graph as a solver takes it, and the arrays that go with it."""
+    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
+    captured = [array for _, array in graph.function.captured]
+    return graph, (prepared.parameters, prepared.data, captured)
 
 
 def make_problem(graph: ConstraintGraph, form: Form, arrays: Arrays) -> AbstractProblem:

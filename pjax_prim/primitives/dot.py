@@ -90,6 +90,20 @@ def coefficients(u: Array) -> tuple[Array, Array, Array]:
     return c, k, jnp.where(u < 0, -1, 1).astype(u.dtype)
 
 
+def displacement(
+    s: Array, d: Array, residual: Array, z: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    r"""The projection as coefficients `(c, e, r_a, r_b)` and its output.
+
+    $\Delta a = c a + e b + r_a e_1$ and $\Delta b = c b + e a + r_b e_1$, with the arguments of
+    `multiplier` and the queried output `z`. r is not zero in degenerate cases only.
+    """
+    u, extra = multiplier(s, d, residual)
+    c, k, sign = coefficients(u)
+    step = jnp.sqrt(extra)
+    return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
+
+
 def _degenerate(dtype: Any) -> float:
     """The value of u that stands for t = 1."""
     return float(jnp.finfo(dtype).max) ** 0.25

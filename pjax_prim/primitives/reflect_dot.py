@@ -1,8 +1,7 @@
 """The dot product's part of a Douglas-Rachford step, fused so that copies are read few times.
 
 Copies a, b are (..., P, Q, K); means of them (..., P, 1, K) and (..., 1, Q, K); everything else
-is (..., P, Q). Displacements are held as the coefficients of $\\Delta a = c a + e b + r_a e_1$,
-$\\Delta b = c b + e a + r_b e_1$ (see `dot.coefficients`; r is above zero in degenerate cases only).
+is (..., P, Q). Displacements are held as the coefficients of `dot.displacement`.
 Sums and updates are written in copies and means, never in projected or reflected copies: a
 value of the copies' size that several results share would be stored.
 """
@@ -13,19 +12,16 @@ from jaxtyping import Array
 
 from ._arguments import widen
 from ._definition import define
-from .dot import coefficients, multiplier
+from .dot import displacement
 
 
 def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """`(c, e, r_a, r_b, output)` from s = |a + b|^2/4 and d = |a - b|^2/4.
+    """`displacement` from s = |a + b|^2/4 and d = |a - b|^2/4.
 
     Both are sums of their own: as |a|^2 + |b|^2 +- 2 a . b they cancel for parallel vectors. Their
     difference a . b is within rounding of |a|^2 + |b|^2, which moves the multiplier by rounding.
     """
-    u, extra = multiplier(s, d, z - (s - d))
-    c, k, sign = coefficients(u)
-    step = jnp.sqrt(extra)
-    return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
+    return displacement(s, d, z - (s - d), z)
 
 
 def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:

@@ -119,9 +119,7 @@ class CompressedProblem(AbstractProblem):
         node = self.graph.nodes[index]
         constraint = node.constraint
         assert constraint is not None
-        constants = self.constant_operands(index)
-        new = constraint.project(copies, target, constants)
-        output = None if constraint.is_loss else constraint.evaluate(new, constants)
+        new, output = constraint.project_output(copies, target, self.constant_operands(index))
         means = tuple(
             None if operand.is_constant else mean
             for operand, mean in zip(node.operands, constraint.average(new), strict=True)

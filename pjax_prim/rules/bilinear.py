@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from ..primitives.dot import coefficients, multiplier, row_dot
+from ..primitives.dot import displacement, row_dot
 from .constraint import AbstractConstraint, Arrays, Projected, Reflection, Target
 from .registry import ConstraintRule, RuleContext, register_projection
 
@@ -112,7 +112,7 @@ class Bilinear(AbstractConstraint):
         r"""Three matrix products and one elementwise solve; memory of the output, not of copies.
 
         With $p = ab^T$ the dot products and $q$ the squared norms, the displacement of the
-        copies (see `primitives.dot.coefficients`) is $\Delta a = c\,a + e\,b$,
+        copies (see `primitives.dot.displacement`) is $\Delta a = c\,a + e\,b$,
         $\Delta b = c\,b + e\,a$ with matrices $c$, $e$ of the output's shape, so the means move
         by $a\,\bar c + e b / Q$ and $b\,\bar c + e^T a / P$.
         """
@@ -127,11 +127,7 @@ class Bilinear(AbstractConstraint):
         q = norm_a + norm_b
         # Rounding of a low-precision product may break |2p| <= q, which the solve relies on.
         s, d = (jnp.maximum(0.25 * q + half, 0) for half in (0.5 * p, -0.5 * p))
-        u, extra = multiplier(s, d, z - p)
-        c, k, sign = coefficients(u)
-        e = sign * (c + k)
-        step = jnp.sqrt(extra)  # along the first axis, where the minimisers form a sphere
-        output = z - u / (1 + jnp.abs(u))
+        c, e, step_a, step_b, output = displacement(s, d, z - p, z)
         first_a, first_b = a[:, :, None, 0].astype(wide), b[:, None, :, 0].astype(wide)
 
         def squared(norm: Array, other: Array, first: Array, first_other: Array, step: Array) -> Array:
@@ -139,21 +135,21 @@ class Bilinear(AbstractConstraint):
             return jnp.sum(c * c * norm + e * e * other + 2 * c * e * p + along)
 
         moved = (
-            jnp.maximum(squared(norm_a, norm_b, first_a, first_b, step), 0),
-            jnp.maximum(squared(norm_b, norm_a, first_b, first_a, sign * step), 0),
+            jnp.maximum(squared(norm_a, norm_b, first_a, first_b, step_a), 0),
+            jnp.maximum(squared(norm_b, norm_a, first_b, first_a, step_b), 0),
         )
         means: list[Array | None] = [None, None]
         if wanted[0]:
             shift = self._product("gpq,gqk->gpk", e, b, wide) / b.shape[1]
             mean = a + (a * jnp.mean(c, 2)[..., None] + shift)
             means[0] = self._original(
-                mean.at[..., 0].add(jnp.mean(step, 2)).astype(dtypes[0]), 0
+                mean.at[..., 0].add(jnp.mean(step_a, 2)).astype(dtypes[0]), 0
             )
         if wanted[1]:
             shift = self._product("gpq,gpk->gqk", e, a, wide) / a.shape[1]
             mean = b + (b * jnp.mean(c, 1)[..., None] + shift)
             means[1] = self._original(
-                mean.at[..., 0].add(jnp.mean(sign * step, 1)).astype(dtypes[1]), 1
+                mean.at[..., 0].add(jnp.mean(step_b, 1)).astype(dtypes[1]), 1
             )
         return Projected(self._output(output).astype(dtype), tuple(means), moved)
 

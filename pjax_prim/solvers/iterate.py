@@ -65,15 +65,13 @@ def iterate(
 
     def run(limit: Array) -> Progress:
         state = start()
-        finite = [jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays]) for arrays in state if arrays]
-        positions = [i for i, arrays in enumerate(state) if arrays]
-        bad = _first(~jnp.stack([jnp.all(x) for x in finite]))
+        finite = [jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays])) for arrays in state]
         progress = Progress(
             state,
             jnp.zeros((), jnp.int32),
             jnp.full(len(problem.graph.nodes), jnp.inf, dtype),
             jnp.zeros((), dtype),
-            jnp.where(bad < 0, bad, jnp.asarray(positions)[bad]),
+            _first(~jnp.stack(finite)),
         )
         return lax.while_loop(lambda p: unfinished(p, limit), step, progress)
 

@@ -13,7 +13,7 @@ import optax
 import pjax_prim as pjp
 
 from ..models import MLP
-from ..solving import make_problem
+from ..solving import make_problem, problem_parts
 from ..transform import prepare
 
 CASES: dict[str, pjp.AbstractSolver] = {
@@ -100,10 +100,7 @@ def benchmark(
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
     """A jitted step of a solver as `solve` takes it, and its first state."""
-    prepared = prepare(loss, model, batch)
-    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
-    captured = [array for _, array in graph.function.captured]
-    arrays = (prepared.parameters, prepared.data, captured)
+    graph, arrays = problem_parts(prepare(loss, model, batch), solver)
 
     def first(arrays: Any) -> Any:
         return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
