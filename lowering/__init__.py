@@ -5,18 +5,22 @@ primitives of the library; rules of single platforms are registered after it and
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 from jax.interpreters import mlir
 
-from pjax_prim.primitives import DEFINITIONS, Definition
+from pjax_prim.primitives import DEFINITIONS, Definition, project_max_p
+from pjax_prim.primitives.max import reference_by_search
 
 
 def register(
     definition: Definition,
     implementation: Callable[..., tuple[jax.Array, ...]] | None = None,
     platform: str | None = None,
+    *,
+    local: bool = False,
 ) -> None:
     """Lowers a primitive through a function of arrays.
 
@@ -28,17 +32,36 @@ def register(
     - `implementation`: takes what the reference takes; the reference if None.
     - `platform`: the only platform it holds for ("cpu", "cuda", "rocm" or "tpu"); if None, it
       is the default of all.
+    - `local`: whether it may only be used where one device holds all of the operands (programs of
+      one device, and `shard_map` over all axes); elsewhere the reference is.
     """
 
-    def scoped(*arrays: Any, **static: Any) -> tuple[jax.Array, ...]:
+    def scoped(
+        function: Callable[..., tuple[jax.Array, ...]], *arrays: Any, **static: Any
+    ) -> tuple[jax.Array, ...]:
         with jax.named_scope(definition.name):
-            return (implementation or definition.reference)(*arrays, **static)
+            return function(*arrays, **static)
 
-    rule = mlir.lower_fun(scoped, multiple_results=True)
+    def rule(ctx: mlir.LoweringRuleContext, *arrays: Any, **static: Any) -> Any:
+        usable = implementation is not None and (not local or _is_local(ctx))
+        function = partial(scoped, implementation if usable else definition.reference)
+        return mlir.lower_fun(function, multiple_results=True)(ctx, *arrays, **static)
+
     mlir.register_lowering(definition.primitive, rule, platform=platform, inline=False)
+
+
+def _is_local(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether an equation's operands are whole on each device that runs it."""
+    context = ctx.module_context.axis_context
+    if isinstance(context, mlir.SPMDAxisContext):
+        manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
+        return manual >= set(context.mesh.axis_names)
+    return isinstance(context, mlir.ShardingContext) and context.num_devices == 1
 
 
 for _definition in DEFINITIONS.values():
     register(_definition)
+# Its length depends on the data: over several devices each pass would cost a collective.
+register(project_max_p, reference_by_search, local=True)
 
 from . import cpu as cpu  # noqa: E402  after the defaults, so that its rules win

@@ -148,7 +148,7 @@ def _run(
     # A start that is not finite has no finite shadow: the parameters are then as given.
     unusable = bad & (progress.steps == 0)
     new = [
-        given if read is None else jnp.where(unusable, given, read)
+        given if read is None else jnp.where(unusable, given, read).astype(given.dtype)
         for given, read in zip(
             parameters, problem.parameters(progress.state, readout), strict=True
         )

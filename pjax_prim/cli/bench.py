@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ..errors import ArgumentError
 from ..training.benchmark import CASES, benchmark
+from ..training.config import HIDDEN
 from .options import console
 
 
@@ -14,7 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pjax-prim bench`."""
     parser.add_argument("--case", choices=tuple(CASES), default="ap", help="the solver (default: ap)")
     parser.add_argument(
-        "--hidden", type=int, nargs="*", default=(128, 128), metavar="N", help="widths (default: 128 128)"
+        "--model", choices=tuple(HIDDEN), default="mlp", help="the network (default: mlp)"
+    )
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        nargs="*",
+        metavar="N",
+        help="widths; of a cnn, channels (default: 128 128; cnn: 32 32)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=256, metavar="N", help="examples per batch (default: 256)"
@@ -27,19 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the figures."""
-    for name in ("batch_size", "repeats", "hidden"):
-        value = getattr(options, name)
-        if any(number < 1 for number in (value if name == "hidden" else [value])):
-            flag = "--" + name.replace("_", "-")
+    hidden = HIDDEN[options.model] if options.hidden is None else tuple(options.hidden)
+    if options.model == "cnn" and not hidden:
+        raise ArgumentError("--hidden: expected at least one width for --model cnn, given none")
+    sizes = {"--batch-size": options.batch_size, "--repeats": options.repeats, "--hidden": hidden}
+    for flag, value in sizes.items():
+        if any(number < 1 for number in (value if flag == "--hidden" else [value])):
             raise ArgumentError(f"{flag}: expected whole numbers of at least 1, given {value}")
     figures = benchmark(
         options.case,
-        tuple(options.hidden),
+        hidden,
         options.batch_size,
+        model=options.model,
         skip=not options.no_skip,
         repeats=options.repeats,
     )
-    table = Table(title=f"{options.case}, hidden {list(options.hidden)}, batch {options.batch_size}")
+    table = Table(title=f"{options.case}, {options.model} {list(hidden)}, batch {options.batch_size}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():

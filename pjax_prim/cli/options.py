@@ -13,7 +13,7 @@ NETWORK = {
     "data": (str, "the data set"),
     "data_dir": (str, "folder of the data files (none for digits)"),
     "model": (str, "the network"),
-    "hidden": (int, "widths of the hidden layers"),
+    "hidden": (int, "widths of the hidden layers; of a cnn, channels (default: 128 128; cnn: 32 32)"),
     "skip": (bool, "the output layer reads all hidden layers"),
     "loss": (str, "the output condition"),
     "lam": (float, "step of the loss's proximal operator"),
@@ -43,15 +43,17 @@ def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, 
         if kind is bool:
             parser.add_argument(flag, action="store_true", help=text)
             continue
+        several = isinstance(default, tuple)
+        if several:
+            default = None  # it depends on other options
         if default is not None:
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            text += f" (default: {shown})"
+            text += f" (default: {default})"
         parser.add_argument(
             flag,
             type=kind,
             default=default,
             choices=CHOICES.get(name),
-            nargs="*" if isinstance(default, tuple) else None,
+            nargs="*" if several else None,
             metavar={int: "N", float: "X"}.get(kind, "DIR" if name.endswith("dir") else None),
             help=text,
         )
@@ -61,7 +63,7 @@ def make_config(options: argparse.Namespace) -> TrainConfig:
     """The configuration that the parsed options describe."""
     names = {field.name for field in fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    return TrainConfig(**{**given, "hidden": tuple(options.hidden)})
+    return TrainConfig(**{**given, "hidden": None if options.hidden is None else tuple(options.hidden)})
 
 
 def console(options: argparse.Namespace) -> Console:

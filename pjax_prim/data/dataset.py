@@ -15,6 +15,7 @@ class Dataset:
     - `name`: as on the command line.
     - `train_x`, `test_x`: one row of features in [0, 1] per example.
     - `train_y`, `test_y`: labels in `range(classes)`.
+    - `image_shape`: (height, width, channels) of the image that a row is; None if it is none.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Dataset:
     test_x: Float32[np.ndarray, "test features"]
     test_y: Int32[np.ndarray, " test"]
     classes: int
+    image_shape: tuple[int, int, int] | None = None
 
     @property
     def features(self) -> int:

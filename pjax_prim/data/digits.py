@@ -14,4 +14,4 @@ def load_digits() -> Dataset:
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(x))
     x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int32)
     split = len(x) * 4 // 5
-    return Dataset("digits", x[:split], y[:split], x[split:], y[split:], classes=10)
+    return Dataset("digits", x[:split], y[:split], x[split:], y[split:], 10, (8, 8, 1))

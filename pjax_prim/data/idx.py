@@ -69,7 +69,8 @@ def load_mnist(folder: Path, name: str = "mnist") -> Dataset:
         raise DataError(
             f"{path}: images of {test_x.shape[1:]} pixels, the training images have {train_x.shape[1:]}"
         )
-    return Dataset(name, _rows(train_x), train_y, _rows(test_x), test_y, classes=_CLASSES)
+    shape = (*train_x.shape[1:], 1)
+    return Dataset(name, _rows(train_x), train_y, _rows(test_x), test_y, _CLASSES, shape)
 
 
 def _find(folder: Path, stem: str) -> Path:

@@ -11,6 +11,7 @@ from .fuse import fuse
 from .graph import ConstraintGraph, Node
 from .ir import Value
 from .operand import make_operand
+from .orient import orient
 from .trace import flatten
 
 
@@ -32,6 +33,7 @@ def build_graph(
     """
     flat = flatten(function, parameters, data)
     draft = make_draft(flat)
+    orient(draft)
     fuse(draft)
     used: set[Value] = set()
     for node in draft.nodes:

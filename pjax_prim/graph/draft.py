@@ -1,5 +1,6 @@
 """First pass over a flat function: which equations are constant, move data, or are constraints."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,6 +69,16 @@ class Draft:
         else:
             self.constant_equations.append(equation)
         return result
+
+    def count_uses(self) -> Counter[Value]:
+        """How many constraints and movements read each value."""
+        moves: dict[Equation, None] = {equation: None for equation, _ in self.moved_by.values()}
+        readers: list[Equation | DraftNode] = [*moves, *self.nodes]
+        return Counter(
+            value
+            for reader in readers
+            for value in (reader.inputs if isinstance(reader, Equation) else reader.operands)
+        )
 
 
 def make_draft(function: FlatFunction) -> Draft:

@@ -3,11 +3,10 @@
 `plan_fusion` only analyses and returns one frozen step; `apply_fusion` carries it out.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..rules.elementwise import Sum, SumRelu
-from .draft import Draft, DraftNode
+from .draft import Draft
 from .ir import Equation, Value
 
 
@@ -40,7 +39,7 @@ def plan_fusion(draft: Draft) -> Fusion | None:
         for index, node in enumerate(draft.nodes)
         if isinstance(node.constraint, Sum)
     }
-    uses = _uses(draft)
+    uses = draft.count_uses()
     for root, node in enumerate(draft.nodes):
         if not isinstance(node.constraint, Sum | SumRelu):
             continue
@@ -97,14 +96,3 @@ def _moved(draft: Draft, value: Value, path: tuple[Equation, ...]) -> Value:
             movement,
         )
     return value
-
-
-def _uses(draft: Draft) -> Counter[Value]:
-    """How many constraints and movements read each value."""
-    moves: dict[Equation, None] = {equation: None for equation, _ in draft.moved_by.values()}
-    readers: list[Equation | DraftNode] = [*moves, *draft.nodes]
-    return Counter(
-        value
-        for reader in readers
-        for value in (reader.inputs if isinstance(reader, Equation) else reader.operands)
-    )

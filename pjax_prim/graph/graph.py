@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax
+
 from ..rules import AbstractConstraint
+from ..rules.constraint import Count
 from ..rules.elementwise import Identity
 from .colour import conflicts, two_colour
-from .ir import Environment, Equation, Value, evaluate
+from .ir import Environment, Equation, Value, abstract, evaluate
 from .operand import Operand
 from .printing import format_graph
 from .trace import FlatFunction
@@ -38,18 +41,24 @@ class Node:
         return "parameter" if self.constraint is None else self.constraint.kind
 
     @cached_property
-    def multiplicity(self) -> tuple[int, ...]:
-        """How many copies each element of each operand has."""
+    def multiplicity(self) -> tuple[Count, ...]:
+        """See `AbstractConstraint.multiplicity`."""
         if self.constraint is None:
             return ()
         return self.constraint.multiplicity([x.value.shape for x in self.operands])
 
+    @cached_property
+    def stored(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What the expanded state holds for this node: shapes and dtypes."""
+        if self.constraint is None:
+            return () if self.output is None else (abstract(self.output),)
+        operands = tuple(abstract(x.value) for x in self.operands)
+        return jax.eval_shape(self.constraint.expand, operands)
+
     @property
     def copies(self) -> int:
         """How many numbers the expanded state holds for this node."""
-        if self.constraint is None:
-            return self.output.size if self.output is not None else 0
-        return sum(n * x.value.size for n, x in zip(self.multiplicity, self.operands, strict=True))
+        return sum(x.size for x in self.stored)
 
     @property
     def constraints(self) -> int:
@@ -120,10 +129,15 @@ class ConstraintGraph:
         """How many identity constraints two-colouring inserted."""
         return sum(isinstance(node.constraint, Identity) for node in self.nodes)
 
-    def colour(self, colour: int) -> tuple[int, ...]:
-        """The nodes of set A (0) or set B (1)."""
-        assert self.colours is not None
-        return tuple(index for index, other in enumerate(self.colours) if other == colour)
+    @cached_property
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """The sets of nodes that solvers project onto: A and B, or without colours `backward_sets`."""
+        if self.colours is None:
+            return self.backward_sets()
+        coloured = list(enumerate(self.colours))
+        return tuple(
+            tuple(index for index, other in coloured if other == colour) for colour in (0, 1)
+        )
 
     def constants(self, data: Sequence[Any], captured: Sequence[Any] | None = None) -> Environment:
         """The constant values, from the function's data arrays.

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jaxtyping import Array
+
+from ..primitives._arguments import compute_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,19 @@ def evaluate(equations: tuple[Equation, ...] | list[Equation], environment: Envi
     for equation in equations:
         results = equation.apply(*(read(environment, value) for value in equation.inputs))
         environment.update(zip(equation.outputs, results, strict=True))
+
+
+def state_dtype(dtype: Any) -> Any:
+    """The dtype in which a solver's state holds values: half precisions are float32 there.
+
+    A projection moves its variables by far less than half precisions resolve.
+    """
+    return compute_dtype(dtype) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def widen(array: Array) -> Array:
+    """An array in the dtype a state holds it in."""
+    return array.astype(state_dtype(array.dtype))
 
 
 def value_like(aval: Any) -> Value:

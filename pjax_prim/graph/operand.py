@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from ..rules import Movement
-from .ir import Environment, Equation, Value, evaluate, read
+from ..rules.constraint import Count
+from .ir import Environment, Equation, Value, evaluate, read, state_dtype, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,33 +37,51 @@ class Operand:
         return not self.inputs
 
     def gather(self, arrays: Sequence[Array], constants: Environment) -> Array:
-        """The operand, from its inputs' arrays."""
+        """The operand, from its inputs' arrays; in the dtype that states have (`ir.state_dtype`)."""
         if self.is_constant:
-            return jnp.asarray(read(constants, self.value))
+            return widen(jnp.asarray(read(constants, self.value)))
         if not self.path:
             return arrays[0]
-        environment = {**constants, **dict(zip(self.inputs, arrays, strict=True))}
-        evaluate(self.path, environment)
+        environment = dict(zip(self.inputs, arrays, strict=True))
+        for equation in self.path:
+            for value in equation.inputs:
+                if value not in environment:
+                    environment[value] = widen(jnp.asarray(read(constants, value)))
+            if equation.primitive is lax.convert_element_type_p:  # to a half precision it would round
+                (value,), (output,) = equation.inputs, equation.outputs
+                environment[output] = environment[value].astype(state_dtype(output.dtype))
+            else:
+                evaluate((equation,), environment)
         return environment[self.value]
 
-    def spread(self, mean: Array, constants: Environment) -> list[tuple[Array, Array | int]]:
-        """The way back: for each input the sum over its uses, and their number.
+    def spread(self, array: Array, constants: Environment) -> list[Array]:
+        """The way back: for each input the sum over its uses.
 
-        **Arguments:** `mean`, an array of the operand's shape; `constants`, the constant values.
-
-        **Returns:** for each input `(sum, count)`; `count` is an integer where it is the same
-        for all elements, else an array that is zero where the operand does not use an element.
+        **Arguments:** `array`, of the operand's shape; `constants`, the constant values.
         """
+        if self.is_constant:
+            return []
         if not self.path:
-            return [(mean, 1)]
-        zeros = [jnp.zeros(value.shape, value.dtype) for value in self.inputs]
+            return [array]
+        zeros = [jnp.zeros(value.shape, state_dtype(value.dtype)) for value in self.inputs]
         _, transpose = jax.vjp(lambda *arrays: self.gather(arrays, constants), *zeros)
-        sums = transpose(mean)
-        if None in self.counts:
-            used = transpose(jnp.ones_like(mean))
+        return list(transpose(array.astype(state_dtype(self.value.dtype))))
+
+    def uses(self, constants: Environment, weights: Count = 1) -> list[Array | int]:
+        """For each input how often the operand uses each of its elements.
+
+        With `weights` of the operand's elements, their sum over the uses. An integer where it is
+        the same for all elements, else an array.
+        """
+        if self.is_constant:
+            return []
+        if isinstance(weights, int) and None not in self.counts:
+            return [weights * count for count in self.counts if count is not None]
+        dtype = state_dtype(self.value.dtype)
+        used = self.spread(jnp.broadcast_to(jnp.asarray(weights, dtype), self.value.shape), constants)
         return [
-            (total, count if count is not None else used[i])
-            for i, (total, count) in enumerate(zip(sums, self.counts, strict=True))
+            weights * count if isinstance(weights, int) and count is not None else array
+            for array, count in zip(used, self.counts, strict=True)
         ]
 
 

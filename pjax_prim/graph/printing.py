@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .ir import Value, state_dtype
+
 if TYPE_CHECKING:
     from .graph import ConstraintGraph, Node
-    from .ir import Value
 
 
 def format_graph(graph: ConstraintGraph) -> str:
@@ -79,20 +80,17 @@ def _inputs(graph: ConstraintGraph, node: Node) -> str:
 
 def _expanded_bytes(node: Node) -> int:
     if node.constraint is None:
-        return 0 if node.output is None else node.output.size * node.output.dtype.itemsize
-    return sum(
-        count * operand.value.size * operand.value.dtype.itemsize
-        for count, operand in zip(node.multiplicity, node.operands, strict=True)
-    )
+        return 0 if node.output is None else node.output.size * state_dtype(node.output.dtype).itemsize
+    return sum(x.size * state_dtype(x.dtype).itemsize for x in node.stored)
 
 
 def _compressed_bytes(node: Node) -> int:
     if node.constraint is None:
         return _expanded_bytes(node)
     return sum(
-        operand.value.size * operand.value.dtype.itemsize
+        value.size * state_dtype(value.dtype).itemsize
         for operand in node.operands
-        if not operand.is_constant
+        for value in operand.inputs
     )
 
 

@@ -14,6 +14,7 @@ from .affine import project_mean as project_mean
 from .affine import project_mean_p as project_mean_p
 from .affine import project_scale as project_scale
 from .affine import project_scale_p as project_scale_p
+from .convolution import project_convolution_p as project_convolution_p
 from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p
 from .cross_entropy import prox_cross_entropy as prox_cross_entropy
@@ -26,6 +27,7 @@ from .equality import project_equality as project_equality
 from .equality import project_equality_p as project_equality_p
 from .identity import project_identity as project_identity
 from .identity import project_identity_p as project_identity_p
+from .linear import project_linear_p as project_linear_p
 from .margin import margin_loss as margin_loss
 from .margin import margin_loss_p as margin_loss_p
 from .margin import project_margin as project_margin
@@ -48,8 +50,10 @@ from .squared_error import prox_squared_error as prox_squared_error
 from .squared_error import prox_squared_error_p as prox_squared_error_p
 from .squared_error import squared_error as squared_error
 from .squared_error import squared_error_p as squared_error_p
+from .sum import displace_sum_p as displace_sum_p
 from .sum import project_sum as project_sum
 from .sum import project_sum_p as project_sum_p
+from .sum_relu import displace_sum_relu_p as displace_sum_relu_p
 from .sum_relu import project_sum_relu as project_sum_relu
 from .sum_relu import project_sum_relu_p as project_sum_relu_p
 from .sum_relu import sum_relu as sum_relu

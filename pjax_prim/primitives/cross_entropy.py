@@ -1,6 +1,8 @@
 """The cross-entropy loss, and its proximal operator."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ def _log_exp_root(z: Array) -> Array:
 
 
 def _newton_steps(classes: int) -> int:
-    """How many Newton steps `_prox_reference` takes: as many as any query was found to need.
+    """How many Newton steps `prox_reference` takes: as many as any query was found to need.
 
     A Newton step on a convex function divides residual and slope by factors whose inverses sum
     to at most 1, and the slope is between n and 1: it cannot halve more than log2 n times, and
@@ -35,7 +37,9 @@ def _newton_steps(classes: int) -> int:
     return 3 + math.ceil(math.log2(classes))
 
 
-def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]:
+def prox_reference(
+    logits: Array, labels: Array, *, lam: float, hold: Callable[[Any], Any] = lambda x: x
+) -> tuple[Array]:
     r"""With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
     Let m be the largest entry of $l + \lambda y$, hence of x. Differences to it give, for j != m,
 
@@ -46,7 +50,8 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
     started at or below the root climbs to it and cannot pass it. R, rather than $p_m$, keeps
     the digits where nearly all of the probability is on the label.
 
-    The classes are the first axis, so that sums over few of them run along the batch.
+    The classes are the first axis, so that sums over few of them run along the batch. `hold` gets
+    what sums read: a lowering may ask for it to be computed once and stored.
     """
     dtype = logits.dtype
     logits, labels = jnp.broadcast_arrays(*arguments.widen(logits, labels))
@@ -61,7 +66,7 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
         return jnp.sum(jnp.where(largest, x, 0), 0)
 
     def others(x: Array) -> Array:
-        return jnp.sum(jnp.where(largest, 0, x), 0)
+        return jnp.sum(hold(jnp.where(largest, 0, x)), 0)
 
     gap = logits - at_largest(logits)
     labelled = others(labels)  # Y - y_m, without cancellation
@@ -71,7 +76,8 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
     def probabilities(r: Array) -> tuple[Array, Array]:
         h = gap + lam * (labels + labelled) - t * r + jnp.log1p(-r)
         v = _log_exp_root(jnp.maximum(h + log_t, small))
-        return jnp.where(v > 1, v / jnp.where(v > 1, t, 1), jnp.exp(jnp.minimum(h - v, 0))), v
+        p = jnp.where(v > 1, v / jnp.where(v > 1, t, 1), jnp.exp(jnp.minimum(h - v, 0)))
+        return hold((p, v))
 
     def newton(_: int, r: Array) -> Array:
         p, v = probabilities(r)
@@ -79,7 +85,7 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
         return jnp.clip(r + (others(p) - r) / slope, r, 1 - 1 / n)
 
     odds = others(jnp.exp(jnp.minimum(gap + lam * (labels - at_largest(labels)), 0)))
-    r = jax.lax.fori_loop(0, _newton_steps(n), newton, odds / (1 + odds))
+    r = jax.lax.fori_loop(0, _newton_steps(n), newton, odds / (1 + odds), unroll=True)
     # lambda (y - Y p) for p of the size of 1/lambda; else, where that would cancel, from
     # x_j - x_m = log (p_j / p_m) and the sum of the displacement, which is zero.
     p, v = probabilities(r)
@@ -93,7 +99,7 @@ def _prox_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]
     return (jnp.moveaxis(logits + step, 0, -1).astype(dtype),)
 
 
-prox_cross_entropy_p = define("pjax_prox_cross_entropy", _prox_reference)
+prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference)
 
 
 def prox_cross_entropy(

@@ -15,15 +15,48 @@ def _reference(a: Array, z: Array) -> tuple[Array]:
     the k largest entries: no search. Measured from the largest entry m these sums are not
     positive; for $z \ge m$ the first one wins, and $(z + m)/2$ is where m is raised to.
     """
-    dtype = a.dtype
-    a, z = arguments.widen(a, z)
-    n = a.shape[-1]
-    largest = jnp.max(a, -1)
-    below = jnp.sort(a - largest[..., None], axis=-1, descending=True)
+    wide, z = arguments.widen(a, z)
+    largest = jnp.max(wide, -1)
+    below = jnp.sort(wide - largest[..., None], axis=-1, descending=True)
     sums = (z - largest)[..., None] + jnp.cumsum(below, -1)
-    y = (largest + jnp.max(sums / jnp.arange(2, n + 2, dtype=a.dtype), -1))[..., None]
-    first = jnp.argmax(a, -1)[..., None] == jax.lax.iota(jnp.int32, n)
-    return (jnp.where(first, y, jnp.minimum(a, y)).astype(dtype),)
+    y = largest + jnp.max(sums / jnp.arange(2, a.shape[-1] + 2, dtype=wide.dtype), -1)
+    return (_to_maximum(wide, largest, y).astype(a.dtype),)
+
+
+def reference_by_search(a: Array, z: Array) -> tuple[Array]:
+    """The same without a sort, in as many passes as the longest search takes.
+
+    Starting from the entries above $(z + m)/2$, a lower bound of y, each pass takes y for the
+    entries still above the last one. These become fewer until they stay, at most n times and
+    in practice two or three (Michelot, 1986).
+    """
+    wide, z = arguments.widen(a, z)
+    largest = jnp.max(wide, -1)
+
+    def above(y: Array) -> Array:
+        return wide > y[..., None]
+
+    def count(y: Array) -> Array:
+        return jnp.sum(above(y), -1, dtype=wide.dtype)
+
+    def search(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        y, entries, _ = carry
+        total = jnp.sum(jnp.where(above(y), wide - largest[..., None], 0), -1)
+        y = largest + ((z - largest) + total) / (jnp.maximum(entries, 1) + 1)
+        left = count(y)
+        return y, left, jnp.any(left < entries)
+
+    start = largest + 0.5 * (z - largest)
+    first = search((start, count(start), jnp.array(True)))
+    y, *_ = jax.lax.while_loop(lambda carry: carry[2], search, first)
+    return (_to_maximum(wide, largest, y).astype(a.dtype),)
+
+
+def _to_maximum(a: Array, largest: Array, y: Array) -> Array:
+    """`a` with what is above y lowered to it, or with its first largest entry raised to it."""
+    places = jax.lax.broadcasted_iota(jnp.int32, a.shape, a.ndim - 1)
+    first = jnp.min(jnp.where(a == largest[..., None], places, a.shape[-1]), -1)
+    return jnp.where(places == first[..., None], y[..., None], jnp.minimum(a, y[..., None]))
 
 
 project_max_p = define("pjax_project_max", _reference)

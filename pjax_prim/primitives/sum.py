@@ -7,11 +7,21 @@ from . import _arguments as arguments
 from ._definition import define
 
 
+def _displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array]:
+    total, z = arguments.widen(total, z)
+    return (arguments.finite_or_zero((z - total) / (inputs + 1)),)
+
+
+displace_sum_p = define("pjax_displace_sum", _displace_reference)
+"""(s, z) -> d: how far each of `inputs` inputs of sum s moves when their sum is to be z. The same
+for all of them, so that it is one array however many there are."""
+
+
 def _reference(a: Array, z: Array) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
-    step = (z - jnp.sum(a, -1)) / (a.shape[-1] + 1)
-    return ((a + arguments.finite_or_zero(step)[..., None]).astype(dtype),)
+    (step,) = _displace_reference(jnp.sum(a, -1), z, inputs=a.shape[-1])
+    return ((a + step[..., None]).astype(dtype),)
 
 
 project_sum_p = define("pjax_project_sum", _reference)

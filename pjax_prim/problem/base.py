@@ -1,15 +1,18 @@
 """What both forms of a feasibility problem share: consensus, and reading parameters."""
 
 import abc
+import functools
+import operator
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..graph import ConstraintGraph
-from ..graph.ir import Environment
+from ..graph.graph import Use
+from ..graph.ir import Environment, widen
 
 Form = Literal["compressed", "expanded"]
 State = tuple[tuple[Array, ...], ...]
@@ -33,23 +36,21 @@ class AbstractProblem(abc.ABC):
         """The state in which all copies agree with the forward pass."""
 
     @abc.abstractmethod
-    def cycle(self, sets: Sequence[tuple[int, ...]], state: State) -> tuple[State, list[Array]]:
-        """Projects onto one set of nodes after another.
+    def cycle(self, state: State) -> tuple[State, list[Array]]:
+        """Projects onto one of the graph's sets after another.
 
         Projecting a set projects each of its nodes (the output target is the mean over its
         consumers of each consumer's own mean over copies; a parameter's projection is that
         mean), then overwrites all inputs of every constraint that a member of the set feeds
         with the present values of their producers.
 
-        **Arguments:** `sets` of node indices; `state`.
-
         **Returns:** the new state, and for each set the squared distance moved, as an array over
         nodes (copies belong to the constraint that consumes them).
         """
 
     @abc.abstractmethod
-    def mean(self, state: State, node: int, operand: int) -> Array:
-        """The mean over copies of an operand, in the operand's shape."""
+    def means(self, state: State) -> Callable[[Use], Array]:
+        """For each use of a producer its mean over copies, in the producer's shape."""
 
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
         """The parameters that a state stands for; None where one reaches no loss.
@@ -57,7 +58,7 @@ class AbstractProblem(abc.ABC):
         `readout` "governing" gives the parameters' own variables, "shadow" their projection: the
         consensus of all their copies.
         """
-        means = cache(lambda node, operand: self.mean(state, node, operand))
+        means = self.means(state)
 
         def read(node: int) -> Array:
             own = state[node][0]
@@ -66,31 +67,62 @@ class AbstractProblem(abc.ABC):
         return [None if node is None else read(node) for node in self.graph.parameters]
 
     def target(
-        self, node: int, mean: Callable[[int, int], Array], present: Callable[[], Array]
+        self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]
     ) -> Array:
         """The consensus value of what a node produces.
 
         The mean runs over the consumers that touch an element; an element that nobody uses keeps
         its value.
 
-        **Arguments:** `mean(consumer, operand)`, the mean over copies; `present()`, the value the
-        node has now.
+        **Arguments:** `mean(use)`, over all copies of one use, in the producer's shape; where the
+        use does not touch an element it does not count. `present()`, the value the node has now.
         """
-        total: Array | float = 0.0
+        means: list[Array] = []
         touched: Array | int = 0
         for use in self.graph.uses[node]:
-            operand = self.graph.nodes[use.consumer].operands[use.operand]
-            mean_over_copies = mean(use.consumer, use.operand)
-            summed, count = operand.spread(mean_over_copies, self.constants)[use.input]
+            count = self.uses(use.consumer, use.operand)[use.input]
             if isinstance(count, int):
-                total = total + (summed if count == 1 else summed / count)
+                means.append(mean(use))
                 touched = touched + 1
             else:
-                total = total + summed / jnp.maximum(count, 1)
+                means.append(jnp.where(count > 0, mean(use), 0))
                 touched = touched + (count > 0)
+        total = functools.reduce(operator.add, means)
         if isinstance(touched, int):
-            return total if touched == 1 else total / touched  # type: ignore[return-value]
+            return total if touched == 1 else total / touched
         return jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
+
+    def uses(self, node: int, operand: int) -> list[Array | int]:
+        """How often an operand uses each element of each of its inputs; 0 where it has no copy."""
+        consumer = self.graph.nodes[node]
+        copies = consumer.multiplicity[operand]
+        every = isinstance(copies, int) or bool(copies.all())
+        return consumer.operands[operand].uses(self.constants, 1 if every else np.sign(copies))
+
+    def copies(self, node: int, operand: int) -> list[Array | int]:
+        """How many copies each element of each input of an operand has."""
+        consumer = self.graph.nodes[node]
+        return consumer.operands[operand].uses(self.constants, consumer.multiplicity[operand])
+
+    def mean_over_uses(self, node: int, operand: int, array: Array) -> list[Array]:
+        """For each input of an operand the mean of `array` over the copies of each element.
+
+        Zero where an element has none.
+        """
+        consumer = self.graph.nodes[node]
+        copies = consumer.multiplicity[operand]
+        # Where all elements of the operand have the same number of copies, it cancels.
+        weights = 1 if isinstance(copies, int) else copies
+        weighted = array if isinstance(weights, int) else array * weights.astype(array.dtype)
+        sums = consumer.operands[operand].spread(weighted, self.constants)
+        return [
+            (total if count <= 1 else total / count)  # 0 only for empty arrays
+            if isinstance(count, int)
+            else total / jnp.maximum(count, 1)
+            for total, count in zip(
+                sums, consumer.operands[operand].uses(self.constants, weights), strict=True
+            )
+        ]
 
     def fed_by(self, members: Sequence[int]) -> list[int]:
         """The constraints that a set of nodes feeds."""
@@ -99,14 +131,14 @@ class AbstractProblem(abc.ABC):
     def constant_operands(self, node: int) -> tuple[Array, ...]:
         """The constants of a constraint."""
         return tuple(
-            jnp.asarray(self.constants[value] if value.literal is None else value.literal)
+            widen(jnp.asarray(self.constants[value] if value.literal is None else value.literal))
             for value in self.graph.nodes[node].constants
         )
 
     def outputs(self, parameters: Sequence[Array]) -> dict[int, Array]:
         """The forward pass: what each node produces."""
         produced: dict[int, Array] = {
-            node: array
+            node: widen(array)
             for node, array in zip(self.graph.parameters, parameters, strict=True)
             if node is not None
         }

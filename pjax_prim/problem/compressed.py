@@ -3,175 +3,259 @@
 When a constraint is projected, all its copies agree, because its producers overwrote them in
 the set before. So its projection needs no more than the common values, and all that later
 projections need of its projected copies is their mean. A state therefore holds one array per
-operand, in the operand's own shape: the common value of the copies, or their mean. This is
-exact for solvers that only ever project (design, section 7). A cycle of more than two sets may
-project a constraint twice before its producers overwrite it; its copies then exist in between.
+use of a producer, in the producer's own shape: the common value of all copies of each element,
+or their mean. This is exact for solvers that only ever project (design, section 7). A cycle of
+more than two sets may project a constraint twice before its producers overwrite it; its copies
+then exist in between.
+
+Where the last thing that happens in a cycle to a use is that its producer overwrites it, it holds
+what the producer produces. That is stored once, with the producer.
 """
 
-from collections.abc import Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property, partial
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..rules.constraint import Projected, squared_distance
+from ..graph.graph import Use
+from ..rules.constraint import Projected, squared_distance, squared_distances
 from .base import AbstractProblem, State, per_node
+
+Inputs = tuple[Array, ...]  # one array per use of a producer, operand after operand
 
 
 class CompressedProblem(AbstractProblem):
-    """Projections of a state that holds one mean per operand. Constant operands are not stored."""
+    """Projections of a state that holds one mean per use of a producer. Constants are not stored.
+
+    The state of a parameter is its own variable; that of a constraint its means, operand after
+    operand, without those that equal what their producers produce; then what it produces
+    itself, if another node reads that.
+    """
 
     def initial(self, parameters: Sequence[Array]) -> State:
         produced = self.outputs(parameters)
-        return tuple(
+        held: list[Inputs] = [
             (produced[index],)
             if node.constraint is None
-            else self._stored(index, self.gather(index, produced.__getitem__))
+            else self._inputs(index, produced.__getitem__)
             for index, node in enumerate(self.graph.nodes)
+        ]
+        return self._pack(held)
+
+    @cached_property
+    def _readers(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """For each node the inputs (consumer, slot) that hold what it produces after a cycle."""
+        nodes = self.graph.nodes
+        version = [0] * len(nodes)  # of what each node produces
+        read: dict[tuple[int, int], tuple[int, int]] = {}  # input -> (producer, version)
+        overwritten: Iterable[int] = range(len(nodes))
+        for members in (None, *self.graph.sets):
+            if members is not None:
+                for index in members:
+                    version[index] += 1
+                    for slot in range(len(self._slots(index))):
+                        read.pop((index, slot), None)
+                overwritten = self.fed_by(members)
+            for index in overwritten:
+                version[index] += members is not None
+            for index in overwritten:
+                for slot, producer in enumerate(self._slots(index)):
+                    read[index, slot] = producer, version[producer]
+        readers: dict[int, list[tuple[int, int]]] = {}
+        chosen: dict[int, int] = {}
+        for place, (producer, number) in read.items():
+            if nodes[producer].constraint is None:
+                chosen[producer] = version[producer]  # its own variable is stored anyhow
+            if chosen.setdefault(producer, number) == number:
+                readers.setdefault(producer, []).append(place)
+        return {producer: tuple(places) for producer, places in readers.items()}
+
+    def _pack(self, held: Sequence[Inputs]) -> State:
+        """The arrays of all nodes without duplicates."""
+        read = {place for places in self._readers.values() for place in places}
+        state = []
+        for index, inputs in enumerate(held):
+            arrays = [x for slot, x in enumerate(inputs) if (index, slot) not in read]
+            if index in self._readers and self.graph.nodes[index].constraint is not None:
+                consumer, slot = self._readers[index][0]
+                arrays.append(held[consumer][slot])
+            state.append(tuple(arrays))
+        return tuple(state)
+
+    def _unpack(self, state: State) -> list[Inputs]:
+        """The inverse of `_pack`."""
+        source = {
+            place: state[producer][-1]
+            for producer, places in self._readers.items()
+            for place in places
+        }
+        held: list[Inputs] = []
+        for index, arrays in enumerate(state):
+            if self.graph.nodes[index].constraint is None:
+                held.append(arrays)
+                continue
+            rest = iter(arrays)
+            places = [(index, slot) for slot in range(len(self._slots(index)))]
+            held.append(tuple(source[x] if x in source else next(rest) for x in places))
+        return held
+
+    def _slots(self, index: int) -> tuple[int, ...]:
+        """The producers of a node's inputs, operand after operand."""
+        return tuple(
+            producer
+            for operand in self.graph.nodes[index].operands
+            for producer in operand.producers
         )
 
-    def cycle(self, sets: Sequence[tuple[int, ...]], state: State) -> tuple[State, list[Array]]:
-        held: list[tuple[Array, ...]] = list(state)
+    def cycle(self, state: State) -> tuple[State, list[Array]]:
+        held = self._unpack(state)
         differing: dict[int, tuple[Array, ...]] = {}  # copies themselves, where needed again
-        scattered: dict[int, tuple[Array, ...]] = {}  # variance of copies, while they differ
+        scattered: dict[int, Array] = {}  # squared distance of all copies from `held`
         produced: dict[int, Array] = {}
         moved: list[Array] = []
-        for members, following in zip(sets, (*sets[1:], ()), strict=True):
+        for members, following in zip(self.graph.sets, (*self.graph.sets[1:], ()), strict=True):
             distances: dict[int, Array] = {}
             before, scattered_before = tuple(held), dict(scattered)
-            target_means = cache(lambda node, operand, s=before: self.mean(s, node, operand))
+            means = self._means(before)
             for index in members:
                 constraint = self.graph.nodes[index].constraint
                 target = None
                 if constraint is None or not constraint.is_loss:
-                    present_output = partial(self._output, before, index, produced)
-                    target = self.target(index, target_means, present_output)
+                    target = self.target(
+                        index, means, partial(self._output, before, index, produced)
+                    )
                 if constraint is None:
                     assert target is not None
                     distances[index] = squared_distance(target, held[index][0])
                     held[index] = (target,)
                     produced[index] = target
                     continue
-                operands = self._operands(before, index)
+                operands = self._operands(index, before[index])
                 if index in following or index in differing:
                     # It will be, or is, projected before all its inputs are overwritten, which
                     # takes the copies. Only a cycle of odd length in the graph leads here.
-                    old = differing.get(index, constraint.expand(operands))
-                    projected, differing[index] = self._project_copies(index, old, target)
+                    copies = differing.get(index, constraint.expand(operands))
+                    projected, differing[index] = self._project_copies(index, copies, target)
+                    held[index] = tuple(
+                        mean
+                        for position, array in enumerate(constraint.average(differing[index]))
+                        for mean in self.mean_over_uses(index, position, array)
+                    )
+                    scattered[index] = self._scatter_of_copies(index, differing[index], held[index])
                 else:
                     wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
                     projected = constraint.project_average(
                         operands, target, self.constant_operands(index), wanted
                     )
-                distances[index] = sum(projected.moved, jnp.zeros(()))
-                held[index] = tuple(mean for mean in projected.means if mean is not None)
-                scattered[index] = self._scatter(
-                    index, operands, projected, differing.get(index)
-                )
+                    held[index], scattered[index] = self._displaced(index, before[index], projected)
+                distances[index] = projected.moved
                 if projected.output is not None:
                     produced[index] = projected.output
             after = tuple(held)
             present = cache(lambda index, s=after: self._output(s, index, produced))
-            fed = self.fed_by(members)
-            overwritten = {index: self.gather(index, present) for index in fed}
-            for index, operands in overwritten.items():
-                distances[index] = self._overwritten(
-                    index, operands, before[index], scattered_before.get(index)
+            overwritten = {
+                index: self._inputs(index, present) for index in self.fed_by(members)
+            }
+            for index, inputs in overwritten.items():
+                distances[index] = scattered_before.get(index, jnp.zeros(())) + self._distance(
+                    index, inputs, before[index]
                 )
-                held[index] = self._stored(index, operands)
+                held[index] = inputs
                 for former in (differing, scattered, produced):
                     former.pop(index, None)
             moved.append(per_node(self.graph, distances))
-        return tuple(held), moved
+        return self._pack(held), moved
 
-    def mean(self, state: State, node: int, operand: int) -> Array:
-        before = self.graph.nodes[node].operands[:operand]
-        return state[node][sum(not other.is_constant for other in before)]
+    def means(self, state: State) -> Callable[[Use], Array]:
+        return self._means(self._unpack(state))
 
-    def _output(self, state: State, index: int, produced: dict[int, Array]) -> Array:
+    def _means(self, held: Sequence[Inputs]) -> Callable[[Use], Array]:
+        return lambda use: self._of_operand(use.consumer, use.operand, held[use.consumer])[use.input]
+
+    def _inputs(self, index: int, produced: Callable[[int], Array]) -> Inputs:
+        """What a node's producers produce, for each of its inputs."""
+        return tuple(produced(producer) for producer in self._slots(index))
+
+    def _of_operand(self, index: int, operand: int, inputs: Inputs) -> Inputs:
+        """The part of a node's inputs that belongs to one operand."""
+        operands = self.graph.nodes[index].operands
+        start = sum(len(other.producers) for other in operands[:operand])
+        return inputs[start : start + len(operands[operand].producers)]
+
+    def _operands(self, index: int, inputs: Inputs) -> tuple[Array, ...]:
+        return tuple(
+            operand.gather(self._of_operand(index, position, inputs), self.constants)
+            for position, operand in enumerate(self.graph.nodes[index].operands)
+        )
+
+    def _output(self, held: Sequence[Inputs], index: int, produced: dict[int, Array]) -> Array:
         """What a node produces now: the result of its projection while its inputs stay, else forward."""
         constraint = self.graph.nodes[index].constraint
         if index in produced:
             return produced[index]
         if constraint is None:
-            return state[index][0]
-        return constraint.forward(self._operands(state, index), self.constant_operands(index))
+            return held[index][0]
+        return constraint.forward(self._operands(index, held[index]), self.constant_operands(index))
 
-    def _operands(self, state: State, index: int) -> tuple[Array, ...]:
-        held = iter(state[index])
-        return tuple(
-            operand.gather([], self.constants) if operand.is_constant else next(held)
-            for operand in self.graph.nodes[index].operands
+    def _displaced(
+        self, index: int, inputs: Inputs, projected: Projected
+    ) -> tuple[Inputs, Array]:
+        """The means of projected copies, and the squared distance of the copies from them.
+
+        All copies came from `inputs`: the distance is what they moved in all, less what their
+        means moved. Copies of constants are at a distance of what they moved.
+        """
+        means: list[Array] = []
+        single = True
+        for position, displacement in enumerate(projected.displacements):
+            if displacement is None:
+                single = False
+                continue
+            moves = self.mean_over_uses(index, position, displacement)
+            old = self._of_operand(index, position, inputs)
+            means += [mean + move for mean, move in zip(old, moves, strict=True)]
+            copies = self.copies(index, position)
+            single = single and all(isinstance(count, int) and count == 1 for count in copies)
+        if single:
+            return tuple(means), jnp.zeros(())
+        return tuple(means), jnp.maximum(
+            projected.moved - self._distance(index, tuple(means), inputs), 0
         )
 
-    def _stored(self, index: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The operands that the state holds."""
-        return tuple(
-            array
-            for array, operand in zip(operands, self.graph.nodes[index].operands, strict=True)
-            if not operand.is_constant
-        )
+    def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
+        """The squared distance over all copies of two sets of inputs."""
+        distance = jnp.zeros(())
+        for position in range(len(self.graph.nodes[index].operands)):
+            pairs = zip(
+                self._of_operand(index, position, new),
+                self._of_operand(index, position, old),
+                self.copies(index, position),
+                strict=True,
+            )
+            for a, b, count in pairs:
+                if a is b:  # a producer with this use alone took over its mean
+                    continue
+                if isinstance(count, int):
+                    distance = distance + count * squared_distance(a, b)
+                else:
+                    distance = distance + jnp.sum(count * jnp.square(a - b))
+        return distance
 
     def _project_copies(
         self, index: int, copies: tuple[Array, ...], target: Array | None
     ) -> tuple[Projected, tuple[Array, ...]]:
         """The projection of copies that may differ, and the projected copies."""
-        node = self.graph.nodes[index]
-        constraint = node.constraint
+        constraint = self.graph.nodes[index].constraint
         assert constraint is not None
         new, output = constraint.project_output(copies, target, self.constant_operands(index))
-        means = tuple(
-            None if operand.is_constant else mean
-            for operand, mean in zip(node.operands, constraint.average(new), strict=True)
-        )
-        moved = tuple(squared_distance(a, b) for a, b in zip(new, copies, strict=True))
-        return Projected(output, means, moved), new
+        return Projected(output, (None,) * len(new), squared_distances(new, copies)), new
 
-    def _scatter(
-        self,
-        index: int,
-        operands: tuple[Array, ...],
-        projected: Projected,
-        copies: tuple[Array, ...] | None,
-    ) -> tuple[Array, ...]:
-        """For each operand the squared distance of its projected copies from what `held` says.
-
-        That is their mean, or for constant operands the constant. Where the copies are not at
-        hand, they all came from `operands`: it is what moved in all, less what the mean moved.
-        """
-        node = self.graph.nodes[index]
-        if copies is not None:
-            assert node.constraint is not None
-            held = node.constraint.expand(
-                tuple(
-                    operand if mean is None else mean
-                    for operand, mean in zip(operands, projected.means, strict=True)
-                )
-            )
-            return tuple(squared_distance(a, b) for a, b in zip(copies, held, strict=True))
-        return tuple(
-            moved
-            if mean is None
-            else jnp.zeros(())
-            if count == 1
-            else jnp.maximum(moved - count * squared_distance(mean, operand), 0)
-            for operand, mean, moved, count in zip(
-                operands, projected.means, projected.moved, node.multiplicity, strict=True
-            )
-        )
-
-    def _overwritten(
-        self,
-        index: int,
-        operands: tuple[Array, ...],
-        before: tuple[Array, ...],
-        scattered: tuple[Array, ...] | None,
+    def _scatter_of_copies(
+        self, index: int, copies: tuple[Array, ...], inputs: Inputs
     ) -> Array:
-        """The squared distance that copies move when `operands` overwrite them."""
-        node = self.graph.nodes[index]
-        distance = sum(scattered or (), jnp.zeros(()))
-        held = iter(before)
-        for new, operand, count in zip(operands, node.operands, node.multiplicity, strict=True):
-            if not operand.is_constant:
-                distance = distance + count * squared_distance(new, next(held))
-        return distance
+        """The squared distance of copies from the means `inputs`; of constants, from the constants."""
+        constraint = self.graph.nodes[index].constraint
+        assert constraint is not None
+        held = constraint.expand(self._operands(index, inputs))
+        return squared_distances(copies, held)

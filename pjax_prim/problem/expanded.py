@@ -6,6 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..graph.graph import Use
 from ..rules.constraint import Reflection, squared_distances
 from .base import AbstractProblem, State
 
@@ -25,9 +26,9 @@ class ExpandedProblem(AbstractProblem):
             for index, node in enumerate(self.graph.nodes)
         )
 
-    def cycle(self, sets: Sequence[tuple[int, ...]], state: State) -> tuple[State, list[Array]]:
+    def cycle(self, state: State) -> tuple[State, list[Array]]:
         moved = []
-        for members in sets:
+        for members in self.graph.sets:
             projected = self.project(members, state)
             moved.append(self.squared_distances(state, projected))
             state = projected
@@ -35,7 +36,7 @@ class ExpandedProblem(AbstractProblem):
 
     def project(self, members: Sequence[int], state: State) -> State:
         """Projects one set of nodes; see `AbstractProblem.cycle`."""
-        means = cache(lambda node: self._means(state, node))
+        means = self.means(state)
         changed = list(state)
         produced: dict[int, Array] = {}
         for index in members:
@@ -63,7 +64,7 @@ class ExpandedProblem(AbstractProblem):
         **Returns:** the new state, and for each node the squared distance of the two shadows.
         """
         nodes = self.graph.nodes
-        state_means = cache(lambda node: self._means(state, node))
+        state_means = self.means(state)
         reflections: dict[int, Reflection] = {}
         produced: dict[int, Array] = {}  # in the first shadow
         again: dict[int, Array] = {}  # in the second
@@ -79,7 +80,7 @@ class ExpandedProblem(AbstractProblem):
             reflections[index] = constraint.reflection(state[index], target, constants)
             if (output := reflections[index].output) is not None:
                 produced[index] = output
-        reflected_means = cache(lambda node: reflections[node].means())
+        reflected_means = self._spread_means(lambda node: reflections[node].means())
         for index in second:
             constraint = nodes[index].constraint
             target = self._target(index, state, reflected_means)
@@ -107,15 +108,20 @@ class ExpandedProblem(AbstractProblem):
                 gaps[index] = jnp.sum(jnp.square(step))
         return tuple(changed), jnp.stack(gaps)
 
-    def mean(self, state: State, node: int, operand: int) -> Array:
-        return self._means(state, node)[operand]
+    def means(self, state: State) -> Callable[[Use], Array]:
+        def averages(node: int) -> tuple[Array, ...]:
+            constraint = self.graph.nodes[node].constraint
+            assert constraint is not None
+            return constraint.average(state[node])
+
+        return self._spread_means(averages)
 
     def squared_distances(self, a: State, b: State) -> Float[Array, " nodes"]:
         """The squared distance of two states, for each node over its copies."""
         return jnp.stack([squared_distances(x, y) for x, y in zip(a, b, strict=True)])
 
     def _project_node(
-        self, index: int, state: State, means: Callable[[int], tuple[Array, ...]]
+        self, index: int, state: State, means: Callable[[Use], Array]
     ) -> tuple[tuple[Array, ...], Array | None]:
         """The projected copies of one node, and what it then produces (None for a loss)."""
         constraint = self.graph.nodes[index].constraint
@@ -124,23 +130,22 @@ class ExpandedProblem(AbstractProblem):
             return (_given(target),), target
         return constraint.project_output(state[index], target, self.constant_operands(index))
 
-    def _means(self, state: State, node: int) -> tuple[Array, ...]:
-        constraint = self.graph.nodes[node].constraint
-        assert constraint is not None
-        return constraint.average(state[node])
+    def _spread_means(
+        self, averages: Callable[[int], tuple[Array, ...]]
+    ) -> Callable[[Use], Array]:
+        """Means over all copies of a use, from a node's averages over the copies of its operands."""
+        averages = cache(averages)
+        means = cache(
+            lambda node, operand: self.mean_over_uses(node, operand, averages(node)[operand])
+        )
+        return lambda use: means(use.consumer, use.operand)[use.input]
 
-    def _target(
-        self, node: int, state: State, means: Callable[[int], tuple[Array, ...]]
-    ) -> Array | None:
+    def _target(self, node: int, state: State, means: Callable[[Use], Array]) -> Array | None:
         """The consensus value of what a node produces; None for a loss."""
         constraint = self.graph.nodes[node].constraint
         if constraint is not None and constraint.is_loss:
             return None
-        return self.target(
-            node,
-            lambda consumer, operand: means(consumer)[operand],
-            lambda: self._output(state, node),
-        )
+        return self.target(node, means, lambda: self._output(state, node))
 
     def _output(self, state: State, index: int) -> Array:
         """What a node produces in a state."""

@@ -1,6 +1,13 @@
 """One rule per JAX primitive: what it means as a constraint, or that it only moves data."""
 
-from . import bilinear, elementwise, losses, reductions, structural  # noqa: F401  registers the rules
+from . import (  # noqa: F401  registers the rules
+    convolution,
+    elementwise,
+    linear,
+    losses,
+    reductions,
+    structural,
+)
 from .constraint import AbstractConstraint as AbstractConstraint
 from .constraint import Projected as Projected
 from .registry import ConstraintRule as ConstraintRule

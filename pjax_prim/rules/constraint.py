@@ -5,24 +5,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 Arrays: TypeAlias = tuple[Array, ...]
 Target: TypeAlias = Any  # the queried output, an array; None for a loss
+Count: TypeAlias = int | np.ndarray[Any, np.dtype[np.int64]]
+"""A number for all elements of an array, or an array of numbers that broadcasts to it."""
 
 
 class Projected(NamedTuple):
     """A projection from consensus, without its copies (design: compressed form).
 
     - `output`: the new output, or None for a loss.
-    - `means`: for each operand the mean over its copies of the projected copies; None where
-      it was not asked for.
-    - `moved`: for each operand the squared displacement, summed over all copies.
+    - `displacements`: for each operand the mean over its copies of their displacements; None
+      where it was not asked for.
+    - `moved`: the squared displacement, summed over all copies of all operands.
     """
 
     output: Array | None
-    means: tuple[Array | None, ...]
-    moved: Arrays
+    displacements: tuple[Array | None, ...]
+    moved: Array
 
 
 class Reflection(NamedTuple):
@@ -69,8 +72,8 @@ class AbstractConstraint(abc.ABC):
         projected = self.project(copies, target, constants)
         return projected, None if self.is_loss else self.evaluate(projected, constants)
 
-    def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-        """How many copies each element of each operand has."""
+    def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Count, ...]:
+        """How many copies each element of each operand has; where it is 0, `average` means nothing."""
         return (1,) * len(shapes)
 
     def expand(self, operands: Arrays) -> Arrays:
@@ -95,15 +98,16 @@ class AbstractConstraint(abc.ABC):
         - `operands`: the common values.
         - `target`: the queried output.
         - `constants`: as everywhere.
-        - `wanted`: for each operand, whether its mean is needed.
+        - `wanted`: for each operand, whether its mean displacement is needed.
         """
         before = self.expand(operands)
         copies, output = self.project_output(before, target, constants)
-        means = self.average(copies)
+        displaced = tuple(new - old for new, old in zip(copies, before, strict=True))
+        means = self.average(displaced)
         return Projected(
             output,
             tuple(mean if want else None for mean, want in zip(means, wanted, strict=True)),
-            tuple(squared_distance(a, b) for a, b in zip(copies, before, strict=True)),
+            sum((squared_norm(array) for array in displaced), jnp.zeros(())),
         )
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
@@ -153,10 +157,15 @@ class AbstractConstraint(abc.ABC):
         return ""
 
 
-def squared_distance(a: Any, b: Any) -> Array:
+def squared_norm(a: Array) -> Array:
+    """The squared Euclidean norm of an array, accumulated in at least float32."""
+    return jnp.sum(jnp.square(a.astype(jnp.promote_types(a.dtype, jnp.float32))))
+
+
+def squared_distance(a: Array, b: Array) -> Array:
     """The squared Euclidean distance of two arrays, accumulated in at least float32."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.sum(jnp.square(a.astype(wide) - b.astype(wide)))
+    return squared_norm(a.astype(wide) - b.astype(wide))
 
 
 def squared_distances(a: Arrays, b: Arrays) -> Array:

@@ -1,5 +1,6 @@
 """Constraints of elementwise operations: sums, products, relu, maxima, step functions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Target
+from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
 from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
 
@@ -44,6 +45,13 @@ class Sum(AbstractConstraint):
         coefficients = tuple(float(sign) for sign in self.signs)
         return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
 
+    def project_average(
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
+    ) -> Projected:
+        total = _signed_sum(self.signs + self.shifts, operands + constants)
+        (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
+        return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
+
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
 
@@ -69,6 +77,14 @@ class SumRelu(AbstractConstraint):
             first, *rest = pp.project_sum_relu_p.bind(inputs[0] + offset, *inputs[1:], target)
             projected = (first - offset, *rest)
         return tuple(_signed(sign, x) for sign, x in zip(self.signs, projected, strict=True))
+
+    def project_average(
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
+    ) -> Projected:
+        total = _signed_sum(self.signs + self.shifts, operands + constants)
+        (step,) = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
+        output = jnp.maximum(total + len(operands) * step, 0)
+        return _equal_steps(self.signs, step, output, wanted)
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
@@ -174,6 +190,16 @@ class Quantize(AbstractConstraint):
 
     def describe(self) -> str:
         return f"levels={self.levels} scale={self.scale:g}"
+
+
+def _equal_steps(
+    signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]
+) -> Projected:
+    """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
+    displacements = tuple(
+        _signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True)
+    )
+    return Projected(output, displacements, len(signs) * squared_norm(step))
 
 
 def _signed(sign: int, array: Array) -> Array:

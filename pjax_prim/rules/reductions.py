@@ -1,7 +1,7 @@
 """Constraints of reductions over axes: sums and extrema."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Target
+from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
 from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
 
@@ -45,6 +45,16 @@ class ReduceSum(_Reduction):
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         (moved,) = pp.project_sum_p.bind(self._rows(copies[0]), target)
         return (self._unrows(moved, copies[0].shape),)
+
+    def project_average(
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
+    ) -> Projected:
+        (x,) = operands
+        total = self.forward(operands, constants)
+        count = math.prod(x.shape[axis] for axis in self.axes)
+        (step,) = pp.displace_sum_p.bind(total, target, inputs=count)
+        displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
+        return Projected(total + count * step, (displacement,), count * squared_norm(step))
 
 
 @dataclass(frozen=True)

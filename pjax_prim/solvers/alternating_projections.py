@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import AbstractProblem, Form, State
-from .base import AbstractSolver, sets_a_and_b
+from .base import AbstractSolver
 
 
 class AlternatingProjections(AbstractSolver[AbstractProblem]):
@@ -24,5 +24,5 @@ class AlternatingProjections(AbstractSolver[AbstractProblem]):
     two_sets: ClassVar[bool] = True
 
     def step(self, problem: AbstractProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        state, (_, moved) = problem.cycle(sets_a_and_b(problem.graph), state)
+        state, (_, moved) = problem.cycle(state)
         return state, moved

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, reflect, sets_a_and_b
+from .base import AbstractSolver, reflect
 
 
 class AlternatingReflections(AbstractSolver[ExpandedProblem]):
@@ -22,7 +22,7 @@ class AlternatingReflections(AbstractSolver[ExpandedProblem]):
     two_sets: ClassVar[bool] = True
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        set_a, set_b = sets_a_and_b(problem.graph)
+        set_a, set_b = problem.graph.sets
         shadow_a = problem.project(set_a, state)
         reflected = reflect(shadow_a, state)
         shadow_b = problem.project(set_b, reflected)

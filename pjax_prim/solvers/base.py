@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..errors import ArgumentError
-from ..graph import ConstraintGraph
 from ..problem import AbstractProblem, Form, State
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
@@ -48,11 +47,6 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
     def terminate(self, gap: Float[Array, ""], tol: float | None) -> Bool[Array, ""]:
         """Whether the problem counts as solved: by default, the gap is at most `tol`."""
         return jnp.zeros((), bool) if tol is None else gap <= tol
-
-
-def sets_a_and_b(graph: ConstraintGraph) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The nodes of the two sets."""
-    return graph.colour(0), graph.colour(1)
 
 
 def combine(function: Callable[..., Any], *states: State) -> State:

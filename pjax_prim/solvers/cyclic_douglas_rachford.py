@@ -24,7 +24,7 @@ class CyclicDouglasRachford(AbstractSolver[ExpandedProblem]):
     two_sets: ClassVar[bool] = False
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        sets = problem.graph.backward_sets()
+        sets = problem.graph.sets
         gaps = jnp.zeros(len(problem.graph.nodes))
         for members, following in zip(sets, (*sets[1:], sets[0]), strict=True):
             first = problem.project(members, state)

@@ -23,5 +23,5 @@ class CyclicProjections(AbstractSolver[AbstractProblem]):
     two_sets: ClassVar[bool] = False
 
     def step(self, problem: AbstractProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        state, moved = problem.cycle(problem.graph.backward_sets(), state)
+        state, moved = problem.cycle(state)
         return state, sum(moved[1:], moved[0])

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, check_range, combine, sets_a_and_b
+from .base import AbstractSolver, check_range, combine
 
 
 class DifferenceMap(AbstractSolver[ExpandedProblem]):
@@ -30,7 +30,7 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
         check_range("beta", self.beta, 2)
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        set_a, set_b = sets_a_and_b(problem.graph)
+        set_a, set_b = problem.graph.sets
         inverse = 1 / self.beta
         onto_b = problem.project(set_b, state)
         ahead = combine(lambda p, z: (1 + inverse) * p - inverse * z, onto_b, state)

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, check_range, sets_a_and_b
+from .base import AbstractSolver, check_range
 
 
 class DouglasRachford(AbstractSolver[ExpandedProblem]):
@@ -30,5 +30,5 @@ class DouglasRachford(AbstractSolver[ExpandedProblem]):
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         # (1 - r) z + r (2 P_B R_A z - R_A z) with R_A z = 2 P_A z - z
-        set_a, set_b = sets_a_and_b(problem.graph)
+        set_a, set_b = problem.graph.sets
         return problem.relaxed_reflections(set_a, set_b, state, self.relaxation)

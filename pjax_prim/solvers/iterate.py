@@ -1,5 +1,6 @@
 """The one loop that all solvers run in."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,10 @@ def iterate(
 
     def run(limit: Array) -> Progress:
         state = start()
-        finite = [jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays])) for arrays in state]
+        finite = [
+            functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in arrays), jnp.array(True))
+            for arrays in state
+        ]
         progress = Progress(
             state,
             jnp.zeros((), jnp.int32),

@@ -12,9 +12,12 @@ import optax
 
 import pjax_prim as pjp
 
-from ..models import MLP
+from ..models import CNN, MLP
+from ..rules.convolution import Convolution
+from ..rules.linear import Linear
 from ..solving import make_problem, problem_parts
 from ..transform import prepare
+from .config import HIDDEN
 
 CASES: dict[str, pjp.AbstractSolver] = {
     "ap": pjp.AlternatingProjections(),
@@ -30,10 +33,10 @@ CASES: dict[str, pjp.AbstractSolver] = {
 
 def benchmark(
     case: str,
-    hidden: Sequence[int] = (128, 128),
+    hidden: Sequence[int] | None = None,
     batch_size: int = 256,
     *,
-    in_size: int = 784,
+    model: str = "mlp",
     classes: int = 10,
     skip: bool = True,
     repeats: int = 11,
@@ -43,36 +46,47 @@ def benchmark(
     Everything is one jitted call that is waited for and gives new arrays; the contestants take
     turns, and each figure is the median over the turns. The first calls do not count.
 
-    **Arguments:** `case`, a key of `CASES`; the network's `hidden` widths, `in_size`, `classes` and
-    whether its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
+    **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
+    32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
+    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
 
-    **Returns:** `step_ms`; `adam_step_ms`, of the same network, batch and loss, and `ratio_to_adam`;
+    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
+    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
+    `ratio_to_products`;
     `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
     new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
     from; `state_bytes`; `peak_bytes` of the step and of Adam's, arguments and results included, by
     the compiler's account; `compile_s`, tracing included.
     """
     keys = jax.random.split(jax.random.key(0), 3)
-    model = MLP(in_size, classes, tuple(hidden), skip=skip, key=keys[0])
-    x = jax.random.uniform(keys[1], (batch_size, in_size))
+    widths = HIDDEN[model] if hidden is None else tuple(hidden)
+    shape = {"mlp": (784,), "cnn": (32, 32, 3)}[model]
+    network: MLP | CNN
+    if model == "mlp":
+        network = MLP(784, classes, widths, skip=skip, key=keys[0])
+    else:
+        network = CNN((32, 32, 3), classes, widths, skip=skip, key=keys[0])
+    x = jax.random.uniform(keys[1], (batch_size, *shape))
     labels = jax.random.randint(keys[2], (batch_size,), 0, classes)
 
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
     started = time.perf_counter()
-    step, state = _solver_step(CASES[case], loss, model, x, labels)
+    step, state = _solver_step(CASES[case], loss, network, x, labels)
     step_compiled = step.lower(state).compile()
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, model, x, labels)
+    adam, adam_state = _adam_step(loss, network, x, labels)
     adam_compiled = adam.lower(adam_state).compile()
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
 
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "step": (step_compiled, state),
         "adam_step": (adam_compiled, adam_state),
-        "floor": (copy, state),
+        "products": _products(loss, network, x, labels),
+        "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
     milliseconds: dict[str, list[float]] = {name: [] for name in timed}
@@ -89,9 +103,10 @@ def benchmark(
     return {
         **medians,
         "ratio_to_adam": medians["step_ms"] / medians["adam_step_ms"],
+        "ratio_to_products": medians["step_ms"] / medians["products_ms"],
         "ratio_to_floor": medians["step_ms"] / medians["floor_ms"],
         "ratio_to_in_place_floor": medians["step_ms"] / medians["in_place_floor_ms"],
-        "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "state_bytes": state_bytes,
         "peak_bytes": _peak_bytes(step_compiled),
         "adam_peak_bytes": _peak_bytes(adam_compiled),
         "compile_s": compile_s,
@@ -106,7 +121,7 @@ def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any)
         return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
 
     def step(state: Any) -> Any:
-        return solver.step(make_problem(graph, solver.form, arrays), state)[0]
+        return solver.step(make_problem(graph, solver.form, arrays), state)
 
     return jax.jit(step), jax.jit(first)(arrays)
 
@@ -124,6 +139,47 @@ def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
 
     first = jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
     return jax.jit(step), first
+
+
+def _products(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
+    """The products and convolutions that a step cannot do without, jitted, and their operands.
+
+    Of each the value and what goes back to its operands, as for a gradient; nothing to data.
+    """
+    prepared = prepare(loss, model, batch)
+    constants = prepared.graph.constants(prepared.data)
+    nodes = [
+        (node.constraint, [operand.is_constant for operand in node.operands])
+        for node in prepared.graph.nodes
+        if isinstance(node.constraint, Linear | Convolution)
+    ]
+    operands = [
+        [
+            operand.gather([], constants)
+            if operand.is_constant
+            else jnp.ones(operand.value.shape, operand.value.dtype)
+            for operand in node.operands
+        ]
+        for node in prepared.graph.nodes
+        if isinstance(node.constraint, Linear | Convolution)
+    ]
+
+    def run(operands: Any) -> Any:
+        results = []
+        for (constraint, is_data), arrays in zip(nodes, operands, strict=True):
+            moving = [x for x, data in zip(arrays, is_data, strict=True) if not data]
+
+            def forward(*moving: Any, constraint: Any = constraint, arrays: Any = arrays,
+                        is_data: Any = is_data) -> Any:  # fmt: skip
+                rest = iter(moving)
+                chosen = (x if data else next(rest) for x, data in zip(arrays, is_data, strict=True))
+                return constraint.forward(tuple(chosen), ())
+
+            value, back = jax.vjp(forward, *moving)
+            results.append((value, back(value)))
+        return results
+
+    return jax.jit(run), operands
 
 
 def _peak_bytes(compiled: Any) -> int:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..data import DATASETS, Dataset
 from ..errors import ArgumentError
-from ..models import MLP
+from ..models import CNN, MLP
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
 GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
@@ -18,11 +18,14 @@ GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data": DATASETS,
-    "model": ("mlp",),
+    "model": ("mlp", "cnn"),
     "solver": (*PROJECTION_SOLVERS, *GRADIENT_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
 }
+
+HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (128, 128), "cnn": (32, 32)}
+"""The hidden layers of a model by default: widths, or channels of convolutions."""
 
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
@@ -42,7 +45,7 @@ class TrainConfig:
     **Arguments:** None means the default of the solver or loss concerned.
 
     - `data`, `data_dir`: see `pjax_prim.data.load`.
-    - `model`, `hidden`, `skip`: see `pjax_prim.models`.
+    - `model`, `hidden` (channels of a cnn), `skip`: see `pjax_prim.models`.
     - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections) or `adam`, `sgd` (optax).
     - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (adam, sgd).
     - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
@@ -58,7 +61,7 @@ class TrainConfig:
     data: str = "digits"
     data_dir: str | None = None
     model: str = "mlp"
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = None  # type: ignore[assignment]  # never None once made
     skip: bool = False
     solver: str = "ap"
     relaxation: float | None = None
@@ -78,6 +81,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices and not (name == "form" and value is None):
                 raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, given {value!r}")
+        if self.hidden is None:
+            object.__setattr__(self, "hidden", HIDDEN[self.model])
         for name, (other, values) in ONLY_FOR.items():
             if getattr(self, name) is not None and getattr(self, other) not in values:
                 raise ArgumentError(
@@ -91,6 +96,8 @@ class TrainConfig:
                 raise ArgumentError(f"{name}: expected a finite number above zero, given {value}")
         if any(width < 1 for width in self.hidden):
             raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
+        if self.model == "cnn" and not self.hidden:
+            raise ArgumentError("hidden: expected at least one width for model cnn, given none")
         if self.seed < 0:
             raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
 
@@ -104,16 +111,19 @@ class TrainConfig:
         every = self.eval_every or max(1, self.batches // 10)
         return batches == self.batches or batches % every == 0
 
-    def make_model(self, dataset: Dataset) -> MLP:
-        """The network with its initial float32 parameters."""
-        return MLP(
-            dataset.features,
-            dataset.classes,
-            self.hidden,
-            skip=self.skip,
-            dtype=jnp.float32,
-            key=jax.random.key(self.seed),
-        )
+    def make_model(self, dataset: Dataset) -> MLP | CNN:
+        """The network with its initial float32 parameters.
+
+        **Errors:** `ArgumentError` for a cnn on data that are no images.
+        """
+        key = jax.random.key(self.seed)
+        if self.model == "mlp":
+            size = dataset.features
+            return MLP(size, dataset.classes, self.hidden, skip=self.skip, dtype=jnp.float32, key=key)
+        shape = dataset.image_shape
+        if shape is None:
+            raise ArgumentError(f"model: cnn takes images, and the examples of {dataset.name} are none")
+        return CNN(shape, dataset.classes, self.hidden, skip=self.skip, dtype=jnp.float32, key=key)
 
     def to_json(self) -> str:
         """All fields as one JSON object."""

@@ -37,9 +37,9 @@ def node(graph: ConstraintGraph, name: str) -> Node:
 def test_linear() -> None:
     model = eqx.nn.Linear(4, 3, key=jax.random.key(0))
     graph = graph_of(lambda model: jax.vmap(model)(X), model)
-    assert kinds(graph) == {"parameter": 2, "dot": 1, "sum": 1, "loss": 1}
+    assert kinds(graph) == {"parameter": 2, "linear": 1, "sum": 1, "loss": 1}
     assert [node.name for node in graph.nodes[:2]] == [".weight", ".bias"]
-    dot, total = node(graph, "dot_0"), node(graph, "sum_0")
+    dot, total = node(graph, "linear_0"), node(graph, "sum_0")
     assert (dot.constraints, dot.copies) == (15, 2 * 15 * 4)
     assert sorted(dot.multiplicity) == [3, 5]
     assert (total.constraints, total.copies) == (15, 30)
@@ -57,7 +57,7 @@ def test_mlp(depth: int, use_bias: bool) -> None:
     )
     graph = graph_of(lambda model: jax.vmap(model)(X), model)
     layers = depth + 1
-    expected = Counter(parameter=layers * (1 + use_bias), dot=layers, sum_relu=depth, loss=1)
+    expected = Counter(parameter=layers * (1 + use_bias), linear=layers, sum_relu=depth, loss=1)
     if use_bias:
         expected["sum"] = 1
     assert kinds(graph) == expected
@@ -72,7 +72,7 @@ def assert_two_coloured(graph: ConstraintGraph) -> None:
     for consumer, producers in enumerate(graph.producers):
         assert all(graph.colours[producer] != graph.colours[consumer] for producer in producers)
     assert graph.colours[graph.losses[0]] == 0
-    assert sorted((*graph.colour(0), *graph.colour(1))) == list(range(len(graph.nodes)))
+    assert sorted((*graph.sets[0], *graph.sets[1])) == list(range(len(graph.nodes)))
 
 
 PARAMS = {"a": jnp.ones((5, 3)), "b": jnp.ones(3), "c": jnp.ones((5, 3))}
@@ -152,8 +152,8 @@ CALLS: dict[str, Callable[[Array], Array]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_calls_are_walked_through(call: Callable[[Array], Array]) -> None:
     graph = graph_of(call)
-    assert kinds(graph) == {"parameter": 1, "dot": 1, "loss": 1}
-    operand = node(graph, "dot_0").operands[0]
+    assert kinds(graph) == {"parameter": 1, "linear": 1, "loss": 1}
+    operand = node(graph, "linear_0").operands[0]
     np.testing.assert_array_equal(operand.gather([], graph.constants([])), X)
 
 
@@ -165,8 +165,8 @@ def test_constants_are_evaluated() -> None:
         return (jnp.sort(jnp.tanh(X), 0) * scale) @ w
 
     graph = graph_of(forward)
-    assert kinds(graph) == {"parameter": 1, "dot": 1, "loss": 1}
-    data = node(graph, "dot_0").operands[0].gather([], graph.constants([]))
+    assert kinds(graph) == {"parameter": 1, "linear": 1, "loss": 1}
+    data = node(graph, "linear_0").operands[0].gather([], graph.constants([]))
     expected = np.sort(np.tanh(X), 0) * (3 * np.sin(X).sum())
     np.testing.assert_allclose(data, expected, rtol=1e-12)
 
@@ -179,7 +179,7 @@ def test_equal_constants_do_not_merge() -> None:
 
     graph = pjp.constraint_graph(fn)(W, X, other)
     constants = graph.constants([X, other])
-    found = [node(graph, f"dot_{i}").operands[0] for i in range(4)]
+    found = [node(graph, f"linear_{i}").operands[0] for i in range(4)]
     assert all(operand.is_constant for operand in found)
     for operand, expected in zip(found, (X, other, X, other), strict=True):
         np.testing.assert_array_equal(operand.gather([], constants), expected)
@@ -188,7 +188,7 @@ def test_equal_constants_do_not_merge() -> None:
 def test_abstract_arguments() -> None:
     shapes = jax.eval_shape(lambda: (W, X))
     graph = pjp.constraint_graph(lambda w, x: pjp.squared_error(x @ w, TARGET))(*shapes)
-    assert kinds(graph) == {"parameter": 1, "dot": 1, "loss": 1}
+    assert kinds(graph) == {"parameter": 1, "linear": 1, "loss": 1}
 
 
 def test_arithmetic_after_a_loss_changes_nothing() -> None:
@@ -196,7 +196,7 @@ def test_arithmetic_after_a_loss_changes_nothing() -> None:
         loss = pjp.squared_error(X @ w, TARGET)
         return jnp.mean(jnp.sin(loss)) + 3, 2 * loss
 
-    assert kinds(pjp.constraint_graph(fn)(W)) == {"parameter": 1, "dot": 1, "loss": 1}
+    assert kinds(pjp.constraint_graph(fn)(W)) == {"parameter": 1, "linear": 1, "loss": 1}
 
 
 def test_what_leads_to_no_loss_needs_no_rule() -> None:
@@ -205,7 +205,7 @@ def test_what_leads_to_no_loss_needs_no_rule() -> None:
         jnp.sort(h)
         return pjp.squared_error(h, TARGET)
 
-    assert kinds(pjp.constraint_graph(fn)(W)) == {"parameter": 1, "dot": 1, "loss": 1}
+    assert kinds(pjp.constraint_graph(fn)(W)) == {"parameter": 1, "linear": 1, "loss": 1}
 
 
 def test_backward_sets_of_a_skip() -> None:
@@ -222,9 +222,9 @@ def test_backward_sets_of_a_skip() -> None:
         {"loss_0"},
         {"sum_0"},
         {"sum_relu_0", "sum_relu_1"},
-        {"dot_0", "dot_1"},
+        {"linear_0", "linear_1"},
         {"['a']", "['b']", "sum_relu_0"},
-        {"dot_0"},
+        {"linear_0"},
         {"['a']"},
     ]
 
@@ -258,9 +258,9 @@ def test_printing() -> None:
     )
     assert lines["['w']"].split()[1:] == ["float32[4,3]", "B", "12", "48", "B", "48", "B"]
     # 15 dot products of length 4: 120 copies of 4 bytes; compressed only the weights.
-    assert lines["dot_0[ab,bc]"].split()[1] == "float32[5,3]"
-    assert lines["dot_0[ab,bc]"].split()[-6:] == ["15", "120", "480", "B", "48", "B"]
-    assert "data float32[5,4]; ['w']" in lines["dot_0[ab,bc]"]
+    assert lines["linear_0[ab,bc]"].split()[1] == "float32[5,3]"
+    assert lines["linear_0[ab,bc]"].split()[-6:] == ["15", "120", "480", "B", "48", "B"]
+    assert "data float32[5,4]; ['w']" in lines["linear_0[ab,bc]"]
     assert "broadcast_in_dim" in lines["sum_relu_0"]
     assert "concatenate(sum_relu_0" in lines["loss_0[cross_entropy"]
     assert lines["total"].split()[1:3] == ["35", "195"]

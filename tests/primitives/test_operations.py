@@ -13,6 +13,7 @@ from jax.interpreters import ad
 
 import pjax_prim as pjp
 import pjax_prim.primitives as pp
+from pjax_prim.primitives._window import Window
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,70 @@ def plain_reflect_dot(
     return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), squared)
 
 
+def matrices(count: int) -> list[jax.Array]:
+    return [normal(count, 3, 4), jnp.cos(normal(count, 2, 4)), 3 * normal(count, 3, 2)]
+
+
+def project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype}
+    results = pp.project_linear_p.bind(a, b, z, relative=False, **settings)
+    again = pp.project_linear_p.bind(a, b, z - a @ jnp.swapaxes(b, -1, -2), relative=True, **settings)
+    return rows_of((*results, *again), results[0])
+
+
+def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    p_a, p_b = project_rows(a[..., :, None, :], b[..., None, :, :], z)
+    move_a, move_b = p_a - a[..., :, None, :], p_b - b[..., None, :, :]
+    moved = jnp.sum(move_a**2 + move_b**2, (-3, -2, -1))
+    means, output = (jnp.mean(move_a, -2), jnp.mean(move_b, -3)), jnp.sum(p_a * p_b, -1)
+    displaced = output - a @ jnp.swapaxes(b, -1, -2)
+    return rows_of((output, *means, moved, displaced, *means, moved), output)
+
+
+WINDOW = Window((2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), (2, 1), 2)
+
+
+def project_convolution(*operands: jax.Array) -> jax.Array:
+    results = pp.project_convolution_p.bind(
+        *operands, window=WINDOW, wanted=(True, True), relative=True, precision=None,
+        operand_dtype=jnp.dtype("float64"),
+    )  # fmt: skip
+    outer = operands[0].shape[:-4]
+    return jnp.concatenate([x.reshape(*outer, -1) for x in results], -1)
+
+
+def plain_project_convolution(*operands: jax.Array) -> jax.Array:
+    """Copy by copy."""
+    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
+    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
+    results = [_plain_convolution(*one) for one in zip(*rows, strict=True)]
+    return jnp.stack(results).reshape(*outer, -1)
+
+
+def _plain_convolution(x: jax.Array, w: jax.Array, z: jax.Array) -> jax.Array:
+    def patches_of(x: jax.Array) -> jax.Array:  # (N, G, 1, *P, C, size)
+        return jnp.moveaxis(WINDOW.patches(WINDOW.grouped(x)), 2, -2)[:, :, None]
+
+    a = patches_of(x)
+    b = w.reshape(1, 2, 2, 1, 1, 2, 6)
+    a, b = jnp.broadcast_arrays(a, b)
+    a, b = (v.reshape(*v.shape[:-2], 12) for v in (a, b))
+    product = jnp.sum(a * b, -1)
+    p_a, p_b = project_rows(a, b, product + z.reshape(product.shape))
+    move_a, move_b = p_a - a, p_b - b
+    _, back = jax.vjp(patches_of, x)
+    shape = (*move_a.shape[:2], 1, *move_a.shape[3:-1], 2, 6)
+    (total,) = back(jnp.sum(move_a, 2, keepdims=True).reshape(shape))
+    (counts,) = back(jnp.ones(shape))
+    results = (
+        jnp.sum(p_a * p_b, -1) - product,
+        total / jnp.maximum(2 * counts, 1),
+        jnp.mean(move_b, (0, 3, 4)),
+        jnp.sum(move_a**2 + move_b**2),
+    )
+    return jnp.concatenate([x.ravel() for x in results])
+
+
 OPERATIONS = [
     Operation(
         "sum_relu", pp.sum_relu_p, pp.sum_relu, lambda *xs: jax.nn.relu(sum(xs)),
@@ -142,12 +207,29 @@ OPERATIONS = [
         lambda x: jnp.mean(x, -3), lambda count: [normal(count, 3, 4, 2)],
     ),
     Operation(
+        "displace_sum", pp.displace_sum_p, lambda s, z: pp.displace_sum_p.bind(s, z, inputs=3)[0],
+        lambda s, z: (z - s) / 4, lambda count: [normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
+    Operation(
+        "displace_sum_relu", pp.displace_sum_relu_p,
+        lambda s, z: pp.displace_sum_relu_p.bind(s, z, inputs=2)[0],
+        lambda s, z: pp.project_sum_relu((0.3 * s, 0.7 * s), z + 0 * s)[0] - 0.3 * s,
+        lambda count: [normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
+    Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
+    Operation(
         "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,
         lambda count: [normal(count, 2, 3, 4), jnp.cos(normal(count, 2, 3, 4)), normal(count, 2, 3)],
     ),
     Operation(
         "leave_dot", pp.leave_dot_p, leave_dot, plain_leave_dot,
         lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(4 * count, 2, 3), 4)],
+    ),
+    Operation(
+        "project_convolution", pp.project_convolution_p, project_convolution, plain_project_convolution,
+        lambda count: [
+            normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3)), normal(count, 2, 4, 4, 3)
+        ],
     ),
     Operation("reflect_dot", pp.reflect_dot_p, reflect_dot, plain_reflect_dot, copies_and_means),
 ]  # fmt: skip
@@ -172,7 +254,9 @@ def test_vmap_of_vmap(row: Operation) -> None:
     operands = row.operands(6)
     nested = [x.reshape(2, 3, *x.shape[1:]) for x in operands]
     result = jax.vmap(jax.vmap(row.apply))(*nested)
-    np.testing.assert_allclose(result.reshape(6, *result.shape[2:]), row.plain(*operands), rtol=1e-12)
+    np.testing.assert_allclose(
+        result.reshape(6, *result.shape[2:]), row.plain(*operands), rtol=1e-12, atol=1e-15
+    )
     if len(operands) > 1:
         shared = jax.vmap(row.apply, (0, *[None] * (len(operands) - 1)))
         one = [x[0] for x in operands[1:]]

@@ -21,7 +21,8 @@ from pjax_prim.solving import make_problem
 from pjax_prim.transform import prepare
 
 FIXTURES = Path(__file__).parent.parent / "data" / "trajectories.npz"
-SIZES = {"mlp_skip": 2, "mlp_chain": 2, "mlp_deep": 4}  # hidden layers of the fixture networks
+SIZES = {"mlp_skip": 2, "mlp_chain": 2, "mlp_deep": 4, "cnn_pool": 2, "cnn_flat": 1}
+"""Hidden layers of the fixture networks."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,25 @@ def layered(
     for i in range(layers):
         h = jax.nn.relu(params[f"relu_{i}.bias"] + h @ params[f"dense_{i}.weight"])
         hidden.append(h)
-    logits = (h if chain else jnp.concatenate(hidden, -1)) @ params["out.weight"]
+    return classify((h if chain else jnp.concatenate(hidden, -1)) @ params["out.weight"], labels, loss)
+
+
+def convolutional(
+    params: dict[str, Array], x: Array, labels: Array, *, layers: int, loss: str, flat: bool
+) -> Array:
+    """The fixture networks: 3x3 convolutions, the output reads the last or the maxima of all of them."""
+    h, pooled = x, []
+    for i in range(layers):
+        weight = params[f"conv_{i}.linear.weight"].reshape(h.shape[-1], 3, 3, -1)
+        numbers = ("NHWC", "IHWO", "NHWC")
+        s = jax.lax.conv_general_dilated(h, weight, (1, 1), "SAME", dimension_numbers=numbers)
+        h = jax.nn.relu(params[f"relu_{i}.bias"] + s)
+        pooled.append(jnp.max(h, (1, 2)))
+    features = h.reshape(h.shape[0], -1) if flat else jnp.concatenate(pooled, -1)
+    return classify(features @ params["out.weight"], labels, loss)
+
+
+def classify(logits: Array, labels: Array, loss: str) -> Array:
     if loss == "margin":
         return pjp.margin_loss(logits, labels)
     return pjp.cross_entropy(logits, labels, lam=5.0)
@@ -80,7 +99,11 @@ def fixture_problem(name: str, loss: str) -> Problem:
         params = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         return params, arrays[f"{name}/x"], arrays[f"{name}/labels"]
 
-    fn = partial(layered, layers=SIZES[name], loss=loss, chain=name == "mlp_chain")
+    settings: dict[str, Any] = {"layers": SIZES[name], "loss": loss}
+    if name.startswith("cnn"):
+        fn = partial(convolutional, **settings, flat=name == "cnn_flat")
+    else:
+        fn = partial(layered, **settings, chain=name == "mlp_chain")
     return Problem(f"{name}-{loss}", fn, make)
 
 
@@ -140,6 +163,19 @@ def residual(params: dict[str, Array], x: Array, target: Array) -> Array:
     return pjp.equality(h @ params["out"], target)
 
 
+def strided(params: dict[str, Array], x: Array, target: Array) -> Array:
+    """Convolutions with groups, strides that skip elements, dilation and a residual beside one.
+
+    The last convolution reads every other element of `h`, the residual all of them.
+    """
+    conv = jax.lax.conv_general_dilated
+    h = conv(x, params["grouped"], (1,), ((1, 1),), feature_group_count=2)
+    h = jax.nn.relu(h + params["b"])
+    even = conv(h, params["skipping"], (2,), "VALID")
+    wide = conv(even, params["up"], (1,), ((1, 1),), lhs_dilation=(2,))
+    return pjp.squared_error(wide + h[:, :, : wide.shape[2]], target)
+
+
 LABELS = jnp.array([0, 2, 1, 0, 2])
 
 PROBLEMS = (
@@ -174,6 +210,20 @@ PROBLEMS = (
         "movements",
         movements,
         lambda: ({"w": normal(0, 6, 4), "b": normal(1, 7)}, normal(2, 5, 3), normal(3, 5, 7)),
+    ),
+    Problem(
+        "strided",
+        strided,
+        lambda: (
+            {
+                "grouped": normal(0, 4, 1, 3),
+                "b": normal(1, 4, 1),
+                "skipping": normal(2, 3, 4, 1),
+                "up": normal(3, 4, 3, 2),
+            },
+            normal(4, 3, 2, 6),
+            normal(5, 3, 4, 6),
+        ),
     ),
     Problem(
         "tied",

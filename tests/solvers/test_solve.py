@@ -237,7 +237,7 @@ def test_input_that_is_not_finite(solver: pjp.AbstractSolver, bad: float) -> Non
     assert solution.result == pjp.RESULTS.nonfinite
     assert int(solution.stats["num_steps"]) == 0
     node = solution.node_names[int(solution.stats["first_nonfinite"])]
-    assert node in ("dot_0", "sum_relu_0")  # in the compressed form `dot_0` does not hold the data
+    assert node in ("linear_0", "sum_relu_0")  # in the compressed form `linear_0` does not hold the data
     assert solution.message == f"{pjp.RESULTS[pjp.RESULTS.nonfinite]} First at node {node!r}."
     chex.assert_trees_all_equal(solution.params, PARAMS)
 
@@ -314,3 +314,26 @@ def test_models_keep_what_is_not_trained() -> None:
     assert new(X[0]).shape == (2,)
 
 
+
+
+@pytest.mark.parametrize(
+    "solver", [pjp.AlternatingProjections(), pjp.CyclicProjections(), pjp.DouglasRachford()]
+)
+def test_half_precision_functions_are_solved_in_float32(solver: pjp.AbstractSolver) -> None:
+    """Their projections move far less than half precisions resolve; only products take rounded operands."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    model = eqx.nn.MLP(12, 4, 16, 2, key=keys[0])
+    x, labels = jax.random.uniform(keys[1], (32, 12)), jax.random.randint(keys[2], (32,), 0, 4)
+
+    def fn(model: Any, x: Any, labels: Any) -> Any:
+        return pjp.cross_entropy(jax.vmap(model)(x), labels)
+
+    def run(dtype: str) -> pjp.Solution:
+        cast = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, model)
+        return pjp.solve(fn, cast, x.astype(dtype), labels, solver=solver, max_steps=50)
+
+    single, half = run("float32"), run("bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.state)} == {"float32"}
+    trained = jax.tree.leaves(eqx.filter(half.params, eqx.is_inexact_array))
+    assert {leaf.dtype.name for leaf in trained} == {"bfloat16"}
+    np.testing.assert_allclose(half.stats["gap"], single.stats["gap"], rtol=0.01)

@@ -5,13 +5,16 @@ import pytest
 from pjax_prim.cli import main
 from pjax_prim.training.benchmark import CASES
 
-FIGURES = {"step_ms", "adam_step_ms", "ratio_to_adam", "floor_ms", "ratio_to_floor", "peak_bytes"}
+FIGURES = {
+    "step_ms", "adam_step_ms", "ratio_to_adam", "products_ms", "floor_ms", "ratio_to_floor", "peak_bytes",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["ap", "dr"])
-def test_bench_reports_every_figure(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("case", "model"), [("ap", "mlp"), ("dr", "mlp"), ("ap", "cnn")])
+def test_bench_reports_every_figure(case: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert case in CASES
-    arguments = ["bench", "--case", case, "--hidden", "4", "--batch-size", "3", "--repeats", "2", "--json"]
+    arguments = ["bench", "--case", case, "--model", model, "--hidden", "4", "--batch-size", "3"]
+    arguments += ["--repeats", "2", "--json"]
     assert main(arguments) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert FIGURES <= set(figures)

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import jax.numpy as jnp
 import pytest
@@ -70,3 +71,14 @@ def test_evaluations() -> None:
 def test_model_is_float32() -> None:
     model = TrainConfig(hidden=(4,)).make_model(load("digits"))
     assert model.layers[0].weight.dtype == jnp.float32
+
+
+def test_cnn_takes_images() -> None:
+    digits = load("digits")
+    model = TrainConfig(model="cnn", hidden=(3,)).make_model(digits)
+    assert model(jnp.zeros(64)).shape == (10,)
+    assert TrainConfig(model="cnn").hidden == (32, 32) and TrainConfig().hidden == (128, 128)
+    with pytest.raises(ArgumentError, match="model: cnn takes images"):
+        TrainConfig(model="cnn").make_model(replace(digits, image_shape=None))
+    with pytest.raises(ArgumentError, match="hidden: expected at least one width for model cnn"):
+        TrainConfig(model="cnn", hidden=())

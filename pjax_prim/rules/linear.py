@@ -1,8 +1,8 @@
-"""The bilinear constraint: one dot product per output element of a `dot_general`."""
+"""The linear constraint: one dot product per output element of a `dot_general`."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -10,13 +10,14 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from ..primitives.dot import displacement, row_dot
+from ..primitives._arguments import compute_dtype
+from ..primitives.dot import row_dot
 from .constraint import AbstractConstraint, Arrays, Projected, Reflection, Target
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
-class Bilinear(AbstractConstraint):
+class Linear(AbstractConstraint):
     """y = dot_general(a, b), any contraction, any batch axes.
 
     In canonical form `a` is (G, P, K), `b` is (G, Q, K) and the output (G, P, Q): G the batch
@@ -24,23 +25,25 @@ class Bilinear(AbstractConstraint):
     a row of `b`, so that the copies of both are (G, P, Q, K).
 
     **Arguments:** `shapes` of the operands; `dimensions` as in `jax.lax.dot_general`;
-    `precision` and `preferred_element_type` of the traced product.
+    `precision` and `output_dtype` of the traced product; `operand_dtype`, what the operands
+    are rounded to in products (None: as they are).
     """
 
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     dimensions: tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
     precision: Any = None
-    preferred_element_type: Any = None
-    kind: ClassVar[str] = "dot"
+    output_dtype: Any = None
+    operand_dtype: Any = None
+    kind: ClassVar[str] = "linear"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         a, b = operands
         return lax.dot_general(
-            a,
-            b,
+            a.astype(self.operand_dtype or a.dtype),
+            b.astype(self.operand_dtype or b.dtype),
             self.dimensions,
             precision=self.precision,
-            preferred_element_type=self.preferred_element_type,
+            preferred_element_type=self._output_dtype(a, b),
         )
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -109,61 +112,46 @@ class Bilinear(AbstractConstraint):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        r"""Three matrix products and one elementwise solve; memory of the output, not of copies.
-
-        With $p = ab^T$ the dot products and $q$ the squared norms, the displacement of the
-        copies (see `primitives.dot.displacement`) is $\Delta a = c\,a + e\,b$,
-        $\Delta b = c\,b + e\,a$ with matrices $c$, $e$ of the output's shape, so the means move
-        by $a\,\bar c + e b / Q$ and $b\,\bar c + e^T a / P$.
-        """
+        """Three matrix products and one elementwise solve (`primitives.linear`), no copies."""
         a, b = self._canonical(operands)
-        dtypes = a.dtype, b.dtype
-        dtype = self._output_dtype(a, b)
-        wide = jnp.promote_types(jnp.result_type(a, b, target), jnp.float32)
-        p = self._product("gpk,gqk->gpq", a, b, wide)
-        z = target.reshape(p.shape).astype(wide)
-        norm_a = jnp.sum(jnp.square(a.astype(wide)), -1)[:, :, None]
-        norm_b = jnp.sum(jnp.square(b.astype(wide)), -1)[:, None, :]
-        q = norm_a + norm_b
-        # Rounding of a low-precision product may break |2p| <= q, which the solve relies on.
-        s, d = (jnp.maximum(0.25 * q + half, 0) for half in (0.5 * p, -0.5 * p))
-        c, e, step_a, step_b, output = displacement(s, d, z - p, z)
-        first_a, first_b = a[:, :, None, 0].astype(wide), b[:, None, :, 0].astype(wide)
-
-        def squared(norm: Array, other: Array, first: Array, first_other: Array, step: Array) -> Array:
-            along = step * (2 * (c * first + e * first_other) + step)
-            return jnp.sum(c * c * norm + e * e * other + 2 * c * e * p + along)
-
-        moved = (
-            jnp.maximum(squared(norm_a, norm_b, first_a, first_b, step_a), 0),
-            jnp.maximum(squared(norm_b, norm_a, first_b, first_a, step_b), 0),
+        output, *results, moved = pp.project_linear_p.bind(
+            a,
+            b,
+            target.reshape(*a.shape[:2], b.shape[1]),
+            wanted=tuple(wanted),
+            relative=False,
+            precision=self.precision,
+            operand_dtype=self.operand_dtype or jnp.result_type(a, b),
         )
-        means: list[Array | None] = [None, None]
-        if wanted[0]:
-            shift = self._product("gpq,gqk->gpk", e, b, wide) / b.shape[1]
-            mean = a + (a * jnp.mean(c, 2)[..., None] + shift)
-            means[0] = self._original(
-                mean.at[..., 0].add(jnp.mean(step_a, 2)).astype(dtypes[0]), 0
-            )
-        if wanted[1]:
-            shift = self._product("gpq,gpk->gqk", e, a, wide) / a.shape[1]
-            mean = b + (b * jnp.mean(c, 1)[..., None] + shift)
-            means[1] = self._original(
-                mean.at[..., 0].add(jnp.mean(step_b, 1)).astype(dtypes[1]), 1
-            )
-        return Projected(self._output(output).astype(dtype), tuple(means), moved)
+        displacements: list[Array | None] = [None, None]
+        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
+            displacements[side] = self._original(array, side)
+        output = self._output(output).astype(self._output_dtype(a, b))
+        return Projected(output, tuple(displacements), jnp.sum(moved))
+
+    @property
+    def transposition(self) -> tuple[int, ...]:
+        """The permutation of the output's axes that exchanging the two operands amounts to."""
+        batch, left, right = (
+            len(x) for x in (self.dimensions[1][0], self._free_sizes(0), self._free_sizes(1))
+        )
+        moved = range(batch + left, batch + left + right)
+        return (*range(batch), *moved, *range(batch, batch + left))
+
+    def exchanged(self) -> "Linear":
+        """The same product with its operands exchanged."""
+        (contracted, batch), shapes = self.dimensions, self.shapes
+        return replace(
+            self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1])
+        )
 
     def describe(self) -> str:
         a, b = self._letters()
         return f"{a},{b}"
 
-    def _product(self, subscripts: str, x: Array, y: Array, dtype: Any) -> Array:
-        return jnp.einsum(
-            subscripts, x, y, precision=self.precision, preferred_element_type=dtype
-        )
-
     def _output_dtype(self, a: Array, b: Array) -> Any:
-        return self.preferred_element_type or jnp.result_type(a, b)
+        dtype = jnp.result_type(a, b)
+        return dtype if self.output_dtype is None else jnp.promote_types(dtype, self.output_dtype)
 
     def _axes(self, side: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Batch, free and contracted axes of an operand."""
@@ -215,8 +203,13 @@ def _dot_general(ctx: RuleContext) -> ConstraintRule:
     shapes = tuple(ctx.inputs[0].shape), tuple(ctx.inputs[1].shape)
     if math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0:
         raise NotImplementedError(f"a product that contracts an empty axis (shapes {shapes})")
-    constraint = Bilinear(
-        shapes, dimensions, ctx.params["precision"], ctx.params["preferred_element_type"]
+    dtype = jnp.result_type(*(x.dtype for x in ctx.inputs))
+    constraint = Linear(
+        shapes,
+        dimensions,
+        ctx.params["precision"],
+        ctx.outputs[0].dtype,
+        None if compute_dtype(dtype) == dtype else dtype,
     )
     return ConstraintRule(constraint, (0, 1))
 

@@ -1,4 +1,6 @@
-"""The fused forms of the bilinear constraint against its plain, copy-by-copy definition."""
+"""The fused forms of the linear constraint against its plain, copy-by-copy definition."""
+
+from functools import partial
 
 import chex
 import jax
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 
 from pjax_prim import primitives as pp
+from pjax_prim.primitives import linear
+from pjax_prim.primitives.dot import is_near
 from pjax_prim.rules import AbstractConstraint
-from pjax_prim.rules.bilinear import Bilinear
+from pjax_prim.rules.linear import Linear
 
 PRODUCTS = {
     "matrix": ((4, 5), (5, 3), "ab,bc->ac"),
@@ -20,13 +24,13 @@ PRODUCTS = {
 SPECIAL = ("random", "zeros", "parallel", "antiparallel", "far", "tiny", "huge")
 
 
-def make(product: str) -> Bilinear:
+def make(product: str) -> Linear:
     left, right, subscripts = PRODUCTS[product]
     jaxpr = jax.make_jaxpr(lambda a, b: jax.lax.dot_general(a, b, dimensions(subscripts)))(
         jnp.zeros(left), jnp.zeros(right)
     )
     (equation,) = jaxpr.eqns
-    return Bilinear((left, right), equation.params["dimension_numbers"])
+    return Linear((left, right), equation.params["dimension_numbers"])
 
 
 def dimensions(subscripts: str):
@@ -85,13 +89,13 @@ def test_project_average_is_expand_project_average(product: str, special: str) -
     constraint, operands, _, target = sample(product, special)
     fused = constraint.project_average(operands, target, (), (True, True))
     plain = AbstractConstraint.project_average(constraint, operands, target, (), (True, True))
-    scale = size(operands, plain.means)
-    chex.assert_trees_all_close(fused.means, plain.means, atol=1e-9 * scale)
+    scale = size(operands, plain.displacements)
+    chex.assert_trees_all_close(fused.displacements, plain.displacements, atol=1e-9 * scale)
     chex.assert_trees_all_close(fused.output, plain.output, atol=1e-9 * (size(target) + scale**2))
     chex.assert_trees_all_close(fused.moved, plain.moved, rtol=1e-7, atol=1e-9 * scale**2)
     skipped = constraint.project_average(operands, target, (), (False, True))
-    assert skipped.means[0] is None
-    chex.assert_trees_all_equal(skipped.means[1], fused.means[1])
+    assert skipped.displacements[0] is None
+    chex.assert_trees_all_close(skipped.displacements[1], fused.displacements[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("relaxation", [0.3])
@@ -117,7 +121,7 @@ def test_half_steps_are_the_plain_ones(product: str, special: str, relaxation: f
 def test_low_precision_products_keep_the_bracket() -> None:
     # bfloat16 products may claim |2 p| > q; the result must stay finite.
     a = jnp.full((3, 257), 1.01, jnp.bfloat16)
-    constraint = Bilinear(((3, 257), (4, 257)), (((1,), (1,)), ((), ())))
+    constraint = Linear(((3, 257), (4, 257)), (((1,), (1,)), ((), ())))
     for sign in (1, -1):
         b = sign * jnp.full((4, 257), 1.01, jnp.bfloat16)
         for target in (-1e4, 0.0, 1e4):
@@ -136,3 +140,83 @@ def test_mean_rows_has_one_value_on_all_platforms(dtype: str) -> None:
     np.testing.assert_allclose(
         np.asarray(fast, np.float64), np.asarray(reference, np.float64), atol=4 * jnp.finfo(dtype).eps
     )
+
+
+def product_operands(seed: int = 0, shapes=((32, 24), (16, 24))):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    a, b = (jax.random.normal(key, shape, jnp.float32) for key, shape in zip(keys, shapes, strict=False))
+    return a, b, jax.random.normal(keys[2], (shapes[0][0], shapes[1][0]), jnp.float32)
+
+
+SETTINGS = {"wanted": (True, True), "precision": None}
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("branch", [True, False])
+def test_displacements_keep_their_digits_in_float32(size: float, branch: bool) -> None:
+    """However small beside the operands: no displacement is a difference of them."""
+    a, b, residual = product_operands()
+    reference = partial(linear.reference, solve=linear.solve_branching if branch else linear.solve)
+    results = reference(a, b, size * residual, relative=True, operand_dtype=jnp.float32, **SETTINGS)
+    wide = [x.astype(jnp.float64) for x in (a, b, (size * residual).astype(jnp.float32))]
+    exact = linear.reference(*wide, relative=True, operand_dtype=jnp.float64, **SETTINGS)
+    for got, wanted in zip(results, exact, strict=True):
+        error = jnp.linalg.norm((got - wanted).reshape(-1)) / jnp.linalg.norm(wanted.reshape(-1))
+        assert got.dtype == jnp.float32 and float(error) < 2e-6
+
+
+def test_the_near_branch_is_taken_and_gives_the_same() -> None:
+    a, b, z = (x.astype(jnp.float64) for x in product_operands())
+    for size, near in ((1e-3, True), (1e3, False)):
+        target = a @ b.T + size * z
+        query = linear.Query(
+            a @ b.T, jnp.sum(a**2, 1)[:, None], jnp.sum(b**2, 1), a[:, :1], b[:, 0], target, False
+        )
+        s, d, residual, _ = query.equation()
+        assert bool(jnp.all(is_near(s, d, residual))) is near
+        chex.assert_trees_all_close(
+            jax.jit(lambda q=query: linear.solve_branching(q))(), linear.solve(query), rtol=1e-12, atol=1e-13
+        )
+
+
+def test_the_branch_is_for_one_device() -> None:
+    """Spread over devices it would cost a collective."""
+    a, b, z = product_operands()
+
+    def project(*operands: jax.Array):
+        return pp.project_linear_p.bind(*operands, relative=False, operand_dtype=jnp.float32, **SETTINGS)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (jax.NamedSharding(mesh, jax.P(*names)) for names in (("data",), ()))
+    spread = [jax.device_put(x, s) for x, s in zip((a, b, z), (rows, whole, rows), strict=True)]
+    manual = jax.shard_map(
+        lambda *x: project(*x)[0], mesh=mesh, in_specs=(jax.P("data"), jax.P(), jax.P("data")),
+        out_specs=jax.P("data"),
+    )  # fmt: skip
+    programs = ((project, (a, b, z)), (project, spread), (manual, spread))
+    texts = [jax.jit(f).lower(*x).as_text() for f, x in programs]
+    assert ["stablehlo.case" in text for text in texts] == [True, False, True]
+    chex.assert_trees_all_close(jax.jit(project)(*spread), jax.jit(project)(a, b, z), rtol=2e-5, atol=1e-5)
+    chex.assert_trees_all_close(jax.jit(manual)(*spread), project(a, b, z)[0], rtol=2e-5, atol=1e-5)
+
+
+def test_what_is_not_wanted_is_not_computed() -> None:
+    a, b, z = product_operands()
+
+    def products(wanted: tuple[bool, bool]) -> int:
+        def project(*operands: jax.Array):
+            return linear.reference(
+                *operands, wanted=wanted, relative=False, precision=None, operand_dtype=a.dtype
+            )
+
+        return str(jax.make_jaxpr(project)(a, b, z)).count("dot_general")
+
+    assert [products(x) for x in ((True, True), (False, True), (False, False))] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_products_without_rows(rows: int) -> None:
+    constraint = Linear(((rows, 3), (4, 3)), (((1,), (1,)), ((), ())))
+    a, b = jnp.ones((rows, 3)), jnp.ones((4, 3))
+    result = constraint.project_average((a, b), jnp.zeros((rows, 4)), (), (True, True))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(result))

@@ -1,0 +1,127 @@
+"""The dot projections of a whole convolution, from consensus and back to it, without copies."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from . import _arguments as arguments
+from . import linear
+from ._definition import define
+from ._window import Window
+
+
+def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static: Any) -> tuple[Array, ...]:
+    project: Callable[..., tuple[Array, ...]] = partial(_project, window=window, **static)
+    for _ in range(lhs.ndim - window.dims - 2):
+        project = _over_leading_axis(project)
+    return project(lhs, rhs, target)
+
+
+def _over_leading_axis(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    """`function` over one more batch axis, on which an array has the common size or 1."""
+
+    def apply(*arrays: Array) -> tuple[Array, ...]:
+        if all(x.shape[0] == 1 for x in arrays):
+            return tuple(x[None] for x in function(*(x[0] for x in arrays)))
+        axes = tuple(None if x.shape[0] == 1 else 0 for x in arrays)
+        rows = (x[0] if axis is None else x for x, axis in zip(arrays, axes, strict=True))
+        return jax.vmap(function, axes)(*rows)
+
+    return apply
+
+
+def _project(
+    lhs: Array,
+    rhs: Array,
+    target: Array,
+    *,
+    window: Window,
+    wanted: tuple[bool, bool],
+    relative: bool,
+    precision: Any,
+    operand_dtype: Any,
+    solve: Callable[[linear.Query], linear.Answer] = linear.solve,
+) -> tuple[Array, ...]:
+    wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, target))
+    narrow_x, narrow_w = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
+    product = window.convolve(narrow_x, narrow_w, precision, wide)
+    batch, channels, *positions = product.shape
+    groups, queries = window.groups, channels // window.groups
+    x = window.grouped(narrow_x.astype(wide))
+    w = narrow_w.astype(wide).reshape(groups, queries, *rhs.shape[1:])
+    corner = (slice(None), slice(None), 0, *[0] * window.dims)
+
+    def of_patches(array: Array) -> Array:
+        """(N, G, *P) as rows of a query."""
+        return array.reshape(batch, groups, 1, -1)
+
+    answer = solve(
+        linear.Query(
+            product.reshape(batch, groups, queries, -1),
+            jnp.sum(jnp.square(w), tuple(range(2, w.ndim)))[..., None],
+            of_patches(window.sums(jnp.sum(jnp.square(x), 2))),
+            w[corner][..., None],
+            of_patches(window.first(x[:, :, 0])),
+            target.astype(wide).reshape(batch, groups, queries, -1),
+            relative,
+        )
+    )
+
+    # Displacements may be too small for float16.
+    back = wide if operand_dtype == jnp.float16 else operand_dtype
+    cross = answer.e.astype(back).reshape(product.shape)
+    results = [answer.output.reshape(product.shape)]
+    if wanted[0]:
+        (across,) = jax.linear_transpose(
+            lambda v: window.convolve(v, narrow_w.astype(back), precision), _abstract(lhs, back)
+        )(cross)
+        within, ahead = (
+            jax.linear_transpose(linear_map, _abstract(x[:, :, 0], wide))(
+                rows.reshape(batch, groups, *positions)
+            )[0][:, :, None]
+            for linear_map, rows in (
+                (window.sums, jnp.sum(answer.c, -2)),
+                (window.first, queries * answer.step_b),
+            )
+        )
+        first = (np.arange(x.shape[2]) == 0).reshape(-1, *[1] * window.dims)
+        total = x * within + window.grouped(across.astype(wide)) + jnp.where(first, ahead, 0)
+        copies = queries * np.maximum(window.counts(x.shape[3:]), 1)
+        results.append(window.ungrouped(total / copies.astype(wide)))
+    if wanted[1]:
+        (across,) = jax.linear_transpose(
+            lambda v: window.convolve(narrow_x.astype(back), v, precision), _abstract(rhs, back)
+        )(cross)
+        along = w * jnp.mean(answer.c, (0, -1)).reshape(groups, queries, *[1] * (w.ndim - 2))
+        mean = along + across.astype(wide).reshape(w.shape) / (batch * math.prod(positions))
+        results.append(mean.at[corner].add(jnp.mean(answer.step_a, 0)).reshape(rhs.shape))
+    return (*results, jnp.sum(answer.moved))
+
+
+def _abstract(array: Array, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, dtype)
+
+
+project_convolution_p = define("pjax_project_convolution", reference)
+r"""(..., N, C, *S), (..., O, C / feature groups, *K), (..., N / batch groups, O, *P) -> output,
+displacements, squared displacement.
+
+For each output element the dot projection of its patch of `lhs` and its filter with the queried
+output z from `target`; then the mean of each element's displacements over its copies (`linear`
+says the same of rows). The displacement of the copies is $\Delta x = c\,x + e\,w$,
+$\Delta w = c\,w + e\,x$ with $c$, $e$ of the output's shape, so the sum over the copies of an
+element of `lhs` is x times the sum of c over the windows that contain it, plus the transposed
+convolution of e; for `rhs` likewise, by the other transposition: three convolutions, no copies.
+
+- `window`: see `Window`. Zeros of the padding and holes of dilation are constants with copies; an
+  element that no window contains has none and displacement zero.
+- `wanted`, `relative`, `precision`, `operand_dtype`: as in `project_linear_p`.
+
+Results: the new output; the displacements wanted, in the shapes of `lhs` and `rhs`; the squared
+displacement summed over all copies of both, (...)."""

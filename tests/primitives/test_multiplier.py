@@ -1,0 +1,84 @@
+"""The scalar equation of the dot projection: full precision over all scales."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pjax_prim.primitives.dot import is_near, multiplier, near_multiplier
+
+
+def left_side(u: np.ndarray, s: np.ndarray, d: np.ndarray) -> np.ndarray:
+    return u / (1 + u) + s * u * (u + 2) + d * u * (2 + 3 * u) / (1 + 2 * u) ** 2
+
+
+def bisect(s: np.ndarray, d: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """The root for r > 0, in the logarithm of u and in long double."""
+    s, d, r = (np.asarray(x, np.longdouble) for x in (s, d, r))
+    low, high = np.full(r.shape, -200.0, np.longdouble), np.full(r.shape, 200.0, np.longdouble)
+    for _ in range(90):
+        middle = (low + high) / 2
+        above = left_side(np.exp(middle), s, d) > r
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.exp((low + high) / 2)
+
+
+def sample(count: int, decades: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S, D and r over many decades, zeros among S and D, and r near where S alone decides."""
+    random = np.random.default_rng(0)
+    s, d, r = 10 ** random.uniform(-decades, decades, (3, count))
+    s[: count // 20] = 0
+    d[count // 20 : count // 10] = 0
+    critical = slice(count // 10, count // 5)
+    offset = random.choice([-1, 1], count) * 10 ** random.uniform(-2, 0, count)
+    r[critical] = np.abs((1 + 0.75 * d) * (1 + offset))[critical]
+    return s, d, r
+
+
+@pytest.mark.parametrize(
+    ("dtype", "decades"), [("float64", 25), ("float64", 3), ("float32", 8), ("float32", 2)]
+)
+def test_full_precision(dtype: str, decades: float) -> None:
+    s, d, r = (x.astype(dtype) for x in sample(20_000, decades))
+    u, extra = (np.asarray(x) for x in multiplier(s, d, r))
+    assert np.isfinite(u).all() and (u >= 0).all()
+    exact = bisect(s, d, r)
+    # Where r is all but met by the terms that saturate, rounding of r decides on u: allow for it.
+    slope = exact * (
+        1 / (1 + exact) ** 2 + 2 * s.astype(np.longdouble) * (1 + exact)
+        + 2 * d.astype(np.longdouble) * (1 + exact) / (1 + 2 * exact) ** 3
+    )  # fmt: skip
+    condition = np.maximum(r / slope, 1)
+    eps = np.finfo(dtype).eps
+    regular = (extra == 0) & (exact < float(np.finfo(dtype).max) ** 0.25)
+    assert regular.mean() > 0.5
+    error = np.abs(u / exact - 1) / (8 * eps * condition)
+    assert error[regular].max() < 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_signs_exchange_the_vectors(dtype: str) -> None:
+    s, d, r = (jnp.asarray(x, dtype) for x in sample(1000, 3))
+    np.testing.assert_array_equal(multiplier(s, d, -r)[0], -multiplier(d, s, r)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_near_is_the_same(dtype: str) -> None:
+    s, d, r = (x.astype(dtype) for x in sample(20_000, 4))
+    r = r * np.random.default_rng(1).choice([-1, 1], r.shape)
+    near = np.asarray(is_near(s, d, r))
+    assert 0.1 < near.mean() < 0.9
+    t = np.asarray(near_multiplier(s, d, r), np.float64)[near]
+    assert np.abs(t).max() < 0.026
+    wide = (jnp.asarray(x[near], jnp.float64) for x in (s, d, r))
+    u = np.asarray(multiplier(*wide)[0])
+    np.testing.assert_allclose(t / (1 - np.abs(t)), u, rtol=8 * np.finfo(dtype).eps)
+
+
+def test_overflow_and_degenerate_queries() -> None:
+    huge = jnp.asarray([3e38, 1.0, 1.0, jnp.inf, jnp.nan], jnp.float32)
+    u, extra = jax.jit(multiplier)(huge, huge[::-1], jnp.ones(5, jnp.float32))
+    assert bool(jnp.isfinite(u).all()) and bool((extra == 0).all())
+    # a = b = 0 with a far target: only a sphere of answers, at a squared radius of 4 (r - 1).
+    u, extra = multiplier(jnp.zeros(()), jnp.zeros(()), jnp.asarray(3.0))
+    assert float(extra) == 2.0
