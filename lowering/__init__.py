@@ -43,8 +43,10 @@ def register(
             return function(*arrays, **static)
 
     def rule(ctx: mlir.LoweringRuleContext, *arrays: Any, **static: Any) -> Any:
-        usable = implementation is not None and (not local or _is_local(ctx))
-        function = partial(scoped, implementation if usable else definition.reference)
+        chosen = implementation or definition.reference
+        if local and not _is_local(ctx):
+            chosen = definition.reference
+        function = partial(scoped, chosen)
         return mlir.lower_fun(function, multiple_results=True)(ctx, *arrays, **static)
 
     mlir.register_lowering(definition.primitive, rule, platform=platform, inline=False)

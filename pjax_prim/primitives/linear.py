@@ -102,7 +102,7 @@ def _solve_in_blocks(query: Query) -> Answer:
     count = _block_count(shape[axis], math.prod(shape))
     if count == 1:
         return solve(query)
-    arrays = query[:-1]
+    arrays: tuple[Array, ...] = query[:-1]
     whole = [x.shape[axis] == 1 for x in arrays]
 
     def split(x: Array) -> Array:
@@ -115,7 +115,7 @@ def _solve_in_blocks(query: Query) -> Answer:
     def block(parts: list[Array]) -> Answer:
         rest = iter(parts)
         chosen = [x if keep else next(rest) for x, keep in zip(arrays, whole, strict=True)]
-        return solve(Query(*chosen, relative=query.relative))
+        return solve(query._replace(**dict(zip(Query._fields, chosen, strict=False))))
 
     answer = jax.lax.map(block, [split(x) for x, keep in zip(arrays, whole, strict=True) if not keep])
     if axis == len(shape) - 2:  # blocks of rows, which `step_b` and `moved` reduce over
