@@ -115,7 +115,8 @@ def _solve_in_blocks(query: Query) -> Answer:
     def block(parts: list[Array]) -> Answer:
         rest = iter(parts)
         chosen = [x if keep else next(rest) for x, keep in zip(arrays, whole, strict=True)]
-        return solve(query._replace(**dict(zip(Query._fields, chosen, strict=False))))
+        product, norm_a, norm_b, first_a, first_b, target = chosen
+        return solve(Query(product, norm_a, norm_b, first_a, first_b, target, query.relative))
 
     answer = jax.lax.map(block, [split(x) for x, keep in zip(arrays, whole, strict=True) if not keep])
     if axis == len(shape) - 2:  # blocks of rows, which `step_b` and `moved` reduce over
