@@ -103,15 +103,15 @@ def _moved(s: Array, d: Array, c: Array, e: Array) -> Array:
     return 2 * (s * jnp.square(c + e) + d * jnp.square(c - e))
 
 
-def answer_blockwise(query: Query) -> Answer:
-    """The same block after block, so that the many intermediate arrays stay in a cache.
+def answer_blockwise(query: Query, block_size: int) -> Answer:
+    """The same in blocks of at most so many elements, so that intermediate arrays are small.
 
     A block whose targets are all near (`dot.is_near`) costs a third of the operations. Over
     several devices that choice would cost a collective, so lowerings use it only on one.
     """
     shape = query.product.shape
     axis = next((i for i, size in enumerate(shape[:-1]) if size > 1), len(shape) - 2)
-    count = _block_count(shape[axis], math.prod(shape))
+    count = _block_count(shape[axis], math.prod(shape), block_size)
     if count == 1:
         return _answer_block(query)
     length = shape[axis] // count
@@ -161,13 +161,9 @@ def _answer_block(query: Query) -> Answer:
     return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
 
 
-_BLOCK = 2**19
-"""Elements of a block."""
-
-
-def _block_count(length: int, size: int) -> int:
-    """The fewest equal parts of an axis with at most `_BLOCK` elements each, or 1."""
-    counts = range(max(-(-size // _BLOCK), 1), length + 1)
+def _block_count(length: int, size: int, block: int) -> int:
+    """The fewest equal parts of an axis with at most `block` elements each, or 1."""
+    counts = range(max(-(-size // block), 1), length + 1)
     return next((count for count in counts if length % count == 0), 1)
 
 
