@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ..rules import Movement
 from ..rules.constraint import Count
-from .ir import Environment, Equation, Value, evaluate, read, state_dtype, widen
+from .ir import CARRY, Environment, Equation, Value, evaluate, read, state_dtype, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Operand:
     - `path`: the equations that lead from the inputs to the value.
     - `counts`: for each input how often each of its elements is used, or None where this
       differs between elements.
+    - `carried`: for each input whether every way from it goes through the carry of a loop.
     """
 
     value: Value
@@ -30,6 +31,7 @@ class Operand:
     producers: tuple[int, ...]
     path: tuple[Equation, ...]
     counts: tuple[int | None, ...]
+    carried: tuple[bool, ...]
 
     @property
     def is_constant(self) -> bool:
@@ -114,10 +116,15 @@ def make_operand(
 
     visit(value)
     if not inputs:
-        return Operand(value, (), (), (), ())
+        return Operand(value, (), (), (), (), ())
     counts = _counts(value, inputs, path, moved_by)
     producers = tuple(producer_of[value] for value in inputs)
-    return Operand(value, tuple(inputs), producers, tuple(path), counts)
+    direct = {value}
+    for equation in reversed(path):
+        if equation.primitive is not CARRY and any(x in direct for x in equation.outputs):
+            direct.update(equation.inputs)
+    carried = tuple(value not in direct for value in inputs)
+    return Operand(value, tuple(inputs), producers, tuple(path), counts, carried)
 
 
 def _counts(

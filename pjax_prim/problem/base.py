@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
-from ..graph.ir import Environment, widen
+from ..graph.ir import Environment, evaluate, widen
 
 Form = Literal["compressed", "expanded"]
 State = tuple[tuple[Array, ...], ...]
@@ -136,7 +136,20 @@ class AbstractProblem(abc.ABC):
         )
 
     def outputs(self, parameters: Sequence[Array]) -> dict[int, Array]:
-        """The forward pass: what each node produces."""
+        """The forward pass: what each node produces.
+
+        Only loops are run one iteration after the other, in the dtypes of the function.
+        """
+        function = self.graph.function
+        if function.carries:
+            environment = {**self.constants, **dict(zip(function.parameters, parameters, strict=True))}
+            known = set(environment)
+            evaluate((x for x in function.equations if not known.issuperset(x.outputs)), environment)
+            return {
+                index: widen(environment[node.output])
+                for index, node in enumerate(self.graph.nodes)
+                if node.output is not None
+            }
         produced: dict[int, Array] = {
             node: widen(array)
             for node, array in zip(self.graph.parameters, parameters, strict=True)

@@ -58,10 +58,10 @@ class CompressedProblem(AbstractProblem):
                         read.pop((index, slot), None)
                 overwritten = self.fed_by(members)
             for index in overwritten:
-                version[index] += members is not None
-            for index in overwritten:
                 for slot, producer in enumerate(self._slots(index)):
                     read[index, slot] = producer, version[producer]
+            for index in overwritten:
+                version[index] += members is not None
         readers: dict[int, list[tuple[int, int]]] = {}
         chosen: dict[int, int] = {}
         for place, (producer, number) in read.items():
