@@ -81,10 +81,10 @@ def build_graph(
         if any(index in operand.producers for operand in node.operands)
     }
     nodes, index_of = insert_identities(nodes, reading_themselves)
-    parameters = (producer_of.get(value) for value in flat.parameters)
+    found = (producer_of.get(value) for value in flat.parameters)
     return ConstraintGraph(
         tuple(nodes),
-        tuple(None if old is None else index_of[old] for old in parameters),
+        tuple(None if old is None else index_of[old] for old in found),
         flat,
         tuple(draft.constant_equations),
     )

@@ -1,7 +1,8 @@
 """A product whose only use is its transpose is taken the other way round.
 
 `jax.vmap` of a matrix-vector product makes one: batch axes come last and are then moved to the
-front; a loop around it makes two in a row. Without it no array has to be transposed on the way to the next constraint and back.
+front; a loop around it makes two in a row. Without it no array has to be transposed on the way to
+the next constraint and back.
 """
 
 from dataclasses import replace

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def format_graph(graph: ConstraintGraph) -> str:
     """One line per node: name, loops, shape, inputs, colour, constraints, copies, bytes in both forms."""
-    rows = [("node", "loop", "output", "from", "set", "constraints", "copies", "expanded", "compressed")]
+    rows: list[tuple[str, ...]] = [
+        ("node", "loop", "output", "from", "set", "constraints", "copies", "expanded", "compressed")
+    ]
     totals = [0, 0, 0, 0]
     for index, node in enumerate(graph.nodes):
         expanded = _expanded_bytes(node)
