@@ -32,6 +32,7 @@ from .margin import margin_loss as margin_loss
 from .margin import margin_loss_p as margin_loss_p
 from .margin import project_margin as project_margin
 from .margin import project_margin_p as project_margin_p
+from .max import displace_max_p as displace_max_p
 from .max import project_max as project_max
 from .max import project_max_p as project_max_p
 from .mean_rows import mean_rows_p as mean_rows_p

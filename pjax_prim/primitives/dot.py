@@ -170,16 +170,6 @@ def displacement(
     return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
 
 
-def near_displacement(
-    s: Array, d: Array, residual: Array, z: Array
-) -> tuple[Array, Array, Array]:
-    """`displacement` where `is_near`: `(c, e)` and the output; the others are zero."""
-    # Stored, because XLA's CPU backend would compute it once for each of the three.
-    t = jax.lax.optimization_barrier(near_multiplier(s, d, residual))
-    e = t / (1 - t * t)
-    return t * e, e, z - t
-
-
 def _degenerate(dtype: Any) -> float:
     """The value of u that stands for t = 1."""
     return float(jnp.finfo(dtype).max) ** 0.25
