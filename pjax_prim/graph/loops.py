@@ -145,7 +145,7 @@ class _Scan:
             self.outer.carries.append(
                 Equation(
                     CARRY,
-                    {},
+                    {"axis": 0, "reverse": self.reverse},
                     (carry.init, self.with_axis(carry.out)),
                     (self.outside[carry.into],),
                     partial(_shift, self.reverse),
@@ -266,6 +266,7 @@ class _Scan:
             return self._renamed(equation)
         return replace(
             self._renamed(equation),
+            params=equation.params | {"axis": equation.params["axis"] + 1},
             outputs=(self.outside[into],),
             apply=self._vmapped(equation),
             loops=(self.loop, *equation.loops),
@@ -283,9 +284,9 @@ class _Scan:
 
 def _shift(reverse: bool, init: Array, out: Array) -> tuple[Array]:
     """What each iteration starts from."""
-    if reverse:
-        return (jnp.concatenate([out[1:], init[None]]),)
-    return (jnp.concatenate([init[None], out[:-1]]),)
+    parts = [out[1:], init[None]] if reverse else [init[None], out[:-1]]
+    # Stored: else each of its readers computes it anew, which on CPUs takes longer than to read it.
+    return (lax.optimization_barrier(jnp.concatenate(parts)),)
 
 
 def _unique(*groups: Iterable[Value]) -> list[Value]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..graph.graph import Use
-from ..rules.constraint import Projected, squared_distance, squared_distances, squared_norm
+from ..rules.constraint import Count, Projected, squared_distance, squared_distances, squared_norm
 from .base import AbstractProblem, State, per_node
 
 Inputs = tuple[Array, ...]  # one array per use of a producer, operand after operand
@@ -261,6 +261,6 @@ class CompressedProblem(AbstractProblem):
         return squared_distances(copies, held)
 
 
-def _squared_norm(x: Array, count: Array | int) -> Array:
+def _squared_norm(x: Array, count: Array | Count) -> Array:
     """The squared norm when each element counts `count` times."""
     return count * squared_norm(x) if isinstance(count, int) else jnp.sum(count * jnp.square(x))
