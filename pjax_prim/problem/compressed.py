@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property, partial
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..graph.graph import Use
@@ -263,4 +264,16 @@ class CompressedProblem(AbstractProblem):
 
 def _squared_norm(x: Array, count: Array | Count) -> Array:
     """The squared norm when each element counts `count` times."""
-    return count * squared_norm(x) if isinstance(count, int) else jnp.sum(count * jnp.square(x))
+    if isinstance(count, int):
+        return count * squared_norm(x)
+    if isinstance(count, Array):
+        return jnp.sum(count * jnp.square(x))
+    # What does not count is not read, and counts are never as large as the array.
+    for axis, length in enumerate(count.shape):
+        used = np.nonzero(count.any(tuple(i for i in range(count.ndim) if i != axis)))[0]
+        part = slice(used[0], used[-1] + 1) if len(used) else slice(0)
+        if length > 1:
+            before = (slice(None),) * axis
+            x, count = x[(*before, part)], count[(*before, part)]
+    same = tuple(axis for axis, length in enumerate(count.shape) if length == 1)
+    return jnp.sum(jnp.sum(jnp.square(x), same, keepdims=True) * count.astype(x.dtype))
