@@ -90,7 +90,7 @@ def _slice(equation: Equation, counts: Counts) -> list[Counts | None]:
     return [counts]
 
 
-def _broadcast(equation: Equation, counts: Counts) -> list[Counts | None]:
+def _broadcast(equation: Equation, counts: Counts) -> Sequence[Counts | None]:
     kept = equation.params.get("broadcast_dimensions")
     (x, *_), (output,) = equation.inputs, equation.outputs
     if kept is None or len(equation.inputs) > 1:

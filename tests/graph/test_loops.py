@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import Primitive
 from jaxtyping import Array
 
 import pjax_prim as pjp
 from pjax_prim.graph import ConstraintGraph
 from pjax_prim.problem import ExpandedProblem
+from pjax_prim.rules import registry
+from pjax_prim.solving import make_problem, problem_parts
 from pjax_prim.transform import prepare
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 X = jax.random.normal(jax.random.key(0), (4, 5, 2))
 PARAMS = {
@@ -25,6 +30,7 @@ PARAMS = {
     "b": jax.random.normal(jax.random.key(3), (3,)),
     "c": jnp.ones((5, 3)),
 }
+RECURRENT = {name: PARAMS[name] for name in "wub"}
 START = jnp.zeros((5, 3))
 Params = dict[str, Array]
 Body = Callable[[Any, Any], tuple[Any, Any]]
@@ -224,15 +230,6 @@ def test_loops_by_other_names(name: str) -> None:
     assert "scan_0" in str(graph) or name == "associative_scan"
 
 
-def unbatched() -> Any:
-    from jax.extend.core import Primitive
-
-    primitive = Primitive("unbatched")
-    primitive.def_abstract_eval(lambda x: x)
-    pjp.register_projection(primitive, lambda ctx: pjp.rules.Movement("bijective"))
-    return primitive
-
-
 ERRORS: dict[str, tuple[Callable[[Params, Array], Any], str]] = {
     "while": (
         lambda p, x: lax.while_loop(lambda h: jnp.sum(h) < 9, lambda h: h + p["c"], START),
@@ -279,6 +276,71 @@ def test_errors_name_the_line_and_what_to_do(name: str) -> None:
     with pytest.raises(pjp.GraphError, match=message) as caught:
         pjp.constraint_graph(lambda p, x: losses(function(p, x)))(PARAMS, X)
     assert "test_loops.py" in str(caught.value)
+
+
+def test_a_primitive_without_a_batching_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    primitive = Primitive("unbatched")
+    primitive.def_abstract_eval(lambda x: x)
+    rules = {**registry._RULES, primitive: lambda ctx: registry.Movement("bijective")}
+    monkeypatch.setattr(registry, "_RULES", rules)
+
+    def fn(p: Array) -> list[Array]:
+        return losses(lax.scan(lambda h, x: (primitive.bind(h * p), None), p, None, length=3)[0])
+
+    with pytest.raises(pjp.GraphError, match="'unbatched' in the body of a loop has no batching") as caught:
+        pjp.constraint_graph(fn)(PARAMS["b"])
+    assert "test_loops.py" in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["compressed", "expanded"])
+def test_a_step_is_one_batched_body(form: Any) -> None:
+    """No loop over iterations is left in a step, and its size does not depend on the length."""
+    solver = pjp.AlternatingProjections(form=form)
+
+    def equations(length: int) -> list[Any]:
+        x = jnp.ones((length, 5, 2))
+        prepared = prepare(lambda p, x: losses(recurrent(lax.scan, p, x)), RECURRENT, (x,))
+        graph, arrays = problem_parts(prepared, solver)
+        problem = make_problem(graph, form, arrays)
+        state = solver.init(problem, prepared.parameters)
+        return jax.make_jaxpr(lambda state: solver.step(problem, state))(state).eqns
+
+    short, long = equations(3), equations(30)
+    assert len(short) == len(long)
+    assert not {"scan", "while"} & {equation.primitive.name for equation in long}
+
+
+def test_half_precision() -> None:
+    """The state is in float32, the trained parameters keep their dtype."""
+    half, x = jax.tree.map(lambda a: a.astype("bfloat16"), (RECURRENT, X))
+
+    def fn(p: Params, x: Array) -> list[Array]:
+        start = jnp.zeros((5, 3), "bfloat16")
+        return losses(lax.scan(lambda h, x: (cell(p, h, x),) * 2, start, x)[1].astype("float32"))
+
+    first, last = (
+        pjp.solve(fn, half, x, solver=pjp.AlternatingProjections(), max_steps=steps) for steps in (1, 40)
+    )
+    assert last.stats["gap"] < first.stats["gap"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(last.params)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(last.state)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+@pytest.mark.parametrize("name", FORWARDS)
+def test_counts_of_uses(name: str) -> None:
+    """What is known of them from the movements alone is what their transpose counts."""
+    graph = prepare(lambda p, x: losses(FORWARDS[name](lax.scan, p, x)), PARAMS, (X,)).graph
+    constants = graph.constants([X])
+    operands = [operand for node in graph.nodes for operand in node.operands if operand.path]
+    assert operands
+    for operand in operands:
+        expected = operand.spread(jnp.ones(operand.value.shape), constants)
+        for value, count, array in zip(operand.inputs, operand.counts, expected, strict=True):
+            if count is not None:
+                np.testing.assert_array_equal(np.broadcast_to(count, value.shape), array)
+            else:
+                assert name == "key and counter"  # the mask is data
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
