@@ -268,12 +268,11 @@ def _squared_norm(x: Array, count: Array | Count) -> Array:
         return count * squared_norm(x)
     if isinstance(count, Array):
         return jnp.sum(count * jnp.square(x))
-    # What does not count is not read, and counts are never as large as the array.
+    # Little is read where little counts, and counts are never as large as the array.
     for axis, length in enumerate(count.shape):
         used = np.nonzero(count.any(tuple(i for i in range(count.ndim) if i != axis)))[0]
-        part = slice(used[0], used[-1] + 1) if len(used) else slice(0)
-        if length > 1:
-            before = (slice(None),) * axis
-            x, count = x[(*before, part)], count[(*before, part)]
+        if 2 * len(used) <= length > 1:
+            part = (*(slice(None),) * axis, slice(used[0], used[-1] + 1) if len(used) else slice(0))
+            x, count = x[part], count[part]
     same = tuple(axis for axis, length in enumerate(count.shape) if length == 1)
     return jnp.sum(jnp.sum(jnp.square(x), same, keepdims=True) * count.astype(x.dtype))
