@@ -112,7 +112,7 @@ class _Scan:
             else:
                 self.outer.add(self._renamed(equation))
         constant = [x for x in moving if not any(y in trained for y in x.inputs)]
-        moving = [x for x in moving if x not in constant]
+        moving = [x for x in moving if any(y in trained for y in x.inputs)]
         known = [carry for carry in carries if carry.into not in trained]
         carried = [carry for carry in carries if carry.into in trained]
 
