@@ -64,10 +64,8 @@ def _part(counts: Counts, axis: int, part: slice) -> Counts:
 
 
 def _carry(equation: Equation, counts: Counts) -> list[Counts | None]:
-    init, out = equation.inputs
+    _, out = equation.inputs
     axis, reverse = equation.params["axis"], equation.params["reverse"]
-    if len(init.shape) < counts.ndim - 1 or len(out.shape) < counts.ndim:
-        return [None, None]  # the same for all iterations of an outer loop
     full = np.repeat(counts, out.shape[axis], axis) if counts.shape[axis] == 1 else counts
     none = np.zeros_like(_part(full, axis, slice(1)))
     if reverse:

@@ -265,21 +265,17 @@ class _Scan:
         if into not in self.stacked:
             return self._renamed(equation)
         return replace(
-            self._renamed(equation),
+            equation,
             params=equation.params | {"axis": equation.params["axis"] + 1},
+            inputs=tuple(map(self.with_axis, equation.inputs)),
             outputs=(self.outside[into],),
-            apply=self._vmapped(equation),
+            apply=jax.vmap(equation.apply),
             loops=(self.loop, *equation.loops),
         )
 
     def _vmapped(self, equation: Equation) -> Callable[..., tuple[Array, ...]]:
         axes = tuple(0 if value in self.stacked else None for value in equation.inputs)
-        apply = equation.apply
-        if axes.count(None) < len(axes):
-            return jax.vmap(apply, axes, axis_size=self.loop.length)
-        return lambda *arrays: tuple(
-            jnp.broadcast_to(x, (self.loop.length, *x.shape)) for x in apply(*arrays)
-        )
+        return jax.vmap(equation.apply, axes)
 
 
 def _shift(reverse: bool, init: Array, out: Array) -> tuple[Array]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import chex
@@ -94,6 +95,26 @@ def forward(scan: Scan, p: Params, x: Array) -> Any:
     return h, ys
 
 
+def in_a_map(scan: Scan, p: Params, x: Array) -> Array:
+    """A loop in a loop without carry: the forward pass runs the inner ones side by side."""
+    one = partial(scan, lambda h, x: (cell(p, h, x),) * 2, START[0])
+    return scan(lambda _, x: (None, one(x)[1]), None, jnp.swapaxes(x, 0, 1))[1]
+
+
+def in_a_loop(scan: Scan, p: Params, x: Array) -> Array:
+    """The inner loop has a carry that knows nothing of the outer one, a delay of weights."""
+
+    def inner(carry: tuple[Array, Array], c: Array) -> Any:
+        h, before = carry
+        return (jax.nn.relu(h * before), c), None
+
+    def outer(h: Array, x: Array) -> Any:
+        (h, _), _ = scan(inner, (cell(p, h, x), p["b"]), p["c"])
+        return h, h
+
+    return scan(outer, START, x, reverse=True)[1]
+
+
 FORWARDS: dict[str, Callable[[Scan, Params, Array], Any]] = {
     "states": lambda scan, p, x: recurrent(scan, p, x)[1],
     "final": lambda scan, p, x: recurrent(scan, p, x)[0],
@@ -105,6 +126,8 @@ FORWARDS: dict[str, Callable[[Scan, Params, Array], Any]] = {
     "vmap": lambda scan, p, x: jax.vmap(
         lambda x, h: scan(lambda h, x: (cell(p, h, x),) * 2, h, x)[1], (1, 0)
     )(x, START),
+    "in a map": in_a_map,
+    "in a loop": in_a_loop,
     "vector": lambda scan, p, x: scan(lambda h, x: (cell(p, h, x),) * 2, START[0], x[:, 0]),
 }
 
@@ -140,7 +163,7 @@ def test_forward_pass(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
-@pytest.mark.parametrize("name", ["states", "reverse", "key and counter", "vmap", "vector"])
+@pytest.mark.parametrize("name", ["states", "reverse", "key and counter", "in a map", "vmap", "vector"])
 def test_the_iterates_are_those_of_the_unrolled_loop(name: str) -> None:
     """For alternating projections: the constraints are the same, and so is their colouring."""
 
