@@ -14,6 +14,7 @@ from .affine import project_mean as project_mean
 from .affine import project_mean_p as project_mean_p
 from .affine import project_scale as project_scale
 from .affine import project_scale_p as project_scale_p
+from .convolution import convolve_p as convolve_p
 from .convolution import project_convolution_p as project_convolution_p
 from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p

@@ -23,6 +23,24 @@ def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static
     return project(lhs, rhs, target)
 
 
+def _convolve_reference(
+    lhs: Array, rhs: Array, *, window: Window, precision: Any, output_dtype: Any
+) -> tuple[Array]:
+    def convolve(x: Array, w: Array) -> tuple[Array]:
+        return (window.convolve(x, w, precision, output_dtype),)
+
+    function: Callable[..., tuple[Array, ...]] = convolve
+    for _ in range(lhs.ndim - window.dims - 2):
+        function = _over_leading_axis(function)
+    (result,) = function(lhs, rhs)
+    return (result,)
+
+
+convolve_p = define("pjax_convolve", _convolve_reference, differentiable=True)
+"""(..., N, C, *S), (..., O, C / feature groups, *K) -> (..., N / batch groups, O, *P): the convolution. A
+primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
+
+
 def _over_leading_axis(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
     """`function` over one more batch axis, on which an array has the common size or 1."""
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from . import _arguments as arguments
 from ._definition import define
-from .dot import coefficients, is_near, multiplier, near_multiplier
+from .dot import coefficients, is_near, multiplier, near_multiplier, scaled_residual
 
 
 class Query(NamedTuple):
@@ -83,12 +83,12 @@ def answer(query: Query) -> Answer:
     )
 
 
-def answer_near(query: Query) -> Answer:
+def answer_near(query: Query, scaled: Array) -> Answer:
     """A query whose targets are all near (`dot.is_near`): a third of the operations."""
-    s, d, residual = query.equation()
+    s, d, _ = query.equation()
     # Barriers around what several results read, or a sum: XLA's CPU backend would compute it for each,
     # and takes 5 times as long to sum what it has not stored.
-    t = lax.optimization_barrier(near_multiplier(s, d, residual))
+    t = lax.optimization_barrier(near_multiplier(s, d, scaled))
     e = lax.optimization_barrier(t / (1 - t * t))
     c = lax.optimization_barrier(t * e)
     moved = lax.optimization_barrier(_moved(s, d, c, e))
@@ -157,17 +157,17 @@ def answer_blockwise(query: Query) -> Answer:
 
 
 def _answer_block(query: Query) -> Answer:
-    near = jnp.all(is_near(*query.equation()))
-    return lax.cond(near, lambda: answer_near(query), lambda: answer(query))
+    scaled = lax.optimization_barrier(scaled_residual(*query.equation()))
+    return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
 
 
-_BLOCK, _WHOLE = 2**17, 2**20
-"""Elements of a block; up to how many there are no blocks."""
+_BLOCK = 2**19
+"""Elements of a block."""
 
 
 def _block_count(length: int, size: int) -> int:
     """The fewest equal parts of an axis with at most `_BLOCK` elements each, or 1."""
-    counts = range(-(-size // _BLOCK) if size > _WHOLE else 1, length + 1)
+    counts = range(max(-(-size // _BLOCK), 1), length + 1)
     return next((count for count in counts if length % count == 0), 1)
 
 
