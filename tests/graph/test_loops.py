@@ -163,7 +163,7 @@ def test_forward_pass(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
-@pytest.mark.parametrize("name", ["states", "reverse", "key and counter", "in a map", "vmap", "vector"])
+@pytest.mark.parametrize("name", ["reverse", "key and counter", "in a map", "vector"])
 def test_the_iterates_are_those_of_the_unrolled_loop(name: str) -> None:
     """For alternating projections: the constraints are the same, and so is their colouring."""
 
