@@ -88,11 +88,9 @@ def _slice(equation: Equation, counts: Counts) -> list[Counts | None]:
     return [counts]
 
 
-def _broadcast(equation: Equation, counts: Counts) -> Sequence[Counts | None]:
-    kept = equation.params.get("broadcast_dimensions")
-    (x, *_), (output,) = equation.inputs, equation.outputs
-    if kept is None or len(equation.inputs) > 1:
-        return _any(Movement("repeating"))(equation, counts)
+def _broadcast(equation: Equation, counts: Counts) -> list[Counts | None]:
+    kept = equation.params["broadcast_dimensions"]
+    (x,), (output,) = equation.inputs, equation.outputs
     for axis, size in enumerate(output.shape):
         repeated = axis not in kept or x.shape[kept.index(axis)] != size
         if repeated:

@@ -46,24 +46,31 @@ class Draft:
         """`value` in the given shape, by one more equation if it has another."""
         if value.shape == shape:
             return value
+        last = tuple(range(len(shape) - len(value.shape), len(shape)))
         return self.derive(
-            value, lax.broadcast_in_dim_p, partial(jnp.broadcast_to, shape=shape), shape, source,
+            value,
+            lax.broadcast_in_dim_p,
+            {"shape": shape, "broadcast_dimensions": last},
+            partial(jnp.broadcast_to, shape=shape),
+            source,
             Movement("repeating"),
-        )  # fmt: skip
+            shape,
+        )
 
     def derive(
         self,
         value: Value,
         primitive: Any,
+        params: dict[str, Any],
         function: Callable[..., Any],
-        shape: tuple[int, ...],
         source: str,
         movement: Movement,
+        shape: tuple[int, ...],
     ) -> Value:
         """A new value `function(value)`, constant or moved as `value` is."""
         result = Value(shape, value.dtype)
         equation = Equation(
-            primitive, {}, (value,), (result,), lambda x: (function(x),), source
+            primitive, params, (value,), (result,), lambda x: (function(x),), source
         )
         if value in self.variables:
             self.move(equation, movement)
