@@ -48,22 +48,12 @@ def benchmark(
 ) -> dict[str, Any]:
     """Times one solver step of a classifier on random data.
 
-    Everything is one jitted call that is waited for; the contestants take turns, and each figure is
-    the median over the turns. The first calls do not count.
-
     **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
     32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
-    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each; `call`, how both
-    kinds of step are called: "keep" gives new arrays, "give" overwrites the state (`donate_argnums`),
-    "loop" takes 10 steps in one call, as `solve` does, and counts a tenth of it.
+    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each; `call`, see
+    `compare`.
 
-    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
-    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
-    `ratio_to_products`;
-    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
-    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
-    from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
-    arguments included, by the compiler's account; `compile_s`, tracing included.
+    **Returns:** see `compare`.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
@@ -79,11 +69,39 @@ def benchmark(
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
+    return compare(CASES[case], loss, network, (x, labels), repeats, call)
+
+
+def compare(
+    solver: pjp.AbstractSolver,
+    loss: Any,
+    network: Any,
+    batch: tuple[Any, ...],
+    repeats: int = 11,
+    call: Call = "keep",
+) -> dict[str, Any]:
+    """Times one solver step beside an Adam step of the same `loss(network, *batch)`.
+
+    Everything is one jitted call that is waited for; the contestants take turns, and each figure is
+    the median over the turns. The first calls do not count.
+
+    **Arguments:** `call`, how both kinds of step are called: "keep" gives new arrays, "give" overwrites
+    the state (`donate_argnums`), "loop" takes 10 steps in one call, as `solve` does, and counts a
+    tenth of it.
+
+    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
+    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
+    `ratio_to_products`;
+    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
+    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
+    from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
+    arguments included, by the compiler's account; `compile_s`, tracing included.
+    """
     started = time.perf_counter()
-    step, start = _solver_step(CASES[case], loss, network, x, labels)
+    step, start = _solver_step(solver, loss, network, *batch)
     timed_step = _compiled(step, start, call)
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, network, x, labels)
+    adam, adam_state = _adam_step(loss, network, *batch)
     peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
     state, _ = start
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -93,7 +111,7 @@ def benchmark(
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "step": (timed_step, start),
         "adam_step": (_compiled(adam, adam_state, call), adam_state),
-        "products": _products(loss, network, x, labels),
+        "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
