@@ -21,6 +21,7 @@ from .primitives import project_max as project_max
 from .primitives import project_mean as project_mean
 from .primitives import project_product as project_product
 from .primitives import project_quantize as project_quantize
+from .primitives import project_scalar as project_scalar
 from .primitives import project_scale as project_scale
 from .primitives import project_sign as project_sign
 from .primitives import project_sum as project_sum

@@ -44,6 +44,9 @@ from .quantize import quantize_p as quantize_p
 from .reflect_dot import displace_dot_p as displace_dot_p
 from .reflect_dot import leave_dot_p as leave_dot_p
 from .reflect_dot import reflect_dot_p as reflect_dot_p
+from .scalar import displace_scalar_p as displace_scalar_p
+from .scalar import project_scalar as project_scalar
+from .scalar import project_scalar_p as project_scalar_p
 from .sign import project_sign as project_sign
 from .sign import project_sign_p as project_sign_p
 from .squared_error import prox_squared_error as prox_squared_error

@@ -6,6 +6,7 @@ from . import (  # noqa: F401  registers the rules
     linear,
     losses,
     reductions,
+    scalar,
     structural,
 )
 from .constraint import AbstractConstraint as AbstractConstraint

@@ -60,6 +60,13 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
     (lambda: pjp.project_quantize(v, v, scale=0.0), "scale: expected a finite number above zero, given 0.0"),
     (lambda: pjp.quantize(v, 3, float("inf")), "scale: expected a finite number above zero, given inf"),
     (lambda: pjp.project_sign(v, w), "a and z: expected equal shapes"),
+    (lambda: pjp.project_scalar(v, w, "tanh"), "a and z: expected equal shapes"),
+    (lambda: pjp.project_scalar(v, v, "sinc"), "function: expected one of tanh, logistic"),
+    (lambda: pjp.project_scalar(v, v, "tanh", (1.0,)), "parameters: expected 0 number(s) for 'tanh', given"),
+    (lambda: pjp.project_scalar(v, v, "integer_pow", (0.5,)), "expected an integer other than 0 and 1"),
+    (lambda: pjp.project_scalar(v, v, "pow", (1.0,)), "expected a finite power other than 0 and 1"),
+    (lambda: pjp.project_scalar(v, v, "clamp", (2.0, 1.0)), "expected low <= high, given (2.0, 1.0)"),
+    (lambda: pjp.project_scalar(v, v, "elu", (1.0, -1.0, 1.0)), "expected numbers above zero, given"),
     (lambda: pjp.project_margin(s, 0), "logits: expected a vector"),
     (
         lambda: pjp.project_margin(v, w),
