@@ -11,6 +11,7 @@ from jax import lax
 
 from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
+from .compose import compose
 from .ir import Equation, Value
 from .trace import FlatFunction
 
@@ -87,6 +88,8 @@ def make_draft(function: FlatFunction) -> Draft:
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
+    varying, _ = _dependencies(function)
+    function = compose(function, varying)
     varying, losses = _dependencies(function)
     needed = _needed(function, varying, losses)
     draft = Draft(variables=set(function.parameters))

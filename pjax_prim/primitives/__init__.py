@@ -47,6 +47,10 @@ from .reflect_dot import reflect_dot_p as reflect_dot_p
 from .scalar import displace_scalar_p as displace_scalar_p
 from .scalar import project_scalar as project_scalar
 from .scalar import project_scalar_p as project_scalar_p
+from .scalar import scalar_p as scalar_p
+from .select import project_select as project_select
+from .select import project_select_p as project_select_p
+from .select import select_p as select_p
 from .sign import project_sign as project_sign
 from .sign import project_sign_p as project_sign_p
 from .squared_error import prox_squared_error as prox_squared_error

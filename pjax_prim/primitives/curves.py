@@ -376,6 +376,6 @@ def curve(function: str, parameters: Parameters = ()) -> Curve:
     return make(*parameters)
 
 
-def functions() -> tuple[str, ...]:
-    """The names in the table."""
-    return tuple(_CURVES)
+def functions_without_parameters() -> tuple[str, ...]:
+    """The names in the table that stand for one function."""
+    return tuple(name for name, (count, _) in _CURVES.items() if count == 0)

@@ -53,16 +53,23 @@ def is_near(x: Array, residual: Array, known: Curve) -> Array:
     return bend * radius * (1 + jnp.abs(slope) + bend * radius) <= _NEAR
 
 
-def solve_near(x: Array, residual: Array, known: Curve) -> tuple[Array, Array]:
+def solve_near(
+    x: Array, residual: Array, known: Curve, *, straight: bool
+) -> tuple[Array, Array]:
     """The displacement of a query with a near target, and that of its output."""
     assert known.jet is not None
-    start = known.jet(x)
+    jet = known.jet
+    start = jet(x)
     step = -residual * start[1] / (1 + start[1] * start[1] + residual * start[2])
-    for _ in range(3 if x.dtype == jnp.float32 else 4):
-        now = known.jet(x + step)
+
+    def newton(_: Any, step: Array) -> Array:
+        now = jet(x + step)
         left = residual + _difference(start, now, step)
-        step = step - (step + left * now[1]) / (1 + now[1] * now[1] + left * now[2])
-    now = known.jet(x + step)
+        return step - (step + left * now[1]) / (1 + now[1] * now[1] + left * now[2])
+
+    # A short loop is cheaper to compile, straight code cheaper to run.
+    step = jax.lax.fori_loop(0, 3 if x.dtype == jnp.float32 else 4, newton, step, unroll=straight)
+    now = jet(x + step)
     return step, _difference(start, now, step)
 
 
@@ -116,12 +123,14 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
     steps = 30 if p.dtype == jnp.float32 else 60
     *_, t, _ = jax.lax.fori_loop(0, steps, search, (low, high, middle, high - low))
     best: tuple[Array, ...] | None = None
-    for points in (t, low, high):
+    for points in (low, high, t):
         values = arcs.jet(points)[0]
-        for i in range(len(arcs.knots) - 1):
-            best = _cheaper(best, (_cost(points[i], values[i], p, q), points[i], values[i]))
+        best = _cheaper(best, (_cost(points, values, p, q), points, values))
     assert best is not None
-    return best[1], best[2]
+    first, *others = zip(*best, strict=True)  # each of one arc
+    for other in others:
+        first = _cheaper(first, other)
+    return first[1], first[2]
 
 
 def _cheaper(best: tuple[Array, ...] | None, other: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -171,8 +180,8 @@ def _solve(
         found = solve_far(x, target, known)
         return found._replace(output=found.output - value) if relative else found
 
-    def near() -> Solution:
-        step, change = solve_near(x, residual, known)
+    def near(straight: bool = True) -> Solution:
+        step, change = solve_near(x, residual, known, straight=straight)
         new = x + step
         return Solution(step, new, change if relative else known.value(new))
 
@@ -181,7 +190,7 @@ def _solve(
     close = is_near(x, residual, known)
 
     def anywhere() -> Solution:
-        pairs = zip(near(), far(), strict=True)
+        pairs = zip(near(straight=False), far(), strict=True)
         return Solution(*(jnp.where(close, here, there) for here, there in pairs))
 
     return jax.lax.cond(jnp.all(close), near, anywhere) if branch else anywhere()
@@ -252,3 +261,13 @@ def project_scalar(
     arguments.same_shape(a=a, z=z)
     (moved,) = project_scalar_p.bind(a, z, function=function, parameters=parameters)
     return moved
+
+
+def _reference(x: Array, *, function: str, parameters: Parameters) -> tuple[Array]:
+    dtype = x.dtype
+    (x,) = arguments.widen(x)
+    return (curve(function, parameters).value(x).astype(dtype),)
+
+
+scalar_p = define("pjax_scalar", _reference, differentiable=True)
+"""The function itself: what a recognised composition of operations becomes."""

@@ -7,6 +7,7 @@ from . import (  # noqa: F401  registers the rules
     losses,
     reductions,
     scalar,
+    selection,
     structural,
 )
 from .constraint import AbstractConstraint as AbstractConstraint

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from .. import primitives as pp
 from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
 from .registry import ConstraintRule, Rule, RuleContext, register_projection
+from .scalar import Scalar
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,27 @@ class Product(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(pp.project_product_p.bind(*copies, target))
+
+
+@dataclass(frozen=True)
+class Quotient(AbstractConstraint):
+    """y = a / b, projected onto the closure a = y b: a product of y and b that is a."""
+
+    kind: ClassVar[str] = "quotient"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return operands[0] / operands[1]
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return self.project_output(copies, target, constants)[0]
+
+    def project_output(
+        self, copies: Arrays, target: Target, constants: Arrays
+    ) -> tuple[Arrays, Array | None]:
+        """The output is known where b is 0, too."""
+        numerator, denominator = copies
+        output, denominator = pp.project_product_p.bind(target, denominator, numerator)
+        return (output * denominator, denominator), output
 
 
 @dataclass(frozen=True)
@@ -244,9 +266,12 @@ def _multiply(ctx: RuleContext) -> ConstraintRule:
 
 
 def _divide(ctx: RuleContext) -> ConstraintRule:
-    if not ctx.constant[1]:
-        raise NotImplementedError("division by a value that depends on a parameter")
-    return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
+    if ctx.constant[1]:
+        return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
+    if ctx.literals[0] == 1:
+        return ConstraintRule(Scalar("reciprocal"), (1,))
+    # A constant numerator has copies, as constants in products do.
+    return ConstraintRule(Quotient(), (0, 1), broadcast=True)
 
 
 def _extremum(negate: bool) -> Rule:

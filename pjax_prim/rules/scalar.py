@@ -104,6 +104,9 @@ def _clamp(ctx: RuleContext) -> ConstraintRule:
     return ConstraintRule(Scalar("clamp", (low, high)), (1,))
 
 
+register_projection(
+    pp.scalar_p.primitive, lambda ctx: ConstraintRule(Scalar(**ctx.params), (0,))
+)
 register_projection(lax.integer_pow_p, _integer_pow)
 register_projection(lax.pow_p, _pow)
 register_projection(lax.clamp_p, _clamp)

@@ -23,7 +23,7 @@ def _best(f: Function, inverse: Function | None) -> Callable[..., np.ndarray]:
             wanted = z[:, None] + around
             points += [inverse(wanted), -inverse(wanted), -inverse(-wanted)]
         x = np.concatenate(points, 1)
-        x = np.sort(np.where(np.isfinite(x), x, a[:, None]), 1)
+        x = np.sort(np.where(np.isfinite(x), x, 1e9 + np.arange(x.shape[1])), 1)
 
         def cost(x: np.ndarray) -> np.ndarray:
             return _finite((x - a[:, None]) ** 2 + (f(x) - z[:, None]) ** 2)
@@ -33,8 +33,9 @@ def _best(f: Function, inverse: Function | None) -> Callable[..., np.ndarray]:
         before, after = np.hstack([edge, costs[:, :-1]]), np.hstack([costs[:, 1:], edge])
         minima = np.where((costs <= before) & (costs <= after), costs, np.inf)
         order = np.argsort(minima, 1)[:, :4]
-        low = np.take_along_axis(x, np.maximum(order - 1, 0), 1)
-        high = np.take_along_axis(x, np.minimum(order + 1, x.shape[1] - 1), 1)
+        # Two on either side: neighbours may be equal.
+        low = np.take_along_axis(x, np.maximum(order - 2, 0), 1)
+        high = np.take_along_axis(x, np.minimum(order + 2, x.shape[1] - 1), 1)
         return np.minimum(search(cost, low, high).min(1), costs.min(1))
 
     return best
@@ -99,7 +100,7 @@ def case(
         best,
         size,
         lambda a, z: (inside(a), quiet(inside(a))),
-        kinked=kinked,
+        kinked=kinked or steep,
         static=static,
         count=150,
     )
