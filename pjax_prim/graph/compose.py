@@ -47,10 +47,15 @@ class Composition:
 
 @dataclass(frozen=True)
 class Selection:
-    """The select equation that makes `output` chooses by `comparison`."""
+    """The select equation that makes `output` chooses by `comparison`.
+
+    If `always` is a value it is that one, because iterates are finite: the comparison asks whether
+    something is.
+    """
 
     output: Value
     comparison: Equation
+    always: Value | None = None
 
 
 def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
@@ -205,7 +210,12 @@ def plan_selections(function: FlatFunction, varying: set[Value]) -> list[Selecti
         comparison = made_by.get(equation.inputs[0])
         if equation.inputs[0] not in varying or comparison is None:
             continue
-        if comparison.primitive in _COMPARISONS and equation.inputs[0].shape == equation.outputs[0].shape:
+        _, when_false, when_true = equation.inputs
+        if comparison.primitive is lax.ne_p and comparison.inputs[0] is comparison.inputs[1]:
+            plans.append(Selection(equation.outputs[0], comparison, when_false))
+        elif comparison.primitive is lax.is_finite_p:
+            plans.append(Selection(equation.outputs[0], comparison, when_true))
+        elif comparison.primitive in _COMPARISONS and equation.inputs[0].shape == equation.outputs[0].shape:
             plans.append(Selection(equation.outputs[0], comparison))
     return plans
 
@@ -230,6 +240,10 @@ def _composed(equation: Equation, plan: Composition) -> Equation:
 
 
 def _selected(equation: Equation, plan: Selection) -> Equation:
+    if plan.always is not None:
+        return replace(
+            equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,)
+        )
     _, when_false, when_true = equation.inputs
     params = {"compare": _COMPARISONS[plan.comparison.primitive]}
     return replace(

@@ -11,6 +11,7 @@ from jax import lax
 
 from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
+from ..rules.remedies import remedy
 from .compose import compose
 from .ir import Equation, Value
 from .trace import FlatFunction
@@ -156,7 +157,7 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
     if rule is None:
         raise MissingRuleError(
             f"{equation.source}: no projection rule for primitive {name!r}, whose input depends on "
-            f"parameters. {_remedy(name)}"
+            f"parameters. {remedy(name)}"
         )
     context = RuleContext(
         equation.primitive,
@@ -196,17 +197,3 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
 
 def _number(value: Value) -> float | None:
     return None if value.literal is None or value.shape else float(value.literal)
-
-
-def _remedy(name: str) -> str:
-    if name in ("while", "cond"):
-        return (
-            f"A {name!r} that depends on parameters has no fixed graph: unroll it in Python, or "
-            "select between constants"
-        )
-    if name in ("scan",):
-        return "Loops over traced values are not supported yet: unroll the loop in Python"
-    return (
-        "Give it one with pjp.register_projection(primitive, rule), or write the operation in "
-        "terms of supported ones"
-    )

@@ -19,6 +19,9 @@ from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p
 from .cross_entropy import prox_cross_entropy as prox_cross_entropy
 from .cross_entropy import prox_cross_entropy_p as prox_cross_entropy_p
+from .cumsum import displace_cumsum_p as displace_cumsum_p
+from .cumsum import project_cumsum as project_cumsum
+from .cumsum import project_cumsum_p as project_cumsum_p
 from .dot import project_dot as project_dot
 from .dot import project_dot_p as project_dot_p
 from .equality import equality as equality
@@ -39,6 +42,8 @@ from .product import project_product as project_product
 from .product import project_product_p as project_product_p
 from .quantize import project_quantize as project_quantize
 from .quantize import project_quantize_p as project_quantize_p
+from .quantize import project_round as project_round
+from .quantize import project_round_p as project_round_p
 from .quantize import quantize as quantize
 from .quantize import quantize_p as quantize_p
 from .reflect_dot import displace_dot_p as displace_dot_p

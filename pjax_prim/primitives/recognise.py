@@ -11,9 +11,9 @@ import numpy as np
 from .curves import curve, functions_without_parameters
 
 SAMPLES = np.concatenate([
-    np.linspace(-8, 8, 65), np.array([-100.0, -45.0, -20.0, 20.0, 45.0, 100.0]), [-1.0, 1.0, -1e-3, 1e-3]
+    np.linspace(-8, 8, 65), np.array([-100.0, -45.0, -20.0, 20.0, 45.0, 100.0]), [-1.0, 1.0, -(2.0**-10), 2.0**-10]
 ])  # fmt: skip
-"""Where a composition is evaluated; -1 and 1 are among them, and both tails."""
+"""Where a composition is evaluated, exact in every dtype; -1 and 1 are among them, and both tails."""
 
 
 def recognise(values: np.ndarray, eps: float) -> tuple[str, tuple[float, ...]] | None:

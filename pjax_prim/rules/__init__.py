@@ -2,9 +2,12 @@
 
 from . import (  # noqa: F401  registers the rules
     convolution,
+    cumulative,
     elementwise,
+    indexing,
     linear,
     losses,
+    pooling,
     reductions,
     scalar,
     selection,
