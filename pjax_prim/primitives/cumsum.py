@@ -29,7 +29,7 @@ def _recur(factors: np.ndarray, terms: Array, *, reverse: bool) -> Array:
     def join(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
         return first[0] * then[0], then[0] * first[1] + then[1]
 
-    result: Array = jax.lax.associative_scan(join, (factor, terms), reverse=reverse, axis=-1)[1]
+    result: Array = jax.lax.associative_scan(join, (factor, terms), reverse=reverse, axis=terms.ndim - 1)[1]
     return result
 
 

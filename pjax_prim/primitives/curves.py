@@ -198,8 +198,8 @@ def _any_power(power: float) -> Curve:
 def _exponential(value: Value, inverse: Value, rate: float, shift: float = 0.0) -> Curve:
     """exp(rate x) - shift. The flat part is x below 0, the inverse is flat above."""
     vertex = (_EXP_VERTEX - math.log(rate)) / rate
-    knots = (-INFINITY, vertex, 0.0) if vertex < 0 else (-INFINITY, 0.0)
-    top = (1 - shift, INFINITY)
+    knots: tuple[float, ...] = (-INFINITY, vertex, 0.0) if vertex < 0 else (-INFINITY, 0.0)
+    top: tuple[float, ...] = (1 - shift, INFINITY)
     if vertex > 0:
         top = (1 - shift, math.exp(rate * vertex) - shift, INFINITY)
     pieces = (Arcs(jet_of(value), knots), Arcs(jet_of(inverse), top, swapped=True))
@@ -262,9 +262,11 @@ def _elu(slope: float, alpha: float, width: float) -> Curve:
         return jnp.where(x > 0, slope * x, below(jnp.minimum(x, 0)))
 
     def jet(x: Array) -> tuple[Array, Array, Array]:
-        left, right = jet_of(below)(jnp.minimum(x, 0)), (slope * x, slope, 0)
-        f, first, second = (jnp.where(x > 0, r, y) for y, r in zip(left, right, strict=True))
-        return f, first, second
+        f, first, second = jet_of(below)(jnp.minimum(x, 0))
+        right = x > 0
+        return (
+            jnp.where(right, slope * x, f), jnp.where(right, slope, first), jnp.where(right, 0, second)
+        )  # fmt: skip
 
     vertex = width * math.log(width / (alpha * math.sqrt(2)))
     knots = (-INFINITY, vertex, 0.0) if vertex < 0 else (-INFINITY, 0.0)

@@ -93,8 +93,9 @@ def _ends(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
         lows.append(jnp.minimum(p - reach, known) if np.isinf(low) else jnp.full_like(p, low))
         highs.append(jnp.maximum(p + reach, known) if np.isinf(high) else jnp.full_like(p, high))
     both = (p == p) | (q == q)  # a loop wants its values to vary with both operands
-    low, high = (jnp.clip(jnp.stack(x), -largest, largest) for x in (lows, highs))
-    return jnp.where(both, low, low), jnp.where(both, high, high)
+    ends = (jnp.clip(jnp.stack(x), -largest, largest) for x in (lows, highs))
+    first, last = (jnp.where(both, end, end) for end in ends)
+    return first, last
 
 
 def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
@@ -205,7 +206,8 @@ def displace_reference(
     relative: bool,
     branch: bool = False,
 ) -> tuple[Array, ...]:
-    found = _solve(*arguments.widen(x, z), function, parameters, relative, branch)
+    x, z = arguments.widen(x, z)
+    found = _solve(x, z, function, parameters, relative, branch)
     return found.step, found.output
 
 

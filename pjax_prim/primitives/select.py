@@ -13,7 +13,15 @@ COMPARISONS = {
 
 
 def _project_reference(
-    x: Array, y: Array, a: Array, b: Array, z: Array, *, compare: str, moves: tuple[bool, ...]
+    x: Array,
+    y: Array,
+    a: Array,
+    b: Array,
+    z: Array,
+    *,
+    compare: str,
+    moves: tuple[bool, ...],
+    output: bool,
 ) -> tuple[Array, ...]:
     """For either choice its operand goes half-way to z and a comparison that is wrong becomes a tie.
 
@@ -44,12 +52,12 @@ def _project_reference(
         jnp.where(take, b, 0.5 * b + 0.5 * z) if moves[3] else b,
     )
     kept = tuple(value.astype(dtype) for value, dtype in zip(moved, dtypes, strict=True))
-    return (*kept, jnp.where(take, moved[2], moved[3]).astype(dtypes[2]))
+    return (*kept, jnp.where(take, moved[2], moved[3]).astype(dtypes[2])) if output else kept
 
 
 project_select_p = define("pjax_project_select", _project_reference)
-"""(x, y, a, b, z) -> x, y, a, b, output. `moves` says which of the first four may move; of x and y at
-least one does."""
+"""(x, y, a, b, z) -> x, y, a, b, and with `output` their output, which a tie leaves open. `moves` says
+which of the first four may move; of x and y at least one does."""
 
 
 def project_select(
@@ -76,7 +84,7 @@ def project_select(
     """
     x, y, a, b, z = arguments.floating(x=x, y=y, a=a, b=b, z=z)
     arguments.same_shape(x=x, y=y, a=a, b=b, z=z)
-    return project_select_p.bind(x, y, a, b, z, compare="gt", moves=(True,) * 4)[:4]
+    return project_select_p.bind(x, y, a, b, z, compare="gt", moves=(True,) * 4, output=False)
 
 
 def _reference(x: Array, y: Array, a: Array, b: Array, *, compare: str) -> tuple[Array]:

@@ -35,7 +35,11 @@ class Select(AbstractConstraint):
     ) -> tuple[Arrays, Array | None]:
         """A tie belongs to both choices, so the output is that of the projection, not `evaluate`'s."""
         *moved, output = pp.project_select_p.bind(
-            *self._all(copies, constants), target, compare=self.compare, moves=self.moves
+            *self._all(copies, constants),
+            target,
+            compare=self.compare,
+            moves=self.moves,
+            output=True,
         )
         return tuple(x for x, moves in zip(moved, self.moves, strict=True) if moves), output
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_banded
 
 import pjax_prim.primitives as pp
 
-from .case import Case, absolute_sum, graph
+from .case import Case, absolute_sum, graph, norm2
 
 
 def hyperplane(*terms: tuple[Any, np.ndarray]) -> np.ndarray:
@@ -47,6 +48,16 @@ def combination_case(*coefficients: float) -> Case:
     )
 
 
+def best_cumsum(a: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """By a banded solve for how far the outputs move."""
+    residual = z - np.cumsum(a, -1)
+    n = a.shape[-1]
+    bands = np.stack([np.full(n, -1.0), np.full(n, 3.0), np.full(n, -1.0)])
+    bands[1, -1] = 2
+    d = solve_banded((1, 1), bands, residual.T).T
+    return norm2(np.diff(d, prepend=0), d - residual)
+
+
 CASES = [
     graph(
         "project_identity", lambda a, z: (pp.project_identity(a, z),), pp.project_identity_p,
@@ -75,4 +86,11 @@ CASES = [
     ),
     combination_case(1.0, -1.0),
     combination_case(1.0, 1.0, -0.5, 3e3),
+    Case(
+        "project_cumsum", lambda a, z: (pp.project_cumsum(a, z),), pp.project_cumsum_p,
+        ("vector", "vector"), 1,
+        lambda query, outputs, unit: norm2(outputs[0] - query[0], np.cumsum(outputs[0], -1) - query[1]),
+        best_cumsum, lambda a, z: absolute_sum(np.cumsum(np.abs(a), -1), z),
+        lambda a, z: (a, np.cumsum(a, -1)),
+    ),
 ]  # fmt: skip

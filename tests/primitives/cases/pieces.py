@@ -8,7 +8,7 @@ import numpy as np
 
 import pjax_prim.primitives as pp
 
-from .case import Case, Rows, absolute_sum, graph, search
+from .case import Case, Rows, absolute_sum, graph, norm2, search
 
 
 def best_max(a: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -90,6 +90,51 @@ def pieces_case(
     )  # fmt: skip
 
 
+def best_select(*query: np.ndarray) -> np.ndarray:
+    x, y, a, b, z = query
+    first = (a - z) ** 2 / 2 + np.maximum(y - x, 0) ** 2 / 2
+    return np.minimum(first, (b - z) ** 2 / 2 + np.maximum(x - y, 0) ** 2 / 2)
+
+
+def select_cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
+    x, y, a, b = outputs
+    first = np.where(x >= y - unit, (a - query[4]) ** 2, np.inf)
+    second = np.where(x <= y + unit, (b - query[4]) ** 2, np.inf)
+    moves = norm2(*(new - old for new, old in zip(outputs, query, strict=False)))
+    return moves + np.minimum(first, second)
+
+
+def round_case(function: str, f: Callable[[np.ndarray], np.ndarray]) -> Case:
+    """The integers near both coordinates and half-way between them."""
+
+    def best(a: np.ndarray, z: np.ndarray) -> np.ndarray:
+        centres = np.stack([a, z, (a + z) / 2], -1)
+        levels = (np.round(centres)[..., None] + np.arange(-3, 4)).reshape(len(a), -1)
+        offset = {"round": -0.5, "floor": 0.0, "ceil": -1.0}[function]
+        inside = np.clip(a[:, None], levels + offset, levels + offset + 1)
+        return ((inside - a[:, None]) ** 2 + (levels - z[:, None]) ** 2).min(-1)
+
+    def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
+        (a, z), (x,) = query, outputs
+        near = np.minimum(unit, 0.1)  # to reach no more than one integer
+        return (x - a) ** 2 + np.minimum.reduce([(f(x + s * near) - z) ** 2 for s in (-1, 0, 1)])
+
+    return Case(
+        "project_round",
+        lambda a, z: (pp.project_round(a, z, function),),
+        pp.project_round_p,
+        ("scalar", "scalar"),
+        1,
+        cost,
+        best,
+        lambda a, z: np.abs(a) + np.abs(z) + 1,
+        lambda a, z: (a, f(a)),
+        kinked=True,
+        static={"function": function},
+        count=500,
+    )
+
+
 def sum_relu_case(k: int) -> Case:
     return graph(
         "project_sum_relu",
@@ -131,4 +176,12 @@ CASES = [
         "project_sign", lambda a, z: (pp.project_sign(a, z),), pp.project_sign_p,
         [(-np.inf, 0, -1.0), (0, np.inf, 1.0)],
     ),
+    Case(
+        "project_select", pp.project_select, pp.project_select_p, ("scalar",) * 5, 4,
+        select_cost, best_select, absolute_sum,
+        lambda x, y, a, b, z: (x, y, a, b, np.where(x > y, a, b)), kinked=True,
+    ),
+    round_case("round", np.round),
+    round_case("floor", np.floor),
+    round_case("ceil", np.ceil),
 ]  # fmt: skip
