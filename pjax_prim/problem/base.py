@@ -4,7 +4,7 @@ import abc
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
 from ..graph.ir import Environment, widen
+from .placement import Placement, State
 
 Form = Literal["compressed", "expanded"]
-State = tuple[tuple[Array, ...], ...]
-"""For each node of the graph its arrays: a parameter's own variable, or what a constraint holds."""
+Thing = TypeVar("Thing")
 
 Readout = Literal["shadow", "governing"]
 
@@ -24,16 +24,29 @@ Readout = Literal["shadow", "governing"]
 class AbstractProblem(abc.ABC):
     """A constraint graph with its constant values.
 
-    **Arguments:** `graph`; `constants`, the values that depend on no parameter.
+    **Arguments:** `graph`; `constants`, the values that depend on no parameter; `placement`, where
+    arrays lie on a mesh.
     """
 
-    def __init__(self, graph: ConstraintGraph, constants: Environment):
+    def __init__(
+        self, graph: ConstraintGraph, constants: Environment, placement: Placement | None = None
+    ):
         self.graph = graph
         self.constants = constants
+        self.placement = placement
 
     @abc.abstractmethod
     def initial(self, parameters: Sequence[Array]) -> State:
         """The state in which all copies agree with the forward pass."""
+
+    @abc.abstractmethod
+    def arrange(
+        self, outputs: Sequence[Thing], copies: Sequence[tuple[Thing, ...]]
+    ) -> tuple[tuple[Thing, ...], ...]:
+        """In the places of a state what belongs to its arrays: their shardings, for instance.
+
+        **Arguments:** for each node, what belongs to its `outputs` and to its `copies`.
+        """
 
     @abc.abstractmethod
     def cycle(self, state: State) -> tuple[State, list[Array]]:
@@ -89,8 +102,10 @@ class AbstractProblem(abc.ABC):
                 touched = touched + (count > 0)
         total = functools.reduce(operator.add, means)
         if isinstance(touched, int):
-            return total if touched == 1 else total / touched
-        return jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
+            value = total if touched == 1 else total / touched
+        else:
+            value = jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
+        return self.place_output(node, value)
 
     def uses(self, node: int, operand: int) -> list[Array | int]:
         """How often an operand uses each element of each of its inputs; 0 where it has no copy."""
@@ -144,17 +159,42 @@ class AbstractProblem(abc.ABC):
         }
         for index, node in enumerate(self.graph.nodes):
             if node.constraint is not None and node.output is not None:
-                produced[index] = node.constraint.forward(
+                value = node.constraint.forward(
                     self.gather(index, produced.__getitem__), self.constant_operands(index)
                 )
+                produced[index] = self.place_output(index, value)
         return produced
 
     def gather(self, node: int, produced: Callable[[int], Array]) -> tuple[Array, ...]:
         """The operands of a constraint from what its producers produce."""
-        return tuple(
-            operand.gather([produced(producer) for producer in operand.producers], self.constants)
-            for operand in self.graph.nodes[node].operands
+        return self.place_operands(
+            node,
+            tuple(
+                operand.gather([produced(producer) for producer in operand.producers], self.constants)
+                for operand in self.graph.nodes[node].operands
+            ),
         )
+
+    def place_operands(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Operands where the placement has them; those that are None stay so."""
+        return operands if self.placement is None else self.placement.place_operands(node, operands)
+
+    def place_single(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Where a node has one copy of everything, results of its projection as `place_operands`.
+
+        Otherwise a compiler may divide the projection along an axis that it needs whole.
+        """
+        counts = self.graph.nodes[node].multiplicity
+        single = all(isinstance(count, int) and count == 1 for count in counts)
+        return self.place_operands(node, operands) if single else operands
+
+    def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Copies where the placement has them."""
+        return copies if self.placement is None else self.placement.place_copies(node, copies)
+
+    def place_output(self, node: int, value: Array) -> Array:
+        """What a node produces, or its target, where the placement has it."""
+        return value if self.placement is None else self.placement.place_output(node, value)
 
 
 def per_node(graph: ConstraintGraph, values: dict[int, Array]) -> Float[Array, " nodes"]:

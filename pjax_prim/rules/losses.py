@@ -1,5 +1,6 @@
 """Losses: conditions on outputs, where constraint graphs end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +29,9 @@ class Loss(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(_LOSSES[self.name][1].bind(*copies, *constants, **dict(self.static)))
+
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return ((len(shapes[0]) - 1,),) if self.name in CLASSIFICATION else ((),)
 
     def describe(self) -> str:
         return " ".join([self.name, *(f"{key}={value:g}" for key, value in self.static)])

@@ -1,0 +1,52 @@
+"""Where the arrays of a problem lie on a mesh of devices."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jaxtyping import Array
+
+State = tuple[tuple[Array, ...], ...]
+"""For each node of the graph its arrays: a parameter's own variable, or what a constraint holds."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The shardings that a problem keeps its arrays in; made by `pjax_prim.sharding`.
+
+    Without one, arrays lie where the compiler's propagation puts them.
+
+    - `outputs`: for each node, of what it produces and of its target; None for a loss.
+    - `operands`: for each node, of its operands, whole where an elementary constraint needs them whole.
+    - `copies`: for each node, of what the expanded form holds.
+    - `state`: for each node, of its arrays in the state.
+    """
+
+    outputs: tuple[NamedSharding | None, ...]
+    operands: tuple[tuple[NamedSharding, ...], ...]
+    copies: tuple[tuple[NamedSharding, ...], ...]
+    state: tuple[tuple[NamedSharding, ...], ...]
+
+    def place_output(self, node: int, array: Array) -> Array:
+        """A value in the shape of what a node produces."""
+        sharding = self.outputs[node]
+        return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
+
+    def place_operands(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The operands of a node; those that are None stay so."""
+        return tuple(
+            None if x is None else jax.lax.with_sharding_constraint(x, sharding)
+            for x, sharding in zip(operands, self.operands[node], strict=True)
+        )
+
+    def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The copies of a node."""
+        return tuple(map(jax.lax.with_sharding_constraint, copies, self.copies[node]))
+
+    def place_state(self, state: State) -> State:
+        """A whole state."""
+        return tuple(
+            tuple(map(jax.lax.with_sharding_constraint, arrays, shardings))
+            for arrays, shardings in zip(state, self.state, strict=True)
+        )

@@ -1,0 +1,250 @@
+"""How a problem is divided over a mesh: the shardings of all its arrays, and the step on them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from ..errors import ArgumentError
+from ..graph import ConstraintGraph
+from ..problem import CompressedProblem, ExpandedProblem, Placement, State
+from ..solvers import AbstractSolver
+from ..solving import Arrays, make_problem, problem_parts
+from ..transform import is_data, is_trained, prepare
+from .labelling import label_graph
+from .mesh import nearest
+from .propagation import Labels
+from .rules import Rule, apply_rules, check_spec, divisor, path_of
+
+DATA, MODEL = "data", "model"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A function's feasibility problem, divided over a mesh. Made by `make_plan`.
+
+    - `mesh`, `solver`; `graph`, as the solver takes it.
+    - `parameters`, `data`: shardings of the trained arrays and of the other arrays among the arguments.
+    - `placement`: of all arrays in between; `solve` takes it.
+    """
+
+    mesh: Mesh
+    solver: AbstractSolver
+    graph: ConstraintGraph
+    parameters: tuple[NamedSharding, ...]
+    data: tuple[NamedSharding, ...]
+    placement: Placement
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Of what every device has whole: metrics, for instance."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def shardings(self, params: Any, *args: Any) -> tuple[Any, ...]:
+        """Trees like `(params, *args)` with the sharding of every array, None for other leaves."""
+        parameters, data = iter(self.parameters), iter(self.data)
+
+        def of(leaf: Any, trained: bool) -> NamedSharding | None:
+            if trained and is_trained(leaf):
+                return next(parameters)
+            return next(data) if is_data(leaf) else None
+
+        first = jtu.tree_map(lambda leaf: of(leaf, True), params)
+        return (first, *(jtu.tree_map(lambda leaf: of(leaf, False), tree) for tree in args))
+
+    def shard(self, params: Any, *args: Any) -> tuple[Any, ...]:
+        """`(params, *args)` with every array where it belongs.
+
+        As `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside constrained.
+        """
+        return tuple(
+            jtu.tree_map(
+                lambda leaf, sharding: leaf if sharding is None else eqx.filter_shard(leaf, sharding),
+                tree,
+                shardings,
+            )
+            for tree, shardings in zip(
+                (params, *args), self.shardings(params, *args), strict=True
+            )
+        )
+
+    @cached_property
+    def init(self) -> Callable[[Sequence[Array], Sequence[Array]], State]:
+        """`init(parameters, data) -> state`, jitted: the solver's first state."""
+
+        def init(parameters: Sequence[Array], data: Sequence[Array]) -> State:
+            problem = make_problem(self.graph, self.solver.form, self._arrays(parameters, data), self.placement)
+            return self.solver.init(problem, parameters)
+
+        return jax.jit(
+            init,
+            in_shardings=(list(self.parameters), list(self.data)),
+            out_shardings=self.placement.state,
+        )
+
+    @cached_property
+    def step(self) -> Callable[[State, Sequence[Array]], tuple[State, Array]]:
+        """`step(state, data) -> (state, gaps)`, jitted: one solver step. `state` is donated.
+
+        `gaps` holds for each node the distance between the shadows.
+        """
+
+        def step(state: State, data: Sequence[Array]) -> tuple[State, Array]:
+            problem = make_problem(self.graph, self.solver.form, self._arrays([], data), self.placement)
+            state, squared = self.solver.step(problem, state)
+            return state, jnp.sqrt(squared)
+
+        return jax.jit(
+            step,
+            in_shardings=(self.placement.state, list(self.data)),
+            out_shardings=(self.placement.state, self.replicated),
+            donate_argnums=0,
+        )
+
+    def _arrays(self, parameters: Sequence[Array], data: Sequence[Array]) -> Arrays:
+        captured = [array for _, array in self.graph.function.captured]
+        return list(parameters), list(data), captured
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the state."""
+        parameters, data = self.abstract_arguments()
+        shapes = jax.eval_shape(self.init, parameters, data)
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            self.placement.state,
+        )
+
+    def abstract_arguments(self) -> tuple[list[Any], list[Any]]:
+        """Shapes, dtypes and shardings of the parameters and of the data."""
+        function = self.graph.function
+        return tuple(  # type: ignore[return-value]
+            [
+                jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+                for value, sharding in zip(values, shardings, strict=True)
+            ]
+            for values, shardings in (
+                (function.parameters, self.parameters),
+                (function.data, self.data),
+            )
+        )
+
+
+def make_plan(
+    fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    solver: AbstractSolver,
+    mesh: Mesh,
+    rules: Iterable[Rule] = (),
+    inputs: Sequence[PartitionSpec] | None = None,
+) -> Plan:
+    """Divides the feasibility problem of a function over a mesh.
+
+    Examples (the leading axis of every array in `args`) are divided over `data`; features of
+    parameters and values over `model`; copies of a product of P rows and Q columns are divided over
+    both. What an elementary constraint needs at once is never divided, and an array whose
+    features the mesh does not divide keeps them whole. Values never depend on the mesh.
+
+    **Arguments:**
+
+    - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
+    - `mesh`: with any of the axes `data`, `model`, `stage`.
+    - `rules`: for parameters, in place of the default (see `rules.Rule`).
+    - `inputs`: for each array in `args`, in place of the default.
+
+    **Errors:** those of `solve`; `ArgumentError` for a batch, or an axis in a rule, that the mesh does
+    not divide, and for unknown names in a rule.
+    """
+    prepared = prepare(fn, params, args)
+    graph, _ = problem_parts(prepared, solver)
+    given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
+    data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
+    paths = {
+        path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None
+    }
+    shapes = {path: _shape(graph, node) for path, node in paths.items()}
+    chosen = apply_rules(rules, shapes, mesh)
+    labels = label_graph(
+        graph,
+        [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
+        {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()},
+        lambda shape, labels: _fit(mesh, shape, labels),
+        MODEL,
+    )
+    kind = CompressedProblem if solver.form == "compressed" else ExpandedProblem
+    sharding = {
+        labels: NamedSharding(mesh, PartitionSpec(*labels))
+        for labels in {*labels.outputs, *sum(labels.copies + labels.operands, ())} - {None}
+    }
+    outputs = tuple(None if x is None else sharding[x] for x in labels.outputs)
+    copies = tuple(tuple(sharding[x] for x in of) for of in labels.copies)
+    placement = Placement(
+        outputs,
+        tuple(tuple(sharding[x] for x in operands) for operands in labels.operands),
+        copies,
+        kind(graph, {}).arrange(outputs, copies),
+    )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    parameters = tuple(
+        replicated if node is None else placement.outputs[node] or replicated
+        for node in graph.parameters
+    )
+    return Plan(
+        mesh, solver, graph, parameters, tuple(NamedSharding(mesh, spec) for spec in data), placement
+    )
+
+
+def _input_specs(
+    mesh: Mesh, shapes: Sequence[tuple[int, ...]], given: int, inputs: Sequence[PartitionSpec] | None
+) -> list[PartitionSpec]:
+    """Specs of all data arrays; the last `given` are those among the arguments."""
+    fixed = [PartitionSpec()] * (len(shapes) - given)
+    of_arguments = shapes[len(fixed) :]
+    if inputs is not None:
+        if len(inputs) != given:
+            raise ArgumentError(f"inputs: expected a spec for each of {given} arrays, given {len(inputs)}")
+        for number, (spec, shape) in enumerate(zip(inputs, of_arguments, strict=True)):
+            check_spec(f"inputs[{number}]", spec, shape, mesh)
+        return [*fixed, *inputs]
+    parts = mesh.shape.get(DATA, 1)
+    for number, shape in enumerate(of_arguments):
+        if shape and shape[0] % parts:
+            raise ArgumentError(
+                f"args: array {number} has {shape[0]} examples, which mesh axis {DATA}={parts} does not "
+                "divide; choose another batch size or mesh, or say with inputs=... how it is divided"
+            )
+    spec = PartitionSpec(DATA) if DATA in mesh.axis_names else PartitionSpec()
+    return [*fixed, *(spec if shape else PartitionSpec() for shape in of_arguments)]
+
+
+def _shape(graph: ConstraintGraph, node: int) -> tuple[int, ...]:
+    output = graph.nodes[node].output
+    assert output is not None
+    return output.shape
+
+
+def _labels(spec: PartitionSpec, shape: tuple[int, ...]) -> Labels:
+    return (*spec, *(None,) * (len(shape) - len(spec)))
+
+
+def _fit(mesh: Mesh, shape: tuple[int, ...], labels: Labels) -> Labels:
+    """The labels that divide an array of this shape into equal parts."""
+    return tuple(
+        label
+        if label is not None and all(name in mesh.shape for name in _names(label))
+        and size % divisor(_names(label), mesh) == 0
+        else None
+        for size, label in zip(shape, labels, strict=True)
+    )
+
+
+def _names(label: Any) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else tuple(label)
