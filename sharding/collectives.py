@@ -19,8 +19,8 @@ class Collective:
     """One operation between devices, which may move several arrays.
 
     - `kind`: one of `KINDS`, or another name of XLA's.
-    - `arrays`: shapes of what it results in on each device, for a reduce-scatter of what it takes.
-    - `bytes`: of those arrays.
+    - `arrays`: shapes of what it results in on each device.
+    - `bytes`: of those arrays; of a reduce-scatter those of what it takes.
     - `devices`: how many take part in each group.
     - `looped`: whether it is in the body of a loop, so that it happens any number of times.
     """
@@ -44,11 +44,19 @@ def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program (`compiled.as_text()`) between at least two devices."""
     looped = _looped_computations(text)
     found = []
+    chains: set[tuple[str, str]] = set()
     for computation, line in _lines(text):
         match = _OPERATION.match(line)
         if match is None:
             continue
         result, kind, started = match.groups()
+        if chain := re.search(r'chain_id="(\w+)"', line):
+            # The TPU compiler spreads one operation over several fusions that it overlaps with.
+            if (kind, chain[1]) in chains:
+                continue
+            chains.add((kind, chain[1]))
+        if computation.startswith("all-reduce-scatter"):  # the TPU compiler's reduce-scatter
+            kind = "reduce-scatter"
         arrays = [
             (name, tuple(int(size) for size in sizes.split(",") if size))
             for name, sizes in _ARRAY.findall(result)
@@ -58,7 +66,7 @@ def collectives(text: str) -> list[Collective]:
             whole = [x for x in arrays if kind != "collective-permute" or x[1]]
             arrays = whole[len(whole) // 2 :]
         devices = _group_size(line)
-        factor = devices if kind == "reduce-scatter" else 1
+        factor = devices if match[2] == "reduce-scatter" else 1
         size = sum(_width(name) * math.prod(shape) for name, shape in arrays) * factor
         if devices > 1:
             shapes = tuple(shape for _, shape in arrays)

@@ -25,11 +25,13 @@ class GraphLabels:
 
     - `outputs`: for each node, of what it produces; None for a loss.
     - `operands`: for each node, of what it consumes.
+    - `means`: for each node, of what its consensus gives back to its operands.
     - `copies`: for each node, of what the expanded state holds.
     """
 
     outputs: tuple[Labels | None, ...]
     operands: tuple[tuple[Labels, ...], ...]
+    means: tuple[tuple[Labels, ...], ...]
     copies: tuple[tuple[Labels, ...], ...]
 
 
@@ -49,6 +51,7 @@ def label_graph(
     constants = _constant_labels(graph, data)
     outputs: list[Labels | None] = [None] * len(graph.nodes)
     operands: list[tuple[Labels, ...]] = [()] * len(graph.nodes)
+    means: list[tuple[Labels, ...]] = [()] * len(graph.nodes)
     copies: list[tuple[Labels, ...]] = [()] * len(graph.nodes)
     for index, labels in given.items():
         outputs[index] = labels
@@ -69,12 +72,23 @@ def label_graph(
             fit(x.value.shape, labels)
             for x, labels in zip(node.operands, tracer.consumed(consumed, stored), strict=True)
         )
+        # A mean over copies that several devices hold goes to the devices that hold its producer.
+        means[index] = (
+            operands[index]
+            if _is_single(node)
+            else tuple(fit(x.value.shape, y) for x, y in zip(node.operands, consumed, strict=True))
+        )
         if node.output is not None:
             outputs[index] = fit(node.output.shape, output)
     for index, node in enumerate(graph.nodes):
         if node.constraint is None:
             copies[index] = (outputs[index] or (None,) * len(_produced(node).shape),)
-    return GraphLabels(tuple(outputs), tuple(operands), tuple(copies))
+    return GraphLabels(tuple(outputs), tuple(operands), tuple(means), tuple(copies))
+
+
+def _is_single(node: Node) -> bool:
+    """Whether there is one copy of everything."""
+    return all(isinstance(count, int) and count == 1 for count in node.multiplicity)
 
 
 def _produced(node: Node) -> jax.ShapeDtypeStruct:

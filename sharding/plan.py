@@ -1,5 +1,6 @@
 """How a problem is divided over a mesh: the shardings of all its arrays, and the step on them."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,16 +15,38 @@ from jaxtyping import Array
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
-from ..problem import CompressedProblem, ExpandedProblem, Placement, State
+from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
 from ..solvers import AbstractSolver
-from ..solving import Arrays, make_problem, problem_parts
+from ..solving import make_problem, problem_parts
 from ..transform import is_data, is_trained, prepare
 from .labelling import label_graph
-from .mesh import nearest
 from .propagation import Labels
-from .rules import Rule, apply_rules, check_spec, divisor, path_of
+from .rules import Rule, apply_rules, axis_names, check_spec, divisor, path_of
 
 DATA, MODEL = "data", "model"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One array of a plan.
+
+    - `kind`: "parameter", "data" or "state".
+    - `spec`: how it is divided; `bytes_per_device`, of its part.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    spec: PartitionSpec
+    bytes_per_device: int
+
+    @classmethod
+    def of(cls, name: str, kind: str, array: Any) -> "Row":
+        """From a `jax.ShapeDtypeStruct` with its sharding."""
+        part = array.sharding.shard_shape(array.shape)
+        size = math.prod(part) * array.dtype.itemsize
+        return cls(name, kind, array.shape, str(array.dtype), array.sharding.spec, size)
 
 
 @dataclass(frozen=True)
@@ -64,24 +87,56 @@ class Plan:
 
         As `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside constrained.
         """
+
+        def place(leaf: Any, sharding: NamedSharding | None) -> Any:
+            if sharding is None:
+                return leaf
+            inside = isinstance(leaf, jax.core.Tracer)
+            return eqx.filter_shard(leaf, sharding) if inside else jax.device_put(leaf, sharding)
+
         return tuple(
-            jtu.tree_map(
-                lambda leaf, sharding: leaf if sharding is None else eqx.filter_shard(leaf, sharding),
-                tree,
-                shardings,
-            )
-            for tree, shardings in zip(
-                (params, *args), self.shardings(params, *args), strict=True
-            )
+            jtu.tree_map(place, tree, shardings)
+            for tree, shardings in zip((params, *args), self.shardings(params, *args), strict=True)
         )
+
+    def rows(self) -> list["Row"]:
+        """What is divided how: the parameters, the data and every array of the state."""
+        found = []
+        parameters, data = self.abstract_arguments()
+        held = {node for node in self.graph.parameters if node is not None}
+        for index, x in enumerate(data):
+            found.append(Row.of(f"data[{index}]", "data", x))
+        for node, arrays in enumerate(self.abstract_state()):
+            kind = "parameter" if node in held else "state"
+            for index, x in enumerate(arrays):
+                name = path_of(self.graph.nodes[node].name)
+                found.append(Row.of(name if len(arrays) == 1 else f"{name}[{index}]", kind, x))
+        return found
+
+    def __str__(self) -> str:
+        """A table of `rows`, with bytes on each device."""
+        rows = self.rows()
+        cells = [
+            (row.name, row.kind, f"{row.dtype}{list(row.shape)}", str(row.spec), f"{row.bytes_per_device:,}")
+            for row in rows
+        ]
+        total = sum(row.bytes_per_device for row in rows)
+        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        heading = ("array", "part", "shape", "divided over", "bytes per device")
+        table = [heading, *cells, ("total", "", "", "", f"{total:,}")]
+        widths = [max(len(row[i]) for row in table) for i in range(len(heading))]
+        *left, right = widths
+        lines = [
+            "  ".join([*map(str.ljust, cells, left), last.rjust(right)]) for *cells, last in table
+        ]
+        return "\n".join([f"mesh of {self.mesh.size} devices: {sizes}", *lines])
 
     @cached_property
     def init(self) -> Callable[[Sequence[Array], Sequence[Array]], State]:
         """`init(parameters, data) -> state`, jitted: the solver's first state."""
 
         def init(parameters: Sequence[Array], data: Sequence[Array]) -> State:
-            problem = make_problem(self.graph, self.solver.form, self._arrays(parameters, data), self.placement)
-            return self.solver.init(problem, parameters)
+            return self.solver.init(self._problem(data), parameters)
 
         return jax.jit(
             init,
@@ -97,8 +152,7 @@ class Plan:
         """
 
         def step(state: State, data: Sequence[Array]) -> tuple[State, Array]:
-            problem = make_problem(self.graph, self.solver.form, self._arrays([], data), self.placement)
-            state, squared = self.solver.step(problem, state)
+            state, squared = self.solver.step(self._problem(data), state)
             return state, jnp.sqrt(squared)
 
         return jax.jit(
@@ -108,9 +162,9 @@ class Plan:
             donate_argnums=0,
         )
 
-    def _arrays(self, parameters: Sequence[Array], data: Sequence[Array]) -> Arrays:
+    def _problem(self, data: Sequence[Array]) -> AbstractProblem:
         captured = [array for _, array in self.graph.function.captured]
-        return list(parameters), list(data), captured
+        return make_problem(self.graph, self.solver.form, ([], list(data), captured), self.placement)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state."""
@@ -156,13 +210,16 @@ def make_plan(
     **Arguments:**
 
     - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
-    - `mesh`: with any of the axes `data`, `model`, `stage`.
+    - `mesh`: with any of the axes `data`, `model`, `stage`. The solver works on these devices with
+      axes of type Auto; arrays that are typed by an Explicit mesh are moved by `Plan.shard`.
     - `rules`: for parameters, in place of the default (see `rules.Rule`).
     - `inputs`: for each array in `args`, in place of the default.
 
     **Errors:** those of `solve`; `ArgumentError` for a batch, or an axis in a rule, that the mesh does
     not divide, and for unknown names in a rule.
     """
+    if AxisType.Explicit in mesh.axis_types:
+        mesh = Mesh(mesh.devices, mesh.axis_names)
     prepared = prepare(fn, params, args)
     graph, _ = problem_parts(prepared, solver)
     given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
@@ -180,19 +237,24 @@ def make_plan(
         MODEL,
     )
     kind = CompressedProblem if solver.form == "compressed" else ExpandedProblem
-    sharding = {
-        labels: NamedSharding(mesh, PartitionSpec(*labels))
-        for labels in {*labels.outputs, *sum(labels.copies + labels.operands, ())} - {None}
-    }
-    outputs = tuple(None if x is None else sharding[x] for x in labels.outputs)
-    copies = tuple(tuple(sharding[x] for x in of) for of in labels.copies)
+
+    def sharding(labels: Labels | None) -> NamedSharding | None:
+        return None if labels is None else NamedSharding(mesh, PartitionSpec(*labels))
+
+    def shardings(several: Sequence[Sequence[Labels]]) -> tuple[tuple[NamedSharding, ...], ...]:
+        return tuple(tuple(NamedSharding(mesh, PartitionSpec(*x)) for x in of) for of in several)
+
+    outputs = tuple(map(sharding, labels.outputs))
+    copies = shardings(labels.copies)
+    replicated = NamedSharding(mesh, PartitionSpec())
     placement = Placement(
         outputs,
-        tuple(tuple(sharding[x] for x in operands) for operands in labels.operands),
+        shardings(labels.operands),
+        shardings(labels.means),
         copies,
-        kind(graph, {}).arrange(outputs, copies),
+        # No state holds what a loss produces.
+        kind(graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
     )
-    replicated = NamedSharding(mesh, PartitionSpec())
     parameters = tuple(
         replicated if node is None else placement.outputs[node] or replicated
         for node in graph.parameters
@@ -221,7 +283,7 @@ def _input_specs(
                 f"args: array {number} has {shape[0]} examples, which mesh axis {DATA}={parts} does not "
                 "divide; choose another batch size or mesh, or say with inputs=... how it is divided"
             )
-    spec = PartitionSpec(DATA) if DATA in mesh.axis_names else PartitionSpec()
+    spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
     return [*fixed, *(spec if shape else PartitionSpec() for shape in of_arguments)]
 
 
@@ -236,15 +298,11 @@ def _labels(spec: PartitionSpec, shape: tuple[int, ...]) -> Labels:
 
 
 def _fit(mesh: Mesh, shape: tuple[int, ...], labels: Labels) -> Labels:
-    """The labels that divide an array of this shape into equal parts."""
-    return tuple(
-        label
-        if label is not None and all(name in mesh.shape for name in _names(label))
-        and size % divisor(_names(label), mesh) == 0
-        else None
-        for size, label in zip(shape, labels, strict=True)
-    )
+    """The labels that divide an array of this shape into several equal parts."""
 
+    def fits(size: int, label: Any) -> bool:
+        names = axis_names(label)
+        parts = divisor(names, mesh) if set(names) <= mesh.shape.keys() else 1
+        return parts > 1 and size % parts == 0
 
-def _names(label: Any) -> tuple[str, ...]:
-    return (label,) if isinstance(label, str) else tuple(label)
+    return tuple(label if fits(size, label) else None for size, label in zip(shape, labels, strict=True))

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pjax_prim as pjp
 
 from ..errors import NonFiniteError, PjaxError
-from . import bench, graph, train
+from . import aot, bench, graph, train
 from . import eval as eval_command
 
-COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench}
+COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench, "aot": aot}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -175,18 +175,13 @@ class AbstractProblem(abc.ABC):
             ),
         )
 
-    def place_operands(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Operands where the placement has them; those that are None stay so."""
+    def place_operands(self, node: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Operands where the placement has them."""
         return operands if self.placement is None else self.placement.place_operands(node, operands)
 
-    def place_single(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Where a node has one copy of everything, results of its projection as `place_operands`.
-
-        Otherwise a compiler may divide the projection along an axis that it needs whole.
-        """
-        counts = self.graph.nodes[node].multiplicity
-        single = all(isinstance(count, int) and count == 1 for count in counts)
-        return self.place_operands(node, operands) if single else operands
+    def place_means(self, node: int, means: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Means over copies of a node's operands where the placement has them; None stays None."""
+        return means if self.placement is None else self.placement.place_means(node, means)
 
     def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
         """Copies where the placement has them."""

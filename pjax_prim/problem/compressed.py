@@ -224,7 +224,7 @@ class CompressedProblem(AbstractProblem):
         """
         means: list[Array] = []
         single = True
-        displacements = self.place_single(index, projected.displacements)
+        displacements = self.place_means(index, projected.displacements)
         for position, displacement in enumerate(displacements):
             if displacement is None:
                 single = False

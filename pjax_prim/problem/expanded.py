@@ -145,7 +145,7 @@ class ExpandedProblem(AbstractProblem):
         self, averages: Callable[[int], tuple[Array, ...]]
     ) -> Callable[[Use], Array]:
         """Means over all copies of a use, from a node's averages over the copies of its operands."""
-        averages = cache(lambda node, given=averages: self.place_single(node, given(node)))
+        averages = cache(lambda node, given=averages: self.place_means(node, given(node)))
         means = cache(
             lambda node, operand: self.mean_over_uses(node, operand, averages(node)[operand])
         )

@@ -1,7 +1,6 @@
 """Where the arrays of a problem lie on a mesh of devices."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
@@ -19,12 +18,14 @@ class Placement:
 
     - `outputs`: for each node, of what it produces and of its target; None for a loss.
     - `operands`: for each node, of its operands, whole where an elementary constraint needs them whole.
+    - `means`: for each node, of the means over copies of its operands.
     - `copies`: for each node, of what the expanded form holds.
     - `state`: for each node, of its arrays in the state.
     """
 
     outputs: tuple[NamedSharding | None, ...]
     operands: tuple[tuple[NamedSharding, ...], ...]
+    means: tuple[tuple[NamedSharding, ...], ...]
     copies: tuple[tuple[NamedSharding, ...], ...]
     state: tuple[tuple[NamedSharding, ...], ...]
 
@@ -33,11 +34,17 @@ class Placement:
         sharding = self.outputs[node]
         return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
 
-    def place_operands(self, node: int, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The operands of a node; those that are None stay so."""
+    def place_operands(self, node: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The operands of a node."""
+        return tuple(map(jax.lax.with_sharding_constraint, operands, self.operands[node]))
+
+    def place_means(
+        self, node: int, means: tuple[Array | None, ...]
+    ) -> tuple[Array | None, ...]:
+        """Means over copies of the operands of a node; those that are None stay so."""
         return tuple(
             None if x is None else jax.lax.with_sharding_constraint(x, sharding)
-            for x, sharding in zip(operands, self.operands[node], strict=True)
+            for x, sharding in zip(means, self.means[node], strict=True)
         )
 
     def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
