@@ -19,7 +19,7 @@ SMALL = "--hidden 256 256 --batch-size 256".split()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--topology v9x:4x4 --mesh data=16", "topology: no chip 'v9x' in 'v9x:4x4'; did you mean v"),
+        ("--topology v9x:4x4 --mesh data=16", "topology: no chip 'v9x' in 'v9x:4x4'; there are v4, v5e"),
         ("--topology v5e-16 --mesh data=16", "topology: no chip 'v5e-16' in 'v5e-16'; did you mean v5e"),
         ("--topology v5e:sixteen --mesh data=16", "topology: expected CHIP:AxB or CHIP:AxBxC"),
         ("--topology v5e:4x4 --mesh data=16 --solver adam", "solver: aot compiles projection solvers"),
@@ -82,6 +82,7 @@ def test_what_does_not_fit_is_named(capsys) -> None:
     found = json.loads(captured.out)
     assert not found["fits"] and found["predicted_step_s"] is None
     assert found["peak_bytes_per_chip"] > found["capacity_bytes_per_chip"]
-    assert "v5e:2x2: does not fit" in captured.err and "linear_1[0] float32[1, 4096, 4096, 4096]" in captured.err
+    assert "v5e:2x2: does not fit" in captured.err
+    assert "linear_1[0] float32[1, 4096, 4096, 4096]" in captured.err
     assert main(["aot", "--topology", "v5e:3x7", "--mesh", "data=-1", *SMALL]) == 2
     assert "topology: libtpu knows no 'v5e:3x7'" in capsys.readouterr().err
