@@ -92,8 +92,8 @@ class CheckpointFolder:
                 if not allow_older:
                     older = [other for other in steps if other < step]
                     help = (
-                        f"; to go on from an older checkpoint ({', '.join(map(str, older))}), "
-                        "allow it: --resume-older"
+                        f"; older checkpoints: {', '.join(map(str, older))}. To train on from the newest "
+                        "undamaged one, allow it (--resume-older); to read one, name it (--step)"
                         if older
                         else "; there is no older checkpoint"
                     )

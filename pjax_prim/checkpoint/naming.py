@@ -11,9 +11,14 @@ from jaxtyping import PyTree
 from ..errors import CheckpointError
 
 
+def is_abstract(leaf: Any) -> bool:
+    """Whether a leaf has a shape and a dtype but no values."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def is_array(leaf: Any) -> bool:
     """Whether a leaf is an array, or stands for one."""
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    return eqx.is_array(leaf) or is_abstract(leaf)
 
 
 def named_arrays(tree: PyTree) -> dict[str, Any]:
@@ -52,9 +57,7 @@ def with_arrays(tree: PyTree, arrays: Mapping[str, Any]) -> PyTree:
 
 def describe(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Shape and dtype of each array, as JSON takes them."""
-    return {
-        name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()
-    }
+    return {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()}
 
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any], where: str = "here") -> list[str]:

@@ -1,5 +1,6 @@
 """Writing checkpoints, in the background, each one whole or not at all."""
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from orbax.checkpoint.checkpoint_managers import save_decision_policy as decide
@@ -46,7 +48,9 @@ class CheckpointWriter:
         # run beside the training's own communication, so it runs in the caller's thread.
         self._thread = ThreadPoolExecutor(1, "checkpoint") if jax.process_count() == 1 else None
         try:
-            self._manager = ocp.CheckpointManager(path.absolute(), options=self._options(retention or Retention()))
+            self._manager = ocp.CheckpointManager(
+                path.absolute(), options=self._options(retention or Retention())
+            )
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -136,28 +140,15 @@ class CheckpointWriter:
         elif self._thread is None and self._pending is not None:
             self._settle(self._pending[0])
 
-    def set_aside(self, after: int) -> list[Path]:
-        """Renames the checkpoints later than step `after`, so that they count no more.
-
-        **Returns:** their new names.
-        """
-        moved = []
-        for step in self.folder.steps():
-            if step > after:
-                path = self.folder.step_path(step)
-                names = (path.with_name(f"{step}.damaged{suffix}") for suffix in _suffixes())
-                target = next(name for name in names if not name.exists())
-                path.rename(target)
-                moved.append(target)
-        self._manager.reload()
-        return moved
-
     def _write(
         self, step: int, arrays: dict[str, Any], metrics: dict[str, float] | None, wait: bool = False
     ) -> None:
         try:
             self._manager.save(
-                step, args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(arrays)}), metrics=metrics, force=True
+                step,
+                args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(arrays)}),
+                metrics=metrics,
+                force=True,
             )
         except Exception as error:
             raise self._failure(step, error) from error
@@ -188,6 +179,30 @@ class CheckpointWriter:
         write_manifest(partial[0] if partial else path / str(step), info)
 
 
+def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
+    """Renames the checkpoints later than step `after`, so that they count no more.
+
+    All processes must call it together, before a writer opens.
+
+    **Returns:** their new names, such as `40.damaged`.
+    """
+    later = [folder.step_path(step) for step in folder.steps() if step > after]
+    renamed = {}
+    for path in later:
+        names = (
+            path.with_name(f"{path.name}.damaged{'' if n == 1 else f'.{n}'}") for n in itertools.count(1)
+        )
+        renamed[path] = next(name for name in names if not name.exists())
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: listed")
+    if jax.process_index() == 0:
+        for path, target in renamed.items():
+            path.rename(target)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: renamed")
+    return list(renamed.values())
+
+
 def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
     on_device = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
     copies = _copy_on_device(on_device)
@@ -208,11 +223,3 @@ def _reason(error: BaseException) -> str:
             break
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _suffixes() -> Any:
-    yield ""
-    number = 2
-    while True:
-        yield f".{number}"
-        number += 1
