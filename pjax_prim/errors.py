@@ -31,3 +31,11 @@ class RunError(PjaxError, ValueError):
 
 class NonFiniteError(PjaxError, ArithmeticError):
     """Training met a value that is not finite."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is missing, damaged, cannot be written, or does not fit."""
+
+
+class PreemptedError(PjaxError):
+    """A run saved and stopped because it was asked to."""

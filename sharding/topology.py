@@ -128,7 +128,9 @@ def analyse(topology: str, plan: Plan) -> Analysis:
 
 def _wanted_bytes(message: str) -> int | None:
     """What the compiler's message says it would take; None if it is about something else."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message) or re.search(
+        r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message
+    )
     if found is None:
         return None
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))

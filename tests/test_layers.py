@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transform",),
     ("solving",),
     ("sharding",),
+    ("checkpoint",),
     ("",),
     ("data", "models"),
     ("training",),

@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 import pjax_prim as pjp
 
-from ..errors import NonFiniteError, PjaxError
-from . import aot, bench, graph, train
+from ..checkpoint import EXIT_CODE
+from ..errors import NonFiniteError, PjaxError, PreemptedError
+from . import aot, bench, export, graph, inspect, train
 from . import eval as eval_command
 
-COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench, "aot": aot}
+COMMANDS = {
+    "train": train,
+    "eval": eval_command,
+    "inspect": inspect,
+    "export": export,
+    "graph": graph,
+    "bench": bench,
+    "aot": aot,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad
-    input (also by `SystemExit`, from argparse). Messages go to standard error, and with
+    input (also by `SystemExit`, from argparse); 75 where training was asked to stop by SIGTERM,
+    saved a checkpoint and can be resumed. Messages go to standard error, and with
     `--json` so does all else but the JSON line.
     """
     options = make_parser().parse_args(arguments)
     try:
         result = COMMANDS[options.command].run(options)
+    except PreemptedError as error:
+        print(f"pjax-prim: {error}", file=sys.stderr)
+        return EXIT_CODE
     except PjaxError as error:
         print(f"pjax-prim: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, NonFiniteError) else 2

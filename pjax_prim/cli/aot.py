@@ -64,6 +64,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if not analysis.fits:
             problems.append(_does_not_fit(analysis, plan))
     out.print(_table(config, results))
+    for row in results:
+        if row["fits"]:
+            out.print(_exchanged(row), markup=False, soft_wrap=True)
     for problem in problems:
         out.print(problem, markup=False, soft_wrap=True)
     return results[0] if len(results) == 1 else {"topologies": results}
@@ -87,25 +90,27 @@ def make_plan(
 
 def _table(config: TrainConfig, results: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{config.solver}, {config.model} {list(config.hidden)}: one step, per chip")
-    terms_ms = ("arithmetic ms", "memory ms", "interconnect ms", "step ms")
-    headings = ("topology", "mesh", "chips", "peak GiB", *terms_ms)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("topology", "mesh") else "right")
-    kinds = sorted({kind for row in results for kind in row["collectives"] or {}})
-    for kind in kinds:
-        table.add_column(f"{kind} MB", justify="right")
+    table.add_column("topology", no_wrap=True)
+    table.add_column("mesh")
+    numbers = ("chips", "peak GiB", "arithmetic ms", "memory ms", "interconnect ms", "step ms")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
     for row in results:
         terms = (row[f"{name}_s"] for name in ("arithmetic", "memory", "interconnect", "predicted_step"))
-        exchanged = (row["collectives"] or {}).get
         table.add_row(
             row["topology"],
             row["mesh"],
             str(row["chips"]),
-            f"{row['peak_bytes_per_chip'] / 2**30:.2f}" + ("" if row["fits"] else " (does not fit)"),
+            f"{row['peak_bytes_per_chip'] / 2**30:.2f}" + ("" if row["fits"] else " (too much)"),
             *("-" if x is None else f"{1e3 * x:.3f}" for x in terms),
-            *(f"{x['bytes'] / 1e6:.1f} in {x['count']}" if (x := exchanged(kind)) else "-" for kind in kinds),
         )
     return table
+
+
+def _exchanged(row: dict[str, Any]) -> str:
+    kinds = (row["collectives"] or {}).items()
+    text = ", ".join(f"{x['count']} {kind} of {x['bytes'] / 1e6:.1f} MB" for kind, x in kinds)
+    return f"{row['topology']}: {text or 'nothing'} between chips"
 
 
 def _does_not_fit(analysis: Analysis, plan: sharding.Plan) -> str:

@@ -55,6 +55,8 @@ def test_roofline_has_three_terms() -> None:
 def test_the_compiler_s_message_of_too_little_memory() -> None:
     text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm. Exceeded"
     assert _wanted_bytes(text) == int(20.5 * 2**30)
+    text = "the total memory required for HLO temporaries (258.63G) exceeds available HBM (15.75G)."
+    assert _wanted_bytes(text) == int(258.63 * 2**30)
     assert _wanted_bytes("INTERNAL: something else") is None
 
 
