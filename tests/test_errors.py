@@ -255,7 +255,7 @@ def test_states() -> None:
     assert int(solve(state=good).stats["num_steps"]) == 1
     cases: list[tuple[Any, str]] = [
         (state_of(dr), r"state: expected the state of AlternatingProjections\(form='compressed'\)"),
-        (state_of(ap, batch=2), r"state: at node 'loss_0' expected shape \(3, 2\) .* given shape \(2, 2\)"),
+        (state_of(ap, batch=2), r"state: at node 'linear_0' expected shape \(3, 2\) .* given shape \(2, 2\)"),
         (state_of(ap, dtype="float32"), "expected shape .* and dtype float64, given .* dtype float32"),
         ("state", "given another structure"),
         (good[:-1], "on a graph of 3 nodes, given another structure"),

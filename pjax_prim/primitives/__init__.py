@@ -14,6 +14,7 @@ from .affine import project_mean as project_mean
 from .affine import project_mean_p as project_mean_p
 from .affine import project_scale as project_scale
 from .affine import project_scale_p as project_scale_p
+from .convolution import convolve_p as convolve_p
 from .convolution import project_convolution_p as project_convolution_p
 from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p
@@ -32,6 +33,7 @@ from .margin import margin_loss as margin_loss
 from .margin import margin_loss_p as margin_loss_p
 from .margin import project_margin as project_margin
 from .margin import project_margin_p as project_margin_p
+from .max import displace_max_p as displace_max_p
 from .max import project_max as project_max
 from .max import project_max_p as project_max_p
 from .mean_rows import mean_rows_p as mean_rows_p

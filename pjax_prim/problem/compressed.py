@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..graph.graph import Use
-from ..rules.constraint import Projected, squared_distance, squared_distances
+from ..rules.constraint import Projected, squared_distance, squared_distances, squared_norm
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -223,7 +223,7 @@ class CompressedProblem(AbstractProblem):
         means moved. Copies of constants are at a distance of what they moved.
         """
         means: list[Array] = []
-        single = True
+        single, distance = True, jnp.zeros(())
         displacements = self.place_means(index, projected.displacements)
         for position, displacement in enumerate(displacements):
             if displacement is None:
@@ -231,14 +231,17 @@ class CompressedProblem(AbstractProblem):
                 continue
             moves = self.mean_over_uses(index, position, displacement)
             old = self._of_operand(index, position, inputs)
-            means += [mean + move for mean, move in zip(old, moves, strict=True)]
-            copies = self.copies(index, position)
-            single = single and all(isinstance(count, int) and count == 1 for count in copies)
+            for mean, move, count in zip(old, moves, self.copies(index, position), strict=True):
+                means.append(mean + move)
+                if isinstance(count, int) and count == 1:
+                    # Summed over the displacement itself, as in `projected.moved`, it cancels.
+                    distance += squared_norm(move)
+                else:
+                    single = False
+                    distance += _squared_norm(means[-1] - mean, count)
         if single:
             return tuple(means), jnp.zeros(())
-        return tuple(means), jnp.maximum(
-            projected.moved - self._distance(index, tuple(means), inputs), 0
-        )
+        return tuple(means), jnp.maximum(projected.moved - distance, 0)
 
     def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
         """The squared distance over all copies of two sets of inputs."""
@@ -253,10 +256,7 @@ class CompressedProblem(AbstractProblem):
             for a, b, count in pairs:
                 if a is b:  # a producer with this use alone took over its mean
                     continue
-                if isinstance(count, int):
-                    distance = distance + count * squared_distance(a, b)
-                else:
-                    distance = distance + jnp.sum(count * jnp.square(a - b))
+                distance += _squared_norm(a - b, count)
         return distance
 
     def _project_copies(
@@ -276,3 +276,8 @@ class CompressedProblem(AbstractProblem):
         assert constraint is not None
         held = constraint.expand(self._operands(index, inputs))
         return squared_distances(copies, held)
+
+
+def _squared_norm(x: Array, count: Array | int) -> Array:
+    """The squared norm when each element counts `count` times."""
+    return count * squared_norm(x) if isinstance(count, int) else jnp.sum(count * jnp.square(x))

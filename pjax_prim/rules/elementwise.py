@@ -82,8 +82,7 @@ class SumRelu(AbstractConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         total = _signed_sum(self.signs + self.shifts, operands + constants)
-        (step,) = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
-        output = jnp.maximum(total + len(operands) * step, 0)
+        step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
 
     def describe(self) -> str:

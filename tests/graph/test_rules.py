@@ -38,6 +38,7 @@ PLAIN: dict[str, Forward] = {
     "quantize": lambda a, b: pjp.quantize(a, levels=5, scale=2.0),
     "sum_relu": lambda a, b: pjp.sum_relu(a, b, C),
     "dot_general": lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))),
+    "conv_general_dilated": lambda a, b: lax.conv(a[:, None], b[:, None, :2], (1,), "SAME"),
     "reduce_sum": lambda a, b: jnp.sum(a, 1),
     "reduce_max": lambda a, b: jnp.max(a.reshape(2, 3, 2), (0, 2)),
     "reduce_min": lambda a, b: jnp.min(a, 0),
