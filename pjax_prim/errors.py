@@ -39,3 +39,7 @@ class CheckpointError(RunError):
 
 class PreemptedError(PjaxError):
     """A run saved and stopped because it was asked to."""
+
+
+class ProcessError(PjaxError, RuntimeError):
+    """The processes of a run disagree, or one of them is gone."""

@@ -60,6 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pjax-prim: interrupted", file=sys.stderr)
         return 130
-    if options.json:
+    if options.json and result is not None:
         print(json.dumps(result))
     return 0

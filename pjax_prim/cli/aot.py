@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as v5e:16x16, v5p:8x8x8, v6e:16x16; again for each row of a table",
     )  # fmt: skip
     parser.add_argument(
-        "--mesh", action="append", required=True, metavar="data=N,model=N",
+        "--mesh", action="append", required=True, dest="meshes", metavar="data=N,model=N",
         help="how the chips are divided; -1 is inferred; once, or once for each topology",
     )  # fmt: skip
     add_options(parser, {**NETWORK, **SOLVER})
@@ -48,10 +48,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     config = make_config(options)
     if config.solver in GRADIENT_SOLVERS:
         raise ArgumentError(f"solver: aot compiles projection solvers, given {config.solver}")
-    meshes = options.mesh * len(options.topology) if len(options.mesh) == 1 else options.mesh
-    if len(meshes) != len(options.topology):
+    several = len(options.topology)
+    meshes = options.meshes * several if len(options.meshes) == 1 else options.meshes
+    if len(meshes) != several:
         raise ArgumentError(
-            f"mesh: expected one, or one for each of {len(options.topology)} topologies, given {len(meshes)}"
+            f"mesh: expected one, or one for each of {several} topologies, given {len(meshes)}"
         )
     out = console(options)
     results, problems = [], []

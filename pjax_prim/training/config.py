@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..data import DATASETS, Dataset
 from ..errors import ArgumentError
 from ..models import CNN, MLP
+from ..sharding import MeshConfig
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
 GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
@@ -60,6 +61,8 @@ class TrainConfig:
     - `track_best`: whether to keep the parameters of the best evaluation.
     - `eval_every`: batches between evaluations; a tenth of the run by default.
     - `seed`: of the initial parameters and of the order of the examples.
+    - `mesh`: how the devices are arranged (`pjax_prim.sharding.MeshConfig.parse`), as
+      `data=2,model=2`; None for one device, and for several processes as `data=-1`.
 
     **Errors:** `ArgumentError` for a value out of range, or an option without effect.
     """
@@ -85,6 +88,7 @@ class TrainConfig:
     track_best: bool = False
     eval_every: int | None = None
     seed: int = 0
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -111,6 +115,8 @@ class TrainConfig:
             raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
         if self.model == "cnn" and not self.hidden:
             raise ArgumentError("hidden: expected at least one width for model cnn, given none")
+        if self.mesh is not None:
+            MeshConfig.parse(self.mesh)
         if self.seed < 0:
             raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
 
