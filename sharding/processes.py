@@ -41,7 +41,10 @@ class Group:
         return jax.process_index() == 0
 
     def together(
-        self, what: str, make: Callable[[], Result], describe: Callable[[Result], dict[str, Any]] | None = None
+        self,
+        what: str,
+        make: Callable[[], Result],
+        describe: Callable[[Result], dict[str, Any]] = lambda _: {},
     ) -> Result:
         """`make()` on all processes; none goes on unless it succeeded on all, with equal results.
 
@@ -60,7 +63,7 @@ class Group:
         fields: dict[str, Any] = {}
         try:
             result = make()
-            fields = {} if describe is None else describe(result)
+            fields = describe(result)
         except PjaxError as error:
             failure = error
         place = f"pjax_prim/{next(self._numbers)}"

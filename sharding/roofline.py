@@ -15,7 +15,7 @@ class Chip:
     - `flops`: floating-point operations a second, in bfloat16.
     - `memory`: bytes of high-bandwidth memory, and `bandwidth` in bytes a second.
     - `link`: bytes a second of one interconnect link in one direction.
-    - `ring`: from how many chips on a torus axis they close to a ring, which has two ways round.
+    - `ring`: from which length on an axis of a slice closes to a ring, which has two ways round.
     """
 
     flops: float
@@ -64,13 +64,15 @@ def chip_of(topology: str) -> Chip:
 
 
 def roofline(
-    chip: Chip, flops: float, bytes_accessed: float, exchanged: Sequence[Collective]
+    topology: str, flops: float, bytes_accessed: float, exchanged: Sequence[Collective]
 ) -> Roofline:
-    """The terms of one step, from what the compiler counts for one chip.
+    """The terms of one step on a topology, from what the compiler counts for one chip.
 
-    A collective runs over one torus axis, on one link, or on two where the axis is a ring.
+    A collective uses one link of each chip, or two where the slice's axes are rings; never the links
+    of several axes at once, as it may.
     """
-    interconnect = sum(
-        x.sent / (chip.link * (2 if x.devices >= chip.ring else 1)) for x in exchanged
-    )
+    chip = chip_of(topology)
+    lengths = [int(length) for length in topology.split(":")[1].split("x")]
+    rate = chip.link * (2 if max(lengths) >= chip.ring else 1)
+    interconnect = sum(x.sent for x in exchanged) / rate
     return Roofline(flops / chip.flops, bytes_accessed / chip.bandwidth, interconnect)

@@ -120,7 +120,7 @@ def analyse(topology: str, plan: Plan) -> Analysis:
     costs = compiled.cost_analysis()
     flops, accessed = float(costs["flops"]), float(costs["bytes accessed"])
     exchanged = collectives(compiled.as_text())
-    terms = roofline(chip, flops, accessed, exchanged)
+    terms = roofline(topology, flops, accessed, exchanged)
     return Analysis(
         topology, mesh, chips, peak, chip.memory, peak <= chip.memory, exchanged, flops, accessed, terms
     )

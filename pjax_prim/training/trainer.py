@@ -21,7 +21,6 @@ from .run_folder import RunFolder, params_sha256
 from .state import TrainState, make_state, note_accuracy, restart_batch
 from .steps import chunk, make_step, non_finite_reason
 
-
 ALONE = Group()
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from pjax_prim.sharding import Collective
-from pjax_prim.sharding.roofline import CHIPS, chip_of, roofline
+from pjax_prim.sharding.roofline import CHIPS, roofline
 from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
 
 from pjax_prim.cli import main
@@ -42,12 +42,15 @@ def test_without_libtpu(monkeypatch) -> None:
 
 
 def test_roofline_has_three_terms() -> None:
-    chip = chip_of("v5e:16x16")
-    ring = Collective("all-reduce", ((100,),), 400, 16, False)
-    line = Collective("all-gather", ((100,),), 400, 4, False)
-    terms = roofline(chip, 197e12, 819e9 * 2, [ring, line])
-    assert terms.arithmetic_s == pytest.approx(1) and terms.memory_s == pytest.approx(2)
-    assert terms.interconnect_s == pytest.approx(2 * 15 / 16 * 400 / 100e9 + 3 / 4 * 400 / 50e9)
+    exchanged = [
+        Collective("all-reduce", ((100,),), 400, 16, False),
+        Collective("all-gather", ((100,),), 400, 4, False),
+    ]
+    for topology, links in (("v5e:16x16", 2), ("v5e:8x8", 1)):
+        terms = roofline(topology, 197e12, 819e9 * 2, exchanged)
+        assert terms.arithmetic_s == pytest.approx(1) and terms.memory_s == pytest.approx(2)
+        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 + 3 / 4) * 400 / 50e9 / links)
+    assert roofline("v5p:4x4x4", 459e12, 0, exchanged).arithmetic_s == pytest.approx(1)
     assert terms.step_s == pytest.approx(2 + terms.interconnect_s)
     assert set(CHIPS) == {"v4", "v5e", "v5p", "v6e"}
 
