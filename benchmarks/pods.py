@@ -44,6 +44,11 @@ TABLES: dict[str, list[Case]] = {
     ],
 }
 
+HEADINGS = (
+    "solver", "hidden", "batch", "topology", "mesh", "peak GiB", "arithmetic ms", "memory ms",
+    "interconnect ms", "step ms", "efficiency",
+)  # fmt: skip
+
 
 def row(case: Case) -> dict[str, Any]:
     config = TrainConfig(solver=case.solver, hidden=case.hidden, batch_size=case.batch)
@@ -58,8 +63,7 @@ def main() -> None:
     if unknown := set(tables) - set(TABLES):
         parser.error(f"tables: expected some of {', '.join(TABLES)}, given {', '.join(sorted(unknown))}")
     for name in tables:
-        print(f"\n{name}\n\n| solver | hidden | batch | topology | mesh | peak GiB | arithmetic ms | memory ms |", end="")
-        print(" interconnect ms | step ms | efficiency |\n" + "|---" * 11 + "|")
+        print(f"\n{name}\n\n| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
         first: float | None = None
         for case in TABLES[name]:
             found = row(case)

@@ -1,5 +1,6 @@
 """Where a run's arrays lie: on one device, or on a mesh over the devices of all processes."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,10 @@ class Placing:
             out_shardings=(self._shardings(new_arrays), plan.replicated),
             donate_argnums=0,
         )
-        compiled = jitted.lower(leaves, *batch).compile()
+        with warnings.catch_warnings():
+            # The last chunk of a batch takes a solver's state and gives none.
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            compiled = jitted.lower(leaves, *batch).compile()
         new_structure = jtu.tree_structure(new_arrays)
 
         def call(state: TrainState, x: Array, labels: Array) -> tuple[TrainState, dict[str, Array]]:
