@@ -42,4 +42,8 @@ class PreemptedError(PjaxError):
 
 
 class ProcessError(PjaxError, RuntimeError):
-    """The processes of a run disagree, or one of them is gone."""
+    """The processes of a run disagree."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of the run is gone or cannot be reached."""

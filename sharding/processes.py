@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -18,11 +19,21 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from .._compat import coordination_client
-from ..errors import ArgumentError, PjaxError, ProcessError
+from ..errors import ArgumentError, LostProcessError, PjaxError, ProcessError
 
 Result = TypeVar("Result")
+_BROKEN = re.compile(r"gloo|UNAVAILABLE|DEADLINE|ABORTED|coordination|heartbeat|connection|barrier", re.I)
+"""What messages about broken connections say, and others do not."""
+
 GONE = 70
-"""Exit status of a process that waited for others in vain."""
+"""Exit status of a process that lost the others."""
+
+
+def leave() -> NoReturn:
+    """Ends a process that lost the others; an ordinary end would wait for them once more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(GONE)
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,8 @@ class Group:
         **Arguments:** `what`, in words; `describe(result)`, the fields to be equal, ready for JSON.
 
         **Errors:** on the process concerned what `make` raises; on all others a `ProcessError` that
-        quotes it. `ProcessError` on all that names each field that differs, or the process that does
-        not answer.
+        quotes it. `ProcessError` on all that names each field that differs; `LostProcessError` that
+        names the process that does not answer.
         """
         client = coordination_client()
         if client is None or jax.process_count() == 1:
@@ -96,7 +107,7 @@ class Group:
         try:
             return dict(json.loads(client.blocking_key_value_get(key, int(1000 * self.timeout))))
         except jax.errors.JaxRuntimeError as error:
-            raise ProcessError(
+            raise LostProcessError(
                 f"{what}: no answer from process {process} of {jax.process_count()} within "
                 f"{self.timeout:g} s ({_first_line(error)})"
             ) from None
@@ -105,7 +116,7 @@ class Group:
     def waiting(self, what: str) -> Iterator[None]:
         """Work that needs all processes, such as a step.
 
-        **Errors:** `ProcessError` where the others cannot be reached. After `timeout` seconds the
+        **Errors:** `LostProcessError` where the others cannot be reached. After `timeout` seconds the
         process ends with a message and status `GONE`, for a collective cannot be interrupted.
         """
         if jax.process_count() == 1:
@@ -115,22 +126,31 @@ class Group:
         timer.daemon = True
         timer.start()
         try:
+            with self.connected(what):
+                yield
+        finally:
+            timer.cancel()
+
+    @contextlib.contextmanager
+    def connected(self, what: str) -> Iterator[None]:
+        """Work in which the connection to other processes may break, which is a `LostProcessError`."""
+        try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            raise ProcessError(
+            if jax.process_count() == 1 or not _BROKEN.search(str(error)):
+                raise
+            raise LostProcessError(
                 f"{what}: another process of this run is gone or cannot be reached; start all of them "
                 f"again ({_first_line(error)})"
             ) from error
-        finally:
-            timer.cancel()
 
     def _expire(self, what: str) -> None:
         print(
             f"pjax-prim: error: {what}: process {jax.process_index()} waited {self.timeout:g} s for the "
             "others; at least one of them is gone or stuck. Start all of them again.",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        os._exit(GONE)
+            file=sys.stderr,
+        )
+        leave()
 
 
 def start(
@@ -142,7 +162,7 @@ def start(
     another is given; if all are None, this is the only process. `coordinator` "auto" leaves everything to
     the environment.
 
-    **Errors:** `ArgumentError` for values that do not fit together, `ProcessError` where the others do
+    **Errors:** `ArgumentError` for values that do not fit together, `LostProcessError` where the others do
     not come within `timeout` seconds.
     """
     if not timeout > 0:
@@ -166,7 +186,7 @@ def start(
             shutdown_timeout_seconds=min(seconds, 30),
         )
     except (RuntimeError, ValueError) as error:
-        raise ProcessError(
+        raise LostProcessError(
             f"coordinator: process {process_id} of {num_processes} could not join {coordinator} within "
             f"{timeout:g} s ({_first_line(error)})"
         ) from None

@@ -124,7 +124,7 @@ def train(
 
     dataset, state, placing = group.together("configuration", set_up, lambda _: config.to_dict())
     state = placing.state(state)
-    with Record(folder, config, dataset, saving or Saving()) as record:
+    with group.connected("run"), Record(folder, config, dataset, saving or Saving()) as record:
 
         def begin() -> tuple[TrainState, Progress]:
             if resume:

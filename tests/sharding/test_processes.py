@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pjax_prim.sharding import make_mesh
 from pjax_prim.sharding.processes import Group, distribute, from_local_rows, local_rows, start, whole
 
 from pjax_prim.cli import main
-from pjax_prim.errors import ArgumentError, ProcessError
+from pjax_prim.errors import ArgumentError, LostProcessError, ProcessError
 from pjax_prim.training import TrainConfig, train
 
 SMALL = "--hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
@@ -156,8 +157,8 @@ def test_alone() -> None:
     group = start(None, None, None, 3.0)
     assert group == Group(3.0) and group.is_first
     assert group.together("nothing", lambda: 5) == 5
-    with group.waiting("nothing"):
-        pass
+    with group.waiting("nothing"), pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        raise jax.errors.JaxRuntimeError("Gloo: no other process that could be lost")
 
 
 class Store:
@@ -198,6 +199,20 @@ def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ArgumentError, match="mine"):
         group.together("setup", fail)
+    with pytest.raises(LostProcessError, match=r"batch 3: another process .* is gone .*Gloo all-reduce"):
+        with group.waiting("batch 3"):
+            raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: reset by peer")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), group.waiting("batch 3"):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+def test_a_wait_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("pjax_prim.sharding.processes.leave", ended.set)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with Group(0.05).waiting("batch 7"):
+        assert ended.wait(60)
+    assert "batch 7: process 0 waited 0.05 s for the others; at least one" in capsys.readouterr().err
 
 
 def test_rows_of_a_process() -> None:
