@@ -41,12 +41,13 @@ def label_graph(
     given: Mapping[int, Labels],
     fit: Callable[[tuple[int, ...], Labels], Labels],
     features: Any,
+    iterations: Any,
 ) -> GraphLabels:
     """Labels of every array of a graph.
 
     **Arguments:** labels of the `data` arrays; those `given` for parameters, by node, which are
     kept; `fit(shape, labels)` drops the labels that an array of this shape cannot have;
-    `features`, the label of feature axes.
+    `features` and `iterations`, the labels of feature axes and of parameters stacked for a loop.
     """
     constants = _constant_labels(graph, data)
     outputs: list[Labels | None] = [None] * len(graph.nodes)
@@ -55,13 +56,17 @@ def label_graph(
     copies: list[tuple[Labels, ...]] = [()] * len(graph.nodes)
     for index, labels in given.items():
         outputs[index] = labels
-    for index, node in enumerate(graph.nodes):
-        if node.constraint is None:
-            continue
-        tracer = _Tracer(graph, index, constants)
+    tracers = {
+        index: _Tracer(graph, index, constants)
+        for index, node in enumerate(graph.nodes)
+        if node.constraint is not None
+    }
+    # The carry of a loop is read before it is produced, so that its labels come with the second round.
+    for index, tracer in [*tracers.items()] * (2 if graph.function.carries else 1):
+        node = graph.nodes[index]
         for producer in sorted(graph.producers[index]):
-            if outputs[producer] is None:
-                found = tracer.features_of(producer, outputs, features)
+            if outputs[producer] is None and graph.nodes[producer].constraint is None:
+                found = tracer.features_of(producer, outputs, features, iterations)
                 outputs[producer] = fit(_produced(graph.nodes[producer]).shape, found)
         consumed, stored, output = tracer.labels([outputs[x] or () for x in tracer.producers])
         stored = tracer.aligned(stored)
@@ -121,6 +126,7 @@ class _Tracer:
         self.producers = sorted(graph.producers[index])
         self.spanned = self.constraint.spanned([x.value.shape for x in node.operands])
         self.stored = [x.shape for x in node.stored]
+        self.looped = bool(node.loops)
         used = {value for operand in node.operands for step in operand.path for value in step.inputs}
         used.update(node.constants, (x.value for x in node.operands if x.is_constant))
         needed = [value for value in constants if value in used]
@@ -142,12 +148,18 @@ class _Tracer:
             tuple(jax.ShapeDtypeStruct(x.value.shape, state_dtype(x.value.dtype)) for x in node.operands)
         )
 
-    def features_of(self, producer: int, outputs: Sequence[Labels | None], features: Any) -> Labels:
-        """Labels for a parameter that this constraint consumes: `features` on one axis at most."""
+    def features_of(
+        self, producer: int, outputs: Sequence[Labels | None], features: Any, iterations: Any
+    ) -> Labels:
+        """Labels for a parameter that this constraint consumes.
+
+        `iterations` on the axis that runs along those of a loop, `features` on one other at most.
+        """
         assert self.constraint is not None
         rank = len(self.jaxpr.in_avals[self.producers.index(producer)].shape)
         tags = tuple(f"axis {axis}" for axis in range(rank))
-        _, tagged, _ = self.labels([tags if x == producer else () for x in self.producers])
+        operands, tagged, _ = self.labels([tags if x == producer else () for x in self.producers])
+        stacked = {labels[0] for labels in operands} - {None} if self.looped else set()
         _, known, _ = self.labels([() if x == producer else outputs[x] or () for x in self.producers])
         best: tuple[tuple[bool, int], str] | None = None
         for shape, own, spans in zip(self.stored, tagged, self.spanned, strict=True):
@@ -155,12 +167,13 @@ class _Tracer:
                 beside = {
                     x[axis] for other, x in zip(self.stored, known, strict=True) if other == shape
                 } - {None}
-                if tag is None or axis in spans or not beside <= {features}:
+                if tag is None or tag in stacked or axis in spans or not beside <= {features}:
                     continue
                 rating = (bool(beside), shape[axis])
                 if best is None or rating > best[0]:
                     best = rating, tag
-        return tuple(features if best is not None and tag == best[1] else None for tag in tags)
+        chosen = None if best is None else best[1]
+        return tuple(iterations if tag in stacked else features if tag == chosen else None for tag in tags)
 
     def labels(self, produced: Sequence[Labels]) -> tuple[list[Labels], list[Labels], Labels]:
         """Of operands, copies and output, from those of what is produced; () for no labels."""

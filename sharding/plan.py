@@ -23,7 +23,7 @@ from .labelling import label_graph
 from .propagation import Labels
 from .rules import Rule, apply_rules, axis_names, check_spec, divisor, path_of
 
-DATA, MODEL = "data", "model"
+DATA, MODEL, STAGE = "data", "model", "stage"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def make_plan(
 
     Examples (the leading axis of every array in `args`) are divided over `data`; features of
     parameters and values over `model`; copies of a product of P rows and Q columns are divided over
-    both. What an elementary constraint needs at once is never divided, and an array whose
+    both; parameters stacked for a loop, and all its iterations with them, over `stage`. What an elementary constraint needs at once is never divided, and an array whose
     features the mesh does not divide keeps them whole. Values never depend on the mesh.
 
     **Arguments:**
@@ -235,6 +235,7 @@ def make_plan(
         {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()},
         lambda shape, labels: _fit(mesh, shape, labels),
         MODEL,
+        STAGE,
     )
     kind = CompressedProblem if solver.form == "compressed" else ExpandedProblem
 

@@ -149,11 +149,16 @@ def _gather(params: Any, operands: Any, shapes: Any, result: Shape) -> Labels:
 
 
 def _concatenate(params: Any, operands: Any, shapes: Any, result: Shape) -> Labels:
-    """Parts that are divided alike are so together as well."""
+    """The whole is divided as its longest part is: a loop's carry as what iterations pass on."""
     labels = list(merge(operands))
     axis = params["dimension"]
-    labels[axis] = operands[0][axis] if len({x[axis] for x in operands}) == 1 else None
+    labels[axis] = max(zip(shapes, operands, strict=True), key=lambda x: x[0][axis])[1][axis]
     return tuple(labels)
+
+
+def _part(params: Any, operands: Any, shapes: Any, result: Shape) -> Labels:
+    """A part is divided as the whole is, as far as its length allows."""
+    return operands[0]
 
 
 def _stack(params: Any, operands: Any, shapes: Any, result: Shape) -> Labels:
@@ -170,6 +175,8 @@ _RULES: dict[Any, _Rule] = {
     lax.reshape_p: _reshape,
     lax.squeeze_p: _reshape,
     lax.concatenate_p: _concatenate,
+    lax.slice_p: _part,
+    lax.pad_p: _part,
     lax.dot_general_p: _dot,
     lax.conv_general_dilated_p: _convolution,
     lax.gather_p: _gather,

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property, partial
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..graph.graph import Use
-from ..rules.constraint import Projected, squared_distance, squared_distances, squared_norm
+from ..rules.constraint import Count, Projected, squared_distance, squared_distances, squared_norm
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -71,10 +72,10 @@ class CompressedProblem(AbstractProblem):
                         read.pop((index, slot), None)
                 overwritten = self.fed_by(members)
             for index in overwritten:
-                version[index] += members is not None
-            for index in overwritten:
                 for slot, producer in enumerate(self._slots(index)):
                     read[index, slot] = producer, version[producer]
+            for index in overwritten:
+                version[index] += members is not None
         readers: dict[int, list[tuple[int, int]]] = {}
         chosen: dict[int, int] = {}
         for place, (producer, number) in read.items():
@@ -278,6 +279,17 @@ class CompressedProblem(AbstractProblem):
         return squared_distances(copies, held)
 
 
-def _squared_norm(x: Array, count: Array | int) -> Array:
+def _squared_norm(x: Array, count: Array | Count) -> Array:
     """The squared norm when each element counts `count` times."""
-    return count * squared_norm(x) if isinstance(count, int) else jnp.sum(count * jnp.square(x))
+    if isinstance(count, int):
+        return count * squared_norm(x)
+    if isinstance(count, Array):
+        return jnp.sum(count * jnp.square(x))
+    # Little is read where little counts, and counts are never as large as the array.
+    for axis, length in enumerate(count.shape):
+        used = np.nonzero(count.any(tuple(i for i in range(count.ndim) if i != axis)))[0]
+        if 2 * len(used) <= length > 1:
+            part = (*(slice(None),) * axis, slice(used[0], used[-1] + 1) if len(used) else slice(0))
+            x, count = x[part], count[part]
+    same = tuple(axis for axis, length in enumerate(count.shape) if length == 1)
+    return jnp.sum(jnp.sum(jnp.square(x), same, keepdims=True) * count.astype(x.dtype))

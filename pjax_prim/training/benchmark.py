@@ -43,21 +43,11 @@ def benchmark(
 ) -> dict[str, Any]:
     """Times one solver step of a classifier on random data.
 
-    Everything is one jitted call that is waited for; the contestants take turns, and each figure is
-    the median over the turns. The first calls do not count. Both kinds of step give their state up
-    (`donate_argnums`), as training loops do, and go on from the last one's.
-
     **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
     32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
     its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
 
-    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
-    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
-    `ratio_to_products`;
-    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
-    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
-    from; `state_bytes`; `peak_bytes` of the step and of Adam's, arguments and results included, by
-    the compiler's account; `compile_s`, tracing included.
+    **Returns:** see `compare`.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
@@ -73,11 +63,31 @@ def benchmark(
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
+    return compare(CASES[case], loss, network, (x, labels), repeats)
+
+
+def compare(
+    solver: pjp.AbstractSolver, loss: Any, network: Any, batch: tuple[Any, ...], repeats: int = 11
+) -> dict[str, Any]:
+    """Times one solver step beside an Adam step of the same `loss(network, *batch)`.
+
+    Everything is one jitted call that is waited for; the contestants take turns, and each figure is
+    the median over the turns. The first calls do not count. Both kinds of step give their state up
+    (`donate_argnums`), as training loops do, and go on from the last one's.
+
+    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
+    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
+    `ratio_to_products`;
+    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
+    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
+    from; `state_bytes`; `peak_bytes` of the step and of Adam's, arguments and results included, by
+    the compiler's account; `compile_s`, tracing included.
+    """
     started = time.perf_counter()
-    step, start = _solver_step(CASES[case], loss, network, x, labels)
+    step, start = _solver_step(solver, loss, network, *batch)
     step_compiled = step.lower(start).compile()
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, network, x, labels)
+    adam, adam_state = _adam_step(loss, network, *batch)
     adam_compiled = adam.lower(adam_state).compile()
     state, _ = start
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -87,7 +97,7 @@ def benchmark(
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "step": (step_compiled, start),
         "adam_step": (adam_compiled, adam_state),
-        "products": _products(loss, network, x, labels),
+        "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
