@@ -203,9 +203,10 @@ def make_plan(
     """Divides the feasibility problem of a function over a mesh.
 
     Examples (the leading axis of every array in `args`) are divided over `data`; features of
-    parameters and values over `model`; copies of a product of P rows and Q columns are divided over
-    both; parameters stacked for a loop, and all its iterations with them, over `stage`. What an elementary constraint needs at once is never divided, and an array whose
-    features the mesh does not divide keeps them whole. Values never depend on the mesh.
+    parameters and values over `model`; copies of a product of P rows and Q columns over both;
+    parameters stacked for a loop, and its iterations with them, over `stage`. What an elementary
+    constraint needs at once is never divided, and an array whose features the mesh does not
+    divide keeps them whole. Values never depend on the mesh.
 
     **Arguments:**
 

@@ -93,7 +93,7 @@ def _table(config: TrainConfig, results: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{config.solver}, {config.model} {list(config.hidden)}: one step, per chip")
     table.add_column("topology", no_wrap=True)
     table.add_column("mesh")
-    numbers = ("chips", "peak GiB", "arithmetic ms", "memory ms", "interconnect ms", "step ms")
+    numbers = ("chips", "peak GiB", "arith. ms", "memory ms", "links ms", "step ms")
     for heading in numbers:
         table.add_column(heading, justify="right")
     for row in results:

@@ -9,6 +9,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", "communication" not in request.module.__name__)
+    jax.config.update("jax_disable_most_optimizations", not request.module.__name__.endswith(("communication", "stage")))
     yield
     jax.config.update("jax_disable_most_optimizations", before)
