@@ -31,3 +31,19 @@ class RunError(PjaxError, ValueError):
 
 class NonFiniteError(PjaxError, ArithmeticError):
     """Training met a value that is not finite."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is missing, damaged, cannot be written, or does not fit."""
+
+
+class PreemptedError(PjaxError):
+    """A run saved and stopped because it was asked to."""
+
+
+class ProcessError(PjaxError, RuntimeError):
+    """The processes of a run disagree."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of the run is gone or cannot be reached."""

@@ -64,11 +64,11 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
     _check_parameters(params)
-    trained, fixed = eqx.partition(params, _is_trained)
+    trained, fixed = eqx.partition(params, is_trained)
     with_paths, treedef = jtu.tree_flatten_with_path(trained)
     names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
     parameters = [_as_array(leaf) for _, leaf in with_paths]
-    moving, still = eqx.partition((fixed, args), _is_data)
+    moving, still = eqx.partition((fixed, args), is_data)
     data, data_treedef = jtu.tree_flatten(moving)
     data = [_as_array(leaf) for leaf in data]
 
@@ -155,11 +155,13 @@ def _build(key: _Key) -> ConstraintGraph:
     return build_graph(function, key.parameters, key.data, key.names)
 
 
-def _is_trained(leaf: Any) -> bool:
+def is_trained(leaf: Any) -> bool:
+    """Whether a leaf of the parameters is an array that is trained."""
     return _is_arraylike(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _is_data(leaf: Any) -> bool:
+def is_data(leaf: Any) -> bool:
+    """Whether another leaf is an array rather than a static value."""
     return _is_arraylike(leaf)
 
 
@@ -190,5 +192,5 @@ def _check_parameters(params: Any) -> None:
                 f"params{jtu.keystr(path)}: expected a floating-point array, given dtype "
                 f"{leaf.dtype} (shape {leaf.shape}); pass arrays that are not trained in *args"
             )
-    if not any(_is_trained(leaf) for leaf in jtu.tree_leaves(params)):
+    if not any(is_trained(leaf) for leaf in jtu.tree_leaves(params)):
         raise ArgumentError("params: no floating-point array in it, so there is nothing to train")

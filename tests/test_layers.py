@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solving",),
     ("displacement",),
     ("sharding",),
+    ("checkpoint",),
     ("",),
     ("data", "models"),
     ("training",),

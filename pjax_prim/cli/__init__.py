@@ -7,11 +7,21 @@ from collections.abc import Sequence
 
 import pjax_prim as pjp
 
-from ..errors import NonFiniteError, PjaxError
-from . import bench, graph, train
+from ..checkpoint import EXIT_CODE
+from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
+from ..sharding.processes import leave
+from . import aot, bench, export, graph, inspect, train
 from . import eval as eval_command
 
-COMMANDS = {"train": train, "eval": eval_command, "graph": graph, "bench": bench}
+COMMANDS = {
+    "train": train,
+    "eval": eval_command,
+    "inspect": inspect,
+    "export": export,
+    "graph": graph,
+    "bench": bench,
+    "aot": aot,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,18 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad
-    input (also by `SystemExit`, from argparse). Messages go to standard error, and with
-    `--json` so does all else but the JSON line.
+    input (also by `SystemExit`, from argparse); 75 where training was asked to stop by SIGTERM,
+    saved a checkpoint and can be resumed; 70 where another process of a run was lost. Messages go to
+    standard error, and with `--json` so does all else but the JSON line.
     """
     options = make_parser().parse_args(arguments)
     try:
         result = COMMANDS[options.command].run(options)
+    except PreemptedError as error:
+        print(f"pjax-prim: {error}", file=sys.stderr)
+        return EXIT_CODE
     except PjaxError as error:
         print(f"pjax-prim: error: {error}", file=sys.stderr)
+        if isinstance(error, LostProcessError):
+            leave()
         return 1 if isinstance(error, NonFiniteError) else 2
     except KeyboardInterrupt:
         print("pjax-prim: interrupted", file=sys.stderr)
         return 130
-    if options.json:
+    if options.json and result is not None:
         print(json.dumps(result))
     return 0

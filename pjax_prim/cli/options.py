@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from rich.console import Console
 
@@ -28,12 +29,20 @@ TRAINING = {
     "learning_rate": (float, "learning rate"),
     "batches": (int, "how many batches"),
     "steps_per_batch": (int, "solver steps on each batch (default: 50; 1 for adam and sgd)"),
+    "chunk_steps": (int, "at most so many solver steps between two chances to save and stop"),
+    "dropout": (float, "share of hidden values dropped in training"),
+    "average": (float, "keep a moving average of the parameters with this decay"),
+    "track_best": (bool, "keep the parameters of the best evaluation"),
+    "mesh": (str, "how devices are arranged, such as data=2,model=2; -1 is inferred (default: one device)"),
     "eval_every": (int, "batches between evaluations (default: a tenth of the run)"),
 }
 
 
 def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, str]]) -> None:
-    """Adds an option for each field of `TrainConfig` named in `options`."""
+    """Adds an option for each field of `TrainConfig` named in `options`.
+
+    One that is not given is absent from the result, so that it can be told from its default.
+    """
     for name, (kind, text) in options.items():
         flag = "--" + name.replace("_", "-")
         default = getattr(DEFAULTS, name)
@@ -41,17 +50,15 @@ def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, 
             field, values = ONLY_FOR[name]
             text += f" (only for {field} {', '.join(values)})"
         if kind is bool:
-            parser.add_argument(flag, action="store_true", help=text)
+            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
             continue
-        several = isinstance(default, tuple)
-        if several:
-            default = None  # it depends on other options
-        if default is not None:
+        several = isinstance(default, tuple)  # its default depends on other options
+        if default is not None and not several:
             text += f" (default: {default})"
         parser.add_argument(
             flag,
             type=kind,
-            default=default,
+            default=argparse.SUPPRESS,
             choices=CHOICES.get(name),
             nargs="*" if several else None,
             metavar={int: "N", float: "X"}.get(kind, "DIR" if name.endswith("dir") else None),
@@ -59,11 +66,18 @@ def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, 
         )
 
 
-def make_config(options: argparse.Namespace) -> TrainConfig:
-    """The configuration that the parsed options describe."""
+def given_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `TrainConfig` that were given on the command line."""
     names = {field.name for field in fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    return TrainConfig(**{**given, "hidden": None if options.hidden is None else tuple(options.hidden)})
+    if "hidden" in given:
+        given["hidden"] = tuple(given["hidden"])
+    return given
+
+
+def make_config(options: argparse.Namespace) -> TrainConfig:
+    """The configuration that the parsed options describe."""
+    return TrainConfig(**given_fields(options))
 
 
 def console(options: argparse.Namespace) -> Console:

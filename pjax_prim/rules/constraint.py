@@ -194,6 +194,14 @@ class AbstractConstraint(abc.ABC):
         )
         return moved, output, squared_distances(projected, shadow)
 
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        """For each operand the axes of its copies along which one elementary constraint extends.
+
+        Along all others the elementary constraints are independent: copies that are divided among
+        devices there are projected without communication. `shapes` of the operands.
+        """
+        return ((),) * len(shapes)
+
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""

@@ -70,6 +70,9 @@ class Convolution(AbstractConstraint):
         counts = self.window.counts(sizes)[None, None] * (channels // self.window.groups)
         return np.transpose(counts, _inverse(self.dimensions.lhs_spec)), batch * math.prod(positions)
 
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return self._dot.spanned(shapes)
+
     def expand(self, operands: Arrays) -> Arrays:
         return self._dot.expand(self._rows(operands))[::-1]
 

@@ -49,6 +49,9 @@ class Linear(AbstractConstraint):
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         return math.prod(self._free_sizes(1)), math.prod(self._free_sizes(0))
 
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return (3,), (3,)
+
     def expand(self, operands: Arrays) -> Arrays:
         a, b = self._canonical(operands)
         shape = (*a.shape[:2], *b.shape[1:])

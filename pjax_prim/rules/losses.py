@@ -1,5 +1,6 @@
 """Losses: conditions on outputs, where constraint graphs end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,9 @@ class Loss(AbstractConstraint):
             return (labels - x) * (lam / (1 + lam))
         (projected,) = self.project(operands, None, constants)
         return (projected - x) * (lam / (1 + lam))
+
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return ((len(shapes[0]) - 1,),) if self.name in CLASSIFICATION else ((),)
 
     def describe(self) -> str:
         return " ".join([self.name, *(f"{key}={value:g}" for key, value in self.static)])

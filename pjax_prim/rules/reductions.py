@@ -18,6 +18,9 @@ from .registry import ConstraintRule, Rule, RuleContext, register_projection
 class _Reduction(AbstractConstraint):
     axes: tuple[int, ...]
 
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return (self.axes,)
+
     def _rows(self, x: Array) -> Array:
         """`x` with the reduced axes last, as one."""
         last = tuple(range(x.ndim - len(self.axes), x.ndim))

@@ -2,10 +2,14 @@
 
 from .config import TrainConfig as TrainConfig
 from .evaluate import accuracy as accuracy
+from .record import Saving as Saving
 from .run_folder import RunFolder as RunFolder
 from .run_folder import params_sha256 as params_sha256
+from .state import TrainState as TrainState
+from .state import make_state as make_state
 from .steps import make_loss as make_loss
 from .steps import make_step as make_step
 from .trainer import TrainResult as TrainResult
 from .trainer import evaluate_run as evaluate_run
+from .trainer import load_run_model as load_run_model
 from .trainer import train as train

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ..data import DATASETS, Dataset
 from ..errors import ArgumentError
 from ..models import CNN, MLP
+from ..sharding import MeshConfig
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
 GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
@@ -33,6 +34,7 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "form": ("solver", ("ap", "cp")),
     "learning_rate": ("solver", tuple(GRADIENT_SOLVERS)),
     "lam": ("loss", ("cross_entropy", "squared_error")),
+    "dropout": ("model", ("mlp",)),
 }
 """Options that would have no effect elsewhere: option -> (the field it hangs on, its values)."""
 
@@ -52,8 +54,15 @@ class TrainConfig:
     - `batch_size`, `batches`: examples per batch, and how many batches.
     - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for adam
       and sgd, updates on each batch, 1 by default.
+    - `chunk_steps`: a batch of more solver steps is taken in chunks of so many, between which a run
+      can be saved and stopped.
+    - `dropout` (mlp): the share of hidden values that each example drops in training.
+    - `average`: decay of the moving average of the parameters over batches, in (0, 1).
+    - `track_best`: whether to keep the parameters of the best evaluation.
     - `eval_every`: batches between evaluations; a tenth of the run by default.
     - `seed`: of the initial parameters and of the order of the examples.
+    - `mesh`: how the devices are arranged (`pjax_prim.sharding.MeshConfig.parse`), as
+      `data=2,model=2`; None for one device, and for several processes as `data=-1`.
 
     **Errors:** `ArgumentError` for a value out of range, or an option without effect.
     """
@@ -73,8 +82,13 @@ class TrainConfig:
     batch_size: int = 256
     batches: int = 300
     steps_per_batch: int | None = None
+    chunk_steps: int = 100
+    dropout: float | None = None
+    average: float | None = None
+    track_best: bool = False
     eval_every: int | None = None
     seed: int = 0
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -88,16 +102,21 @@ class TrainConfig:
                 raise ArgumentError(
                     f"{name}: only for {other} {', '.join(values)}, given with {getattr(self, other)}"
                 )
-        for name in ("batch_size", "batches", "steps_per_batch", "eval_every"):
+        for name in ("batch_size", "batches", "steps_per_batch", "chunk_steps", "eval_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ArgumentError(f"{name}: expected at least 1, given {value}")
         for name in ("learning_rate", "lam"):
             if (value := getattr(self, name)) is not None and not (value > 0 and math.isfinite(value)):
                 raise ArgumentError(f"{name}: expected a finite number above zero, given {value}")
+        for name in ("dropout", "average"):
+            if (value := getattr(self, name)) is not None and not 0 < value < 1:
+                raise ArgumentError(f"{name}: expected a number above 0 and below 1, given {value}")
         if any(width < 1 for width in self.hidden):
             raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
         if self.model == "cnn" and not self.hidden:
             raise ArgumentError("hidden: expected at least one width for model cnn, given none")
+        if self.mesh is not None:
+            MeshConfig.parse(self.mesh)
         if self.seed < 0:
             raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
 
@@ -118,12 +137,24 @@ class TrainConfig:
         """
         key = jax.random.key(self.seed)
         if self.model == "mlp":
-            size = dataset.features
-            return MLP(size, dataset.classes, self.hidden, skip=self.skip, dtype=jnp.float32, key=key)
+            return MLP(
+                dataset.features,
+                dataset.classes,
+                self.hidden,
+                skip=self.skip,
+                dropout=self.dropout or 0.0,
+                dtype=jnp.float32,
+                key=key,
+            )
         shape = dataset.image_shape
         if shape is None:
             raise ArgumentError(f"model: cnn takes images, and the examples of {dataset.name} are none")
         return CNN(shape, dataset.classes, self.hidden, skip=self.skip, dtype=jnp.float32, key=key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON gives them back."""
+        fields: dict[str, Any] = json.loads(self.to_json())
+        return fields
 
     def to_json(self) -> str:
         """All fields as one JSON object."""

@@ -1,7 +1,11 @@
-"""What a run leaves behind: `config.json`, `metrics.jsonl`, `model.eqx`, `curves.png`."""
+"""What a run leaves behind: `config.json`, `metrics.jsonl`, `timings.jsonl`, `checkpoints/`,
+`model.eqx`, `curves.png`.
+"""
 
 import hashlib
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..checkpoint import CHECKPOINTS, CheckpointFolder, export_params, import_params
 from ..errors import ArgumentError, RunError
 from .config import TrainConfig
 
@@ -32,8 +37,18 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def timings(self) -> Path:
+        """One JSON object a line for each batch: what differs from run to run."""
+        return self.path / "timings.jsonl"
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """The checkpoints of the run."""
+        return CheckpointFolder(self.path / CHECKPOINTS)
+
+    @property
     def model(self) -> Path:
-        """The arrays of the model, by `eqx.tree_serialise_leaves`."""
+        """The model at the end of the run, by `eqx.tree_serialise_leaves`."""
         return self.path / "model.eqx"
 
     @property
@@ -41,23 +56,40 @@ class RunFolder:
         """The picture of accuracy and gap."""
         return self.path / "curves.png"
 
+    def make(self) -> None:
+        """Makes the folder, if it is not there. `RunError` where that cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
+
     def create(self, config: TrainConfig, *, overwrite: bool = False) -> None:
         """Makes the folder and writes the configuration.
 
         **Errors:** `RunError` where a run is already in it; with `overwrite`, that run's files
         are deleted (and no others).
         """
-        files = [self.config, self.metrics, self.model, self.curves]
+        files = [self.config, self.metrics, self.timings, self.model, self.curves, self.checkpoints.path]
         present = [file for file in files if file.exists()]
         if present and not overwrite:
-            raise RunError(f"{self.path}: holds a run already ({present[0].name}); --overwrite replaces it")
+            raise RunError(
+                f"{self.path}: holds a run already ({present[0].name}); "
+                "--resume continues it, --overwrite replaces it"
+            )
+        self.make()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for file in present:
-                file.unlink()
-            self.config.write_text(config.to_json() + "\n")
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self.write_config(config)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Writes the configuration, in place of one that is there."""
+        _replace(self.config, config.to_json() + "\n")
 
     def load_config(self) -> TrainConfig:
         """The configuration of the run. `RunError` where there is none, or it is damaged."""
@@ -68,25 +100,43 @@ class RunFolder:
         except ArgumentError as error:
             raise RunError(f"{self.config}: {error}") from None
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds one line to `metrics`."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def append_metrics(self, row: dict[str, Any], seconds: float | None = None) -> None:
+        """Adds one line to `metrics`, and the seconds so far to `timings`."""
+        _append(self.metrics, row)
+        if seconds is not None:
+            _append(self.timings, {"batch": row["batch"], "seconds": seconds})
+
+    def sync_metrics(self) -> None:
+        """Returns when all rows are on the disk."""
+        for path in (self.metrics, self.timings):
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def rewind(self, batches: int, *, write: bool = True) -> tuple[list[dict[str, Any]], list[float]]:
+        """Cuts `metrics` and `timings` to the rows of the first `batches` batches, each at once.
+
+        **Arguments:** `write`: whether to cut, or only to read these rows.
+
+        **Returns:** the rows, and the seconds after each.
+
+        **Errors:** `RunError` where one of these rows is missing or damaged.
+        """
+        rows = _first_rows(self.metrics, batches)
+        timings = _first_rows(self.timings, batches)
+        for path, kept in ((self.metrics, rows), (self.timings, timings)) if write else ():
+            _replace(path, "".join(json.dumps(row) + "\n" for row in kept))
+        return rows, [float(row["seconds"]) for row in timings]
 
     def save_model(self, model: PyTree) -> None:
         """Writes the model; a killed write leaves the one before it."""
-        partial = self.model.with_suffix(".partial")
-        eqx.tree_serialise_leaves(partial, model)
-        partial.replace(self.model)
+        export_params(model, self.model)
 
     def load_model(self, like: PyTree) -> PyTree:
         """The saved model. `RunError` where there is none or it does not fit `like`."""
-        try:
-            return eqx.tree_deserialise_leaves(self.model, like)
-        except FileNotFoundError:
-            raise RunError(f"{self.model}: no such file: the run did not finish") from None
-        except Exception as error:  # whatever equinox and numpy make of a damaged file
-            raise RunError(f"{self.model}: damaged, or not the model of config.json ({error})") from None
+        if not self.model.exists():
+            raise RunError(f"{self.model}: no such file: the run did not finish")
+        return import_params(self.model, like)
 
 
 def params_sha256(model: PyTree) -> str:
@@ -95,3 +145,39 @@ def params_sha256(model: PyTree) -> str:
     for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _first_rows(path: Path, batches: int) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows: list[dict[str, Any]] = []
+    for number in range(1, batches + 1):
+        try:
+            row = json.loads(lines[number - 1])
+            good = row["batch"] == number
+        except (IndexError, ValueError, KeyError, TypeError):
+            good = False
+        if not good:
+            raise RunError(f"{path}: line {number}: expected the row of batch {number}, found none")
+        rows.append(row)
+    return rows
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file; a killed write leaves the one before it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None

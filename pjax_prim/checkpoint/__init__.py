@@ -1,0 +1,20 @@
+"""Checkpoints: any tree of arrays with some JSON, saved in the background and restored exactly.
+
+Orbax writes and reads the arrays; this package adds what a run needs around it: checksums, clear
+errors instead of silent casts, one writer per folder, and being asked to stop.
+"""
+
+from .folder import CheckpointFolder as CheckpointFolder
+from .lock import FolderLock as FolderLock
+from .naming import differences as differences
+from .params import CHECKPOINTS as CHECKPOINTS
+from .params import WHICH as WHICH
+from .params import export_params as export_params
+from .params import import_params as import_params
+from .params import restore_params as restore_params
+from .policy import Retention as Retention
+from .policy import SavePolicy as SavePolicy
+from .preemption import EXIT_CODE as EXIT_CODE
+from .preemption import Preemption as Preemption
+from .writer import CheckpointWriter as CheckpointWriter
+from .writer import set_aside as set_aside

@@ -1,0 +1,225 @@
+"""Writing checkpoints, in the background, each one whole or not at all."""
+
+import itertools
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+from orbax.checkpoint.checkpoint_managers import save_decision_policy as decide
+
+from ..errors import CheckpointError
+from .folder import STATE, CheckpointFolder
+from .manifest import write_manifest
+from .naming import describe, named_arrays, named_settings
+from .policy import Retention
+
+_PARTIAL = ".orbax-checkpoint-tmp"
+
+
+class CheckpointWriter:
+    """Saves to one folder; a context manager that waits for its saves on exit.
+
+    A checkpoint is written under another name and renamed when all its files and their checksums
+    are there. None is ever overwritten, and an older one is deleted only after a newer one is
+    complete. What a killed process left half written is deleted on entry.
+
+    The caller sees to it that a folder has one writer (`FolderLock`).
+    """
+
+    def __init__(self, path: Path, retention: Retention | None = None):
+        self.folder = CheckpointFolder(path)
+        self.last_save = time.monotonic()
+        """When the last save began."""
+        self.blocked = 0.0
+        """Seconds that the last `save` took its caller."""
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._saving: Future[None] | None = None
+        # With several processes every save is a meeting of all of them, in one order: it must not
+        # run beside the training's own communication, so it runs in the caller's thread.
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if jax.process_count() == 1 else None
+        try:
+            self._manager = ocp.CheckpointManager(
+                path.absolute(), options=self._options(retention or Retention())
+            )
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def _options(self, retention: Retention) -> ocp.CheckpointManagerOptions:
+        rules: list[Any] = [keep.LatestN(retention.latest)]
+        if retention.every is not None:
+            rules.append(keep.EveryNSteps(retention.every))
+        best: Callable[[Any], float] | None = None
+        if retention.best:
+            metric = retention.metric
+
+            def best(metrics: Any) -> float:
+                return float(metrics[metric])
+
+            rules.append(
+                keep.BestN(get_metric_fn=best, n=retention.best, keep_checkpoints_without_metrics=False)
+            )
+        return ocp.CheckpointManagerOptions(
+            save_decision_policy=decide.FixedIntervalPolicy(1),  # `save` is told when
+            preservation_policy=keep.AnyPreservationPolicy(rules),
+            best_fn=best,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
+            save_root_metadata=False,
+        )
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except CheckpointError:
+            if kind is None:
+                raise
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+            try:
+                self._manager.close()
+            except Exception as failure:  # of a save, and then reported already
+                if kind is None:
+                    raise CheckpointError(f"{self.folder.path}: {failure}") from failure
+
+    def save(
+        self, step: int, tree: PyTree, info: dict[str, Any], metrics: dict[str, float] | None = None
+    ) -> None:
+        """Begins to save; a save that is still running is waited for first.
+
+        **Arguments:**
+
+        - `step`: larger than that of every checkpoint in the folder.
+        - `tree`: its arrays are saved (see `named_arrays`). They are copied on their devices
+          first, so that they may be donated at once.
+        - `info`: any JSON; shapes, dtypes and settings of the tree are added to it.
+        - `metrics`: what `Retention.best` compares.
+
+        **Errors:** `CheckpointError` where this save cannot begin or the one before failed.
+
+        **Cost:** blocks for one copy on the device; with several processes, until every device's
+        arrays are on its host.
+        """
+        started = time.monotonic()
+        self.wait()
+        if (steps := self.folder.steps()) and step <= steps[-1]:
+            raise CheckpointError(
+                f"{self.folder.path}: checkpoint {steps[-1]} exists; a checkpoint is never overwritten, "
+                f"and {step} is no later one"
+            )
+        arrays = named_arrays(tree)
+        info = {**info, "step": step, "arrays": describe(arrays), "settings": named_settings(tree)}
+        self._pending = step, info
+        if self._thread is None:
+            self._write(step, arrays, metrics)
+        else:
+            self._saving = self._thread.submit(self._write, step, _copy(arrays), metrics, wait=True)
+        self.last_save = started
+        self.blocked = time.monotonic() - started
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved. `CheckpointError` where a save failed."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
+        elif self._thread is None and self._pending is not None:
+            self._settle(self._pending[0])
+
+    def _write(
+        self, step: int, arrays: dict[str, Any], metrics: dict[str, float] | None, wait: bool = False
+    ) -> None:
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(arrays)}),
+                metrics=metrics,
+                force=True,
+            )
+        except Exception as error:
+            raise self._failure(step, error) from error
+        if wait:
+            self._settle(step)
+
+    def _settle(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._pending = None
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        self._pending = None
+        complete = [other for other in self.folder.steps() if other != step]
+        newest = f"the newest complete one is {complete[-1]}" if complete else "there is no complete one"
+        return CheckpointError(
+            f"{self.folder.path}: checkpoint {step} could not be written ({_reason(error)}); {newest}"
+        )
+
+    def _complete(self) -> None:
+        """Called by Orbax, by one process, when all files are there and before they get their name."""
+        assert self._pending is not None
+        step, info = self._pending
+        path = self.folder.path.absolute()
+        partial = [entry for entry in path.iterdir() if entry.name.startswith(f"{step}{_PARTIAL}")]
+        write_manifest(partial[0] if partial else path / str(step), info)
+
+
+def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
+    """Renames the checkpoints later than step `after`, so that they count no more.
+
+    All processes must call it together, before a writer opens.
+
+    **Returns:** their new names, such as `40.damaged`.
+    """
+    later = [folder.step_path(step) for step in folder.steps() if step > after]
+    renamed = {}
+    for path in later:
+        names = (
+            path.with_name(f"{path.name}.damaged{'' if n == 1 else f'.{n}'}") for n in itertools.count(1)
+        )
+        renamed[path] = next(name for name in names if not name.exists())
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: listed")
+    if jax.process_index() == 0:
+        for path, target in renamed.items():
+            path.rename(target)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: renamed")
+    return list(renamed.values())
+
+
+def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
+    on_device = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
+    copies = _copy_on_device(on_device)
+    return {name: copies[name] if name in copies else np.array(array) for name, array in arrays.items()}
+
+
+@jax.jit
+def _copy_on_device(arrays: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(jnp.copy, arrays)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words if there are any, else the first line of the message."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        if error.__cause__ is None and error.__context__ is None:
+            break
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return (str(error).splitlines() or [type(error).__name__])[0]
