@@ -17,7 +17,7 @@ NAME = "checkpoint.json"
 _FORMAT = 1
 _CHUNK = 1 << 22
 # Orbax finishes these after the checksums are taken; no array is in them.
-_LATE = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_METADATA, _COMMIT = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
 def write_manifest(folder: Path, info: dict[str, Any]) -> None:
@@ -26,19 +26,18 @@ def write_manifest(folder: Path, info: dict[str, Any]) -> None:
     **Cost:** reads the files once, on several threads.
     """
     files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)) not in _LATE
+        path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)) not in (_METADATA, _COMMIT)
     )
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, files))
-    content = {
-        "format": _FORMAT,
+    described = {
         "info": info,
-        "info_sha256": _digest_json(info),
         "files": {
             str(path.relative_to(folder)): {"bytes": size, "sha256": digest}
             for path, (size, digest) in zip(files, digests, strict=True)
         },
     }
+    content = {"format": _FORMAT, **described, "sha256": _digest_json(described)}
     (folder / NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -50,8 +49,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         content = json.loads(path.read_text())
-        form, digest = content["format"], _digest_json(content["info"])
-        good = digest == content["info_sha256"] and isinstance(content["files"], dict)
+        form, digest = content["format"], content["sha256"]
+        good = digest == _digest_json({name: content[name] for name in ("info", "files")})
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):
@@ -66,6 +65,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | None:
     """What is wrong with the first damaged file among `files` of a manifest; None if nothing is.
+
+    Orbax's own two files, of which nothing is read, must be there and in form.
 
     **Cost:** reads the files once, on several threads.
     """
@@ -83,6 +84,15 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
             return f"{path}: cannot be read ({error.strerror})"
         return None
 
+    for path in (folder / _METADATA, folder / _COMMIT):
+        try:
+            text = path.read_text()
+            if path.name == _METADATA:
+                json.loads(text)
+        except OSError as error:
+            return f"{path}: cannot be read ({error.strerror})"
+        except ValueError:
+            return f"{path}: damaged: not as it was written"
     with ThreadPoolExecutor() as pool:
         return next((message for message in pool.map(check, files) if message is not None), None)
 
