@@ -30,7 +30,9 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path) -> None:
     (folder.checkpoints.step_path(3) / "state").mkdir(parents=True)
     other = folder.path / "notes.txt"
     other.touch()
-    with pytest.raises(RunError, match=re.escape(f"{folder.path}: holds a run already (config.json); --resume")):
+    with pytest.raises(
+        RunError, match=re.escape(f"{folder.path}: holds a run already (config.json); --resume")
+    ):
         folder.create(TrainConfig(seed=1))
     assert folder.load_config() == TrainConfig()
     folder.create(TrainConfig(seed=1), overwrite=True)
