@@ -25,9 +25,8 @@ def write_manifest(folder: Path, info: dict[str, Any]) -> None:
 
     **Cost:** reads the files once, on several threads.
     """
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)) not in (_METADATA, _COMMIT)
-    )
+    late = (folder / _METADATA, folder / _COMMIT)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in late)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, files))
     described = {
