@@ -53,7 +53,10 @@ class CheckpointWriter:
         _ABSL.addFilter(_without_orbax)
         try:
             self._manager = ocp.CheckpointManager(
-                path.absolute(), options=self._options(retention or Retention())
+                path.absolute(),
+                options=self._options(retention or Retention()),
+                # Weights hardly compress: it would cost more time than it saves.
+                item_handlers={STATE: ocp.PyTreeCheckpointHandler(use_compression=False)},
             )
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
