@@ -110,6 +110,7 @@ def train(
     if init_from is not None:
         model = _initial(init_from, model)
     state = make_state(config, model)
+    make_step(config)  # checks the solver's settings before anything is written
     with Record(folder, config, dataset, saving or Saving()) as record:
         if resume:
             state, progress = record.resume(state, allow_older=resume_older, say=say)
