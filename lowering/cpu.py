@@ -4,7 +4,8 @@ Functions summed by a reduction are recomputed there by code that does not use v
 instructions: the proximal operator of the cross-entropy takes 6 times as long.
 
 An elementwise function as long as the solve of a dot projection becomes many loops there, so a
-branch for the usual case, that all targets are near, saves more than it costs.
+branch for the usual case, that all targets are near, saves more than it costs; taken block by block
+its arrays stay small. Block sizes are measured.
 
 XLA's CPU backend walks a reduction over a leading axis column by column, a stride of a whole
 matrix apart (measured: 112 ms for 100 MB, against 2.4 ms as a product with a vector of ones).
@@ -12,14 +13,20 @@ With batch axes before it the plain mean is the faster one (9 ms against 50 ms).
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Literal
 from jaxtyping import Array
 
+from pjax_prim._compat import evaluator, open_jaxpr
 from pjax_prim.primitives import (
+    convolve_p,
+    displace_sum_relu_p,
     mean_rows_p,
     project_convolution_p,
     project_linear_p,
@@ -27,8 +34,8 @@ from pjax_prim.primitives import (
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
 from pjax_prim.primitives.cross_entropy import prox_reference
+from pjax_prim.primitives.linear import answer_blockwise
 from pjax_prim.primitives.linear import reference as linear_reference
-from pjax_prim.primitives.linear import solve_branching
 
 from . import register
 
@@ -51,7 +58,7 @@ def _mean_rows(x: Array) -> tuple[Array, ...]:
 register(mean_rows_p, _mean_rows, platform="cpu")
 register(
     project_linear_p,
-    partial(linear_reference, solve=solve_branching),
+    partial(linear_reference, answer=partial(answer_blockwise, block_size=2**19)),
     platform="cpu",
     local=True,
 )
@@ -62,10 +69,67 @@ register(
 )
 
 
-def _convolution(*arrays: Array, **static: Any) -> tuple[Array, ...]:
-    # Else what makes the operands is fused into every loop that reads them, channels-last.
-    arrays = lax.optimization_barrier(arrays)
-    return convolution_reference(*arrays, solve=solve_branching, **static)
+def _channels_last(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    """`function` with its convolutions in the one layout that is fast everywhere.
+
+    XLA's CPU backend gives others to a library only outside of loops; inside, where solvers run, they
+    take 30 times as long (jax issue 12868).
+    """
+
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        jaxpr, constants = open_jaxpr(jax.make_jaxpr(partial(function, **static))(*arrays))
+        environment = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arrays), strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, Literal) else environment[atom]
+
+        for equation in jaxpr.eqns:
+            convolves = equation.primitive is lax.conv_general_dilated_p
+            run = partial(_convolve, equation.params) if convolves else evaluator(equation)
+            environment.update(zip(equation.outvars, run(*map(read, equation.invars)), strict=True))
+        return tuple(map(read, jaxpr.outvars))
+
+    return apply
 
 
-register(project_convolution_p, _convolution, platform="cpu", local=True)
+def _convolve(params: dict[str, Any], lhs: Array, rhs: Array) -> tuple[Array]:
+    """A convolution of arrays that are stored channels-last."""
+    dims = params["dimension_numbers"]
+    lhs_batch, lhs_channel, *lhs_spatial = dims.lhs_spec
+    rhs_output, rhs_input, *rhs_spatial = dims.rhs_spec
+    batch, channel, *spatial = dims.out_spec
+    # Without the barriers the transpositions become part of the convolution again.
+    lhs, rhs = lax.optimization_barrier(
+        (
+            jnp.transpose(lhs, (lhs_batch, *lhs_spatial, lhs_channel)),
+            jnp.transpose(rhs, (*rhs_spatial, rhs_input, rhs_output)),
+        )
+    )
+    last = lhs.ndim - 1
+    array = (0, last, *range(1, last))
+    layout = lax.ConvDimensionNumbers(array, (last, last - 1, *range(last - 1)), array)
+    result = lax.conv_general_dilated_p.bind(lhs, rhs, **{**params, "dimension_numbers": layout})
+    order = (batch, *spatial, channel)
+    return (jnp.transpose(lax.optimization_barrier(result), [order.index(i) for i in range(last + 1)]),)
+
+
+register(convolve_p, _channels_last(convolve_p.reference), platform="cpu")
+register(
+    project_convolution_p,
+    _channels_last(partial(convolution_reference, answer=partial(answer_blockwise, block_size=2**17))),
+    platform="cpu",
+    local=True,
+)
+
+
+def _stored(reference: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    """Results that are stored: else each of their readers computes them anew."""
+
+    def function(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        results: tuple[Array, ...] = lax.optimization_barrier(reference(*arrays, **static))
+        return results
+
+    return function
+
+
+register(displace_sum_relu_p, _stored(displace_sum_relu_p.reference), platform="cpu")

@@ -39,6 +39,15 @@ def called_jaxpr(equation: Any) -> Any | None:
     return None if name is None else equation.params[name]
 
 
+def scan_operands(equation: Any) -> tuple[int, int]:
+    """How many constants and how many carries are the first operands of a scan."""
+    params = equation.params
+    if "num_consts" in params:  # before jax 0.11
+        return params["num_consts"], params["num_carry"]
+    constants, carries, _ = params["ft_in"].unpack()
+    return len(constants.vals), len(carries.vals)
+
+
 def evaluator(equation: Any) -> Callable[..., tuple[Any, ...]]:
     """`arrays -> results` of one jaxpr equation, under the context it was traced in."""
     primitive, params = equation.primitive, equation.params

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import UnusedParameterWarning
+from .cycles import cut_cycles
 from .draft import make_draft
 from .fuse import fuse
-from .graph import ConstraintGraph, Node
+from .graph import ConstraintGraph, Node, insert_identities
 from .ir import Value
 from .operand import make_operand
 from .orient import orient
@@ -35,44 +36,55 @@ def build_graph(
     draft = make_draft(flat)
     orient(draft)
     fuse(draft)
+    cut_cycles(draft)
+    outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]
+    everything = dict.fromkeys((*flat.parameters, *outputs), 0)
     used: set[Value] = set()
     for node in draft.nodes:
         for value in node.operands:
-            used.update(make_operand(value, _everything(draft, flat), draft.moved_by).inputs)
-    nodes: list[Node] = []
-    producer_of: dict[Value, int] = {}
-    indices: list[int | None] = []
-    for value, name in zip(flat.parameters, names, strict=True):
-        indices.append(len(nodes) if value in used else None)
-        if value in used:
-            producer_of[value] = len(nodes)
-            nodes.append(Node(name, None, output=value))
-    unused = [name for name, index in zip(names, indices, strict=True) if index is None]
+            used.update(make_operand(value, everything, draft.moved_by).inputs)
+    nodes = [
+        Node(name, None, output=value)
+        for value, name in zip(flat.parameters, names, strict=True)
+        if value in used
+    ]
+    unused = [name for value, name in zip(flat.parameters, names, strict=True) if value not in used]
     if unused:
         warnings.warn(
             f"params: {', '.join(unused)} reach(es) no loss and will not change",
             UnusedParameterWarning,
             stacklevel=3,
         )
+    produced = [*(node.output for node in nodes), *(node.output for node in draft.nodes)]
+    producer_of = {
+        value: index for index, value in enumerate(produced) if value is not None and value in everything
+    }
     numbers: Counter[str] = Counter()
     for draft_node in draft.nodes:
         constraint = draft_node.constraint
-        operands = tuple(
-            make_operand(value, producer_of, draft.moved_by) for value in draft_node.operands
-        )
         name = f"{constraint.kind}_{numbers[constraint.kind]}"
         numbers[constraint.kind] += 1
-        output = None if constraint.is_loss else draft_node.output
-        if output is not None:
-            producer_of[output] = len(nodes)
         nodes.append(
-            Node(name, constraint, operands, draft_node.constants, output, draft_node.source)
+            Node(
+                name,
+                constraint,
+                tuple(make_operand(value, producer_of, draft.moved_by) for value in draft_node.operands),
+                draft_node.constants,
+                None if constraint.is_loss else draft_node.output,
+                draft_node.source,
+                draft_node.loops,
+            )
         )
+    reading_themselves = {
+        (index, index)
+        for index, node in enumerate(nodes)
+        if any(index in operand.producers for operand in node.operands)
+    }
+    nodes, index_of = insert_identities(nodes, reading_themselves)
+    found = (producer_of.get(value) for value in flat.parameters)
     return ConstraintGraph(
-        tuple(nodes), tuple(indices), flat, tuple(draft.constant_equations)
+        tuple(nodes),
+        tuple(None if old is None else index_of[old] for old in found),
+        flat,
+        tuple(draft.constant_equations),
     )
-
-
-def _everything(draft: Any, flat: Any) -> dict[Value, int]:
-    values = (*flat.parameters, *(node.output for node in draft.nodes))
-    return dict.fromkeys(values, 0)

@@ -1,7 +1,7 @@
 """First pass over a flat function: which equations are constant, move data, or are constraints."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,7 +11,9 @@ from jax import lax
 
 from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
-from .ir import Equation, Value
+from ..rules.remedies import remedy
+from .compose import compose
+from .ir import FORWARD, Equation, Loop, Value
 from .trace import FlatFunction
 
 
@@ -24,6 +26,7 @@ class DraftNode:
     constants: tuple[Value, ...]
     output: Value
     source: str
+    loops: tuple[Loop, ...] = ()
 
 
 @dataclass
@@ -45,24 +48,31 @@ class Draft:
         """`value` in the given shape, by one more equation if it has another."""
         if value.shape == shape:
             return value
+        last = tuple(range(len(shape) - len(value.shape), len(shape)))
         return self.derive(
-            value, lax.broadcast_in_dim_p, partial(jnp.broadcast_to, shape=shape), shape, source,
+            value,
+            lax.broadcast_in_dim_p,
+            {"shape": shape, "broadcast_dimensions": last},
+            partial(jnp.broadcast_to, shape=shape),
+            source,
             Movement("repeating"),
-        )  # fmt: skip
+            shape,
+        )
 
     def derive(
         self,
         value: Value,
         primitive: Any,
+        params: dict[str, Any],
         function: Callable[..., Any],
-        shape: tuple[int, ...],
         source: str,
         movement: Movement,
+        shape: tuple[int, ...],
     ) -> Value:
         """A new value `function(value)`, constant or moved as `value` is."""
         result = Value(shape, value.dtype)
         equation = Equation(
-            primitive, {}, (value,), (result,), lambda x: (function(x),), source
+            primitive, params, (value,), (result,), lambda x: (function(x),), source
         )
         if value in self.variables:
             self.move(equation, movement)
@@ -87,10 +97,16 @@ def make_draft(function: FlatFunction) -> Draft:
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
-    varying, losses = _dependencies(function)
-    needed = _needed(function, varying, losses)
-    draft = Draft(variables=set(function.parameters))
-    for equation in function.equations:
+    varying, _ = _dependencies(function, _solved(function))
+    function = compose(function, varying)
+    equations = _solved(function)
+    varying, losses = _dependencies(function, equations)
+    needed = _needed(equations, varying, losses)
+    draft = Draft(variables=varying)
+    for carry in function.carries:
+        if carry in needed:
+            draft.move(carry, Movement("partial"))
+    for equation in equations[: len(equations) - len(function.carries)]:
         if not any(value in varying for value in equation.outputs) and equation not in losses:
             draft.constant_equations.append(equation)
         elif equation in needed:
@@ -98,16 +114,20 @@ def make_draft(function: FlatFunction) -> Draft:
     return draft
 
 
-def _dependencies(function: FlatFunction) -> tuple[set[Value], set[Equation]]:
+def _solved(function: FlatFunction) -> list[Equation]:
+    """The equations without those that only serve the forward pass, and last the carries."""
+    return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
+
+
+def _dependencies(
+    function: FlatFunction, equations: Sequence[Equation]
+) -> tuple[set[Value], set[Equation]]:
     """Values that depend on a parameter, including through a loss, and the loss equations."""
-    varying = set(function.parameters)
-    reported: set[Value] = set()
-    losses: set[Equation] = set()
-    for equation in function.equations:
+    varying = _closure(set(function.parameters), equations)
+    losses = {x for x in equations if is_loss(x.primitive) and any(y in varying for y in x.inputs)}
+    reported = _closure({y for x in losses for y in x.outputs}, equations)
+    for equation in equations:
         inputs = [value for value in equation.inputs if value in varying]
-        if not inputs:
-            continue
-        varying.update(equation.outputs)
         after_loss = [value for value in inputs if value in reported]
         if after_loss and len(after_loss) < len(inputs):
             raise GraphError(
@@ -115,11 +135,7 @@ def _dependencies(function: FlatFunction) -> tuple[set[Value], set[Equation]]:
                 "depends on parameters but passes through no loss; it would constrain nothing. "
                 "Express it as a loss of its own (for instance pjp.squared_error)"
             )
-        if after_loss:
-            reported.update(equation.outputs)
-        elif is_loss(equation.primitive):
-            losses.add(equation)
-            reported.update(equation.outputs)
+    losses = {x for x in losses if not any(value in reported for value in x.inputs)}
     if not losses:
         raise GraphError(
             "fn: no loss depends on the parameters; end the function in pjp.cross_entropy, "
@@ -134,16 +150,30 @@ def _dependencies(function: FlatFunction) -> tuple[set[Value], set[Equation]]:
     return varying, losses
 
 
+def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
+    """`values` and all that depends on them. Once round is enough but for the carries of loops."""
+    size = -1
+    while size < len(values):
+        size = len(values)
+        for equation in equations:
+            if any(value in values for value in equation.inputs):
+                values.update(equation.outputs)
+    return values
+
+
 def _needed(
-    function: FlatFunction, varying: set[Value], losses: set[Equation]
+    equations: Sequence[Equation], varying: set[Value], losses: set[Equation]
 ) -> set[Equation]:
     """The equations between parameters and losses."""
-    needed: set[Equation] = set()
+    needed = set(losses)
     wanted: set[Value] = set()
-    for equation in reversed(function.equations):
-        if equation in losses or any(value in wanted for value in equation.outputs):
-            needed.add(equation)
-            wanted.update(value for value in equation.inputs if value in varying)
+    size = -1
+    while size < len(wanted):
+        size = len(wanted)
+        for equation in reversed(equations):
+            if equation in losses or any(value in wanted for value in equation.outputs):
+                needed.add(equation)
+                wanted.update(value for value in equation.inputs if value in varying)
     return needed
 
 
@@ -153,7 +183,7 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
     if rule is None:
         raise MissingRuleError(
             f"{equation.source}: no projection rule for primitive {name!r}, whose input depends on "
-            f"parameters. {_remedy(name)}"
+            f"parameters. {remedy(name)}"
         )
     context = RuleContext(
         equation.primitive,
@@ -185,25 +215,16 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
         ]
     operands, constants = chosen
     draft.nodes.append(
-        DraftNode(meaning.constraint, tuple(operands), tuple(constants), output, equation.source)
+        DraftNode(
+            meaning.constraint,
+            tuple(operands),
+            tuple(constants),
+            output,
+            equation.source,
+            equation.loops,
+        )
     )
-    if not meaning.constraint.is_loss:
-        draft.variables.add(output)
 
 
 def _number(value: Value) -> float | None:
     return None if value.literal is None or value.shape else float(value.literal)
-
-
-def _remedy(name: str) -> str:
-    if name in ("while", "cond"):
-        return (
-            f"A {name!r} that depends on parameters has no fixed graph: unroll it in Python, or "
-            "select between constants"
-        )
-    if name in ("scan",):
-        return "Loops over traced values are not supported yet: unroll the loop in Python"
-    return (
-        "Give it one with pjp.register_projection(primitive, rule), or write the operation in "
-        "terms of supported ones"
-    )

@@ -90,9 +90,10 @@ def _moved(draft: Draft, value: Value, path: tuple[Equation, ...]) -> Value:
         value = draft.derive(
             value,
             equation.primitive,
+            equation.params,
             lambda x, apply=apply: apply(x)[0],
-            equation.outputs[0].shape,
             equation.source,
             movement,
+            equation.outputs[0].shape,
         )
     return value

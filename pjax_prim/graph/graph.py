@@ -1,6 +1,6 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,8 +10,8 @@ import jax
 from ..rules import AbstractConstraint
 from ..rules.constraint import Count
 from ..rules.elementwise import Identity
-from .colour import conflicts, two_colour
-from .ir import Environment, Equation, Value, abstract, evaluate
+from .colour import two_colour
+from .ir import Environment, Equation, Loop, Value, abstract, evaluate
 from .operand import Operand
 from .printing import format_graph
 from .trace import FlatFunction
@@ -27,6 +27,7 @@ class Node:
     - `constants`: what enters exactly.
     - `output`: the value it produces; None for a loss.
     - `source`: the user's file and line; empty for a parameter.
+    - `loops`: those whose iterations it stands for, outermost first; each is one leading axis.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Node:
     constants: tuple[Value, ...] = ()
     output: Value | None = None
     source: str = ""
+    loops: tuple[Loop, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -83,7 +85,7 @@ class Use:
 class ConstraintGraph:
     """The feasibility problem of a function, without its numbers.
 
-    - `nodes`: in an order in which producers come before consumers.
+    - `nodes`: in an order in which producers come before consumers, but for the carries of loops.
     - `parameters`: for each parameter array of the function its node, or None if it reaches
       no loss.
     - `function`: the traced function; `constant_equations` are those of its equations (and
@@ -154,12 +156,22 @@ class ConstraintGraph:
     def backward_sets(self) -> tuple[tuple[int, ...], ...]:
         """The sets of the cyclic solvers: the losses, then all producers of the set before.
 
-        A node that is reached by paths of different lengths is in several sets.
+        A node that is reached by paths of different lengths is in several sets. A path goes
+        through the carry of a loop at most once: what a label asks for gets from one iteration
+        to the one before in a sweep, and the sets are finite.
         """
-        sets = [frozenset(self.losses)]
-        while following := frozenset().union(*(self.producers[node] for node in sets[-1])):
-            sets.append(following)
-        return tuple(tuple(sorted(members)) for members in sets)
+        reached = {(loss, False) for loss in self.losses}
+        sets = []
+        while reached:
+            sets.append(tuple(sorted({node for node, _ in reached})))
+            reached = {
+                (producer, before or carried)
+                for node, before in reached
+                for operand in self.nodes[node].operands
+                for producer, carried in zip(operand.producers, operand.carried, strict=True)
+                if not (before and carried)
+            }
+        return tuple(sets)
 
     @cached_property
     def two_coloured(self) -> "ConstraintGraph":
@@ -181,33 +193,47 @@ def _two_coloured(graph: ConstraintGraph) -> ConstraintGraph:
         for producer in sorted(producers)
     ]
     colours = two_colour(len(graph.nodes), edges, graph.losses[0])
-    nodes: list[Node] = []
-    new_colours: list[int] = []
-    index_of: dict[int, int] = {}
-    identity_of: dict[int, int] = {}
-    clashing = conflicts(colours, edges)
-    for old, node in enumerate(graph.nodes):
-        operands = tuple(
-            replace(
-                operand,
-                producers=tuple(
-                    (identity_of if colours[producer] == colours[old] else index_of)[producer]
-                    for producer in operand.producers
-                ),
-            )
-            for operand in node.operands
-        )
-        index_of[old] = len(nodes)
-        nodes.append(replace(node, operands=operands))
-        new_colours.append(colours[old])
-        if old in clashing:
-            assert node.output is not None
-            identity_of[old] = len(nodes)
-            operand = Operand(node.output, (node.output,), (index_of[old],), (), (1,))
-            name = f"identity_{len(identity_of) - 1}"
-            nodes.append(Node(name, Identity(), (operand,), (), node.output, node.source))
-            new_colours.append(1 - colours[old])
+    alike = {edge for edge in edges if colours[edge[0]] == colours[edge[1]]}
+    nodes, index_of = insert_identities(graph.nodes, alike)
+    new_colours = [-1] * len(nodes)
+    for old, new in enumerate(index_of):
+        new_colours[new] = colours[old]
+    for new, colour in enumerate(new_colours):  # an identity follows its producer
+        new_colours[new] = 1 - new_colours[new - 1] if colour < 0 else colour
     parameters = tuple(None if p is None else index_of[p] for p in graph.parameters)
     return replace(
         graph, nodes=tuple(nodes), parameters=parameters, colours=tuple(new_colours)
     )
+
+
+def insert_identities(
+    nodes: Sequence[Node], edges: Collection[tuple[int, int]]
+) -> tuple[list[Node], list[int]]:
+    """Nodes with an identity constraint on some edges, `(producer, consumer)` pairs.
+
+    The edges of one producer share an identity, which follows the producer.
+
+    **Returns:** the new nodes, and where the old ones are among them.
+    """
+    producers = {producer for producer, _ in edges}
+    index_of = [old + sum(x < old for x in producers) for old in range(len(nodes))]
+    number = sum(isinstance(node.constraint, Identity) for node in nodes)
+    new: list[Node] = []
+    for old, node in enumerate(nodes):
+        operands = tuple(
+            replace(
+                operand,
+                producers=tuple(
+                    index_of[producer] + ((producer, old) in edges) for producer in operand.producers
+                ),
+            )
+            for operand in node.operands
+        )
+        new.append(replace(node, operands=operands))
+        if old in producers:
+            assert node.output is not None
+            operand = Operand(node.output, (node.output,), (index_of[old],), (), (1,), (False,))
+            name = f"identity_{number}"
+            number += 1
+            new.append(Node(name, Identity(), (operand,), (), node.output, node.source, node.loops))
+    return new, index_of

@@ -1,6 +1,6 @@
 """The flat form of a traced function: values, and equations between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,24 @@ class Value:
         return size
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A loop of the traced function whose iterations stand side by side along one axis."""
+
+    name: str
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.name} x{self.length}"
+
+
+CARRY = Primitive("carry")
+"""What a loop's iterations start from: the initial value, then what each passes to its next."""
+
+FORWARD = Primitive("forward")
+"""A loop run one iteration after the other, for the values of its carries."""
+
+
 @dataclass(frozen=True, eq=False)
 class Equation:
     """`outputs = apply(*inputs)`.
@@ -39,6 +57,7 @@ class Equation:
     - `inputs`, `outputs`: values.
     - `apply`: evaluates it on arrays.
     - `source`: the user's file and line.
+    - `loops`: those whose iterations it stands for, outermost first.
     """
 
     primitive: Primitive
@@ -47,6 +66,7 @@ class Equation:
     outputs: tuple[Value, ...]
     apply: Callable[..., tuple[Array, ...]]
     source: str
+    loops: tuple[Loop, ...] = ()
 
 
 Environment = dict[Value, Array]
@@ -57,11 +77,24 @@ def read(environment: Environment, value: Value) -> Any:
     return value.literal if value.literal is not None else environment[value]
 
 
-def evaluate(equations: tuple[Equation, ...] | list[Equation], environment: Environment) -> None:
+def evaluate(equations: Iterable[Equation], environment: Environment) -> None:
     """Runs equations in order, adding their outputs to the environment."""
     for equation in equations:
         results = equation.apply(*(read(environment, value) for value in equation.inputs))
         environment.update(zip(equation.outputs, results, strict=True))
+
+
+def leading_to(
+    equations: Sequence[Equation], wanted: Iterable[Value]
+) -> list[Equation]:
+    """The equations that some wanted values depend on, in their order."""
+    found = []
+    wanted = set(wanted)
+    for equation in reversed(equations):
+        if any(value in wanted for value in equation.outputs):
+            found.append(equation)
+            wanted.update(equation.inputs)
+    return found[::-1]
 
 
 def state_dtype(dtype: Any) -> Any:

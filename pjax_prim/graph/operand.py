@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from ..rules import Movement
 from ..rules.constraint import Count
-from .ir import Environment, Equation, Value, evaluate, read, state_dtype, widen
+from .counts import count_uses
+from .ir import CARRY, Environment, Equation, Value, evaluate, read, state_dtype, widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,15 +22,16 @@ class Operand:
     - `inputs`: the nodes' outputs (values) it is made of; empty if it is constant.
     - `producers`: for each input the index of the node that supplies it.
     - `path`: the equations that lead from the inputs to the value.
-    - `counts`: for each input how often each of its elements is used, or None where this
-      differs between elements.
+    - `counts`: for each input how often each of its elements is used (see `counts.count_uses`).
+    - `carried`: for each input whether every way from it goes through the carry of a loop.
     """
 
     value: Value
     inputs: tuple[Value, ...]
     producers: tuple[int, ...]
     path: tuple[Equation, ...]
-    counts: tuple[int | None, ...]
+    counts: tuple[Count | None, ...]
+    carried: tuple[bool, ...]
 
     @property
     def is_constant(self) -> bool:
@@ -67,16 +69,18 @@ class Operand:
         _, transpose = jax.vjp(lambda *arrays: self.gather(arrays, constants), *zeros)
         return list(transpose(array.astype(state_dtype(self.value.dtype))))
 
-    def uses(self, constants: Environment, weights: Count = 1) -> list[Array | int]:
+    def uses(self, constants: Environment, weights: Count = 1) -> list[Array | Count]:
         """For each input how often the operand uses each of its elements.
 
         With `weights` of the operand's elements, their sum over the uses. An integer where it is
-        the same for all elements, else an array.
+        the same for all elements, else an array that broadcasts to the input; of NumPy where no
+        data decide.
         """
         if self.is_constant:
             return []
-        if isinstance(weights, int) and None not in self.counts:
-            return [weights * count for count in self.counts if count is not None]
+        known = [count for count in self.counts if count is not None]
+        if isinstance(weights, int) and len(known) == len(self.counts):
+            return [weights * count for count in known]
         dtype = state_dtype(self.value.dtype)
         used = self.spread(jnp.broadcast_to(jnp.asarray(weights, dtype), self.value.shape), constants)
         return [
@@ -114,29 +118,12 @@ def make_operand(
 
     visit(value)
     if not inputs:
-        return Operand(value, (), (), (), ())
-    counts = _counts(value, inputs, path, moved_by)
+        return Operand(value, (), (), (), (), ())
+    counts = count_uses(value, inputs, [moved_by[equation.outputs[0]] for equation in path])
     producers = tuple(producer_of[value] for value in inputs)
-    return Operand(value, tuple(inputs), producers, tuple(path), counts)
-
-
-def _counts(
-    value: Value,
-    inputs: list[Value],
-    path: list[Equation],
-    moved_by: dict[Value, tuple[Equation, Movement]],
-) -> tuple[int | None, ...]:
-    """How often each element of each input is used, by walking the path backwards."""
-    uses: dict[Value, int | None] = {value: 1}
+    direct = {value}
     for equation in reversed(path):
-        _, movement = moved_by[equation.outputs[0]]
-        (passed, *others) = (uses.get(output, 0) for output in equation.outputs)
-        if movement.kind == "partial" or others:
-            passed = None
-        for operand in equation.inputs:
-            factor = 1
-            if movement.kind == "repeating" and operand.size:
-                factor = equation.outputs[0].size // operand.size
-            before = uses.get(operand, 0)
-            uses[operand] = None if passed is None or before is None else before + passed * factor
-    return tuple(uses[value] for value in inputs)
+        if equation.primitive is not CARRY and any(x in direct for x in equation.outputs):
+            direct.update(equation.inputs)
+    carried = tuple(value not in direct for value in inputs)
+    return Operand(value, tuple(inputs), producers, tuple(path), counts, carried)

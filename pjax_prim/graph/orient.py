@@ -1,7 +1,8 @@
 """A product whose only use is its transpose is taken the other way round.
 
 `jax.vmap` of a matrix-vector product makes one: batch axes come last and are then moved to the
-front. Without it no array has to be transposed on the way to the next constraint and back.
+front; a loop around it makes two in a row. Without it no array has to be transposed on the way to
+the next constraint and back.
 """
 
 from dataclasses import replace
@@ -21,15 +22,22 @@ def orient(draft: Draft) -> None:
         if equation.primitive is lax.transpose_p
     }
     for index, node in enumerate(draft.nodes):
-        equation = transposes.get(node.output)
-        if equation is None or not isinstance(node.constraint, Linear) or uses[node.output] != 1:
+        if not isinstance(node.constraint, Linear):
             continue
-        if tuple(equation.params["permutation"]) == node.constraint.transposition:
+        output, passed = node.output, []
+        permutation = tuple(range(len(output.shape)))
+        while uses[output] == 1 and output in transposes:
+            equation = transposes[output]
+            permutation = tuple(permutation[i] for i in equation.params["permutation"])
             (output,) = equation.outputs
-            draft.nodes[index] = replace(
-                node,
-                constraint=node.constraint.exchanged(),
-                operands=node.operands[::-1],
-                output=output,
-            )
-            del draft.moved_by[output]
+            passed.append(output)
+            if permutation == node.constraint.transposition:
+                draft.nodes[index] = replace(
+                    node,
+                    constraint=node.constraint.exchanged(),
+                    operands=node.operands[::-1],
+                    output=output,
+                )
+                for value in passed:
+                    del draft.moved_by[value]
+                break

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 
 def format_graph(graph: ConstraintGraph) -> str:
-    """One line per node: name, shape, inputs, colour, constraints, copies, bytes in both forms."""
-    rows = [("node", "output", "from", "set", "constraints", "copies", "expanded", "compressed")]
+    """One line per node: name, loops, shape, inputs, colour, constraints, copies, bytes in both forms."""
+    rows: list[tuple[str, ...]] = [
+        ("node", "loop", "output", "from", "set", "constraints", "copies", "expanded", "compressed")
+    ]
     totals = [0, 0, 0, 0]
     for index, node in enumerate(graph.nodes):
         expanded = _expanded_bytes(node)
@@ -22,6 +24,7 @@ def format_graph(graph: ConstraintGraph) -> str:
         rows.append(
             (
                 _title(node),
+                ", ".join(map(str, node.loops)),
                 "" if node.output is None else _shape(node.output),
                 _inputs(graph, node),
                 "" if graph.colours is None else "AB"[graph.colours[index]],
@@ -32,12 +35,15 @@ def format_graph(graph: ConstraintGraph) -> str:
             )
         )
     rows.append(
-        ("total", "", "", "", f"{totals[0]:,}", f"{totals[1]:,}", _bytes(totals[2]), _bytes(totals[3]))
+        ("total", "", "", "", "", f"{totals[0]:,}", f"{totals[1]:,}", _bytes(totals[2]), _bytes(totals[3]))
     )
+    if not any(node.loops for node in graph.nodes):
+        rows = [(row[0], *row[2:]) for row in rows]
+    words = len(rows[0]) - 4  # columns of text; the others are numbers
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            text.ljust(width) if column < 4 else text.rjust(width)
+            text.ljust(width) if column < words else text.rjust(width)
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -1,15 +1,14 @@
-"""From a function to flat equations: trace, then walk through every call."""
+"""From a function to flat equations: trace, then walk through every call and every loop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.extend.core import Literal
 
-from .._compat import called_jaxpr, evaluator, open_jaxpr, source_line
+from .._compat import open_jaxpr
 from ..errors import GraphError
+from .inline import Inliner
 from .ir import Equation, Value, value_like
 
 
@@ -19,7 +18,9 @@ class FlatFunction:
 
     - `parameters`, `data`: its inputs.
     - `captured`: values of arrays that the function closes over, with the arrays.
-    - `equations`: in order; no calls are left.
+    - `equations`: in order; no calls are left, and no loops that see a parameter.
+    - `carries`: what joins the iterations of those (`ir.CARRY`). `equations` compute the same
+      values one iteration after the other (`ir.FORWARD`).
     - `outputs`: its results.
     """
 
@@ -28,6 +29,7 @@ class FlatFunction:
     captured: tuple[tuple[Value, Any], ...]
     equations: tuple[Equation, ...]
     outputs: tuple[Value, ...]
+    carries: tuple[Equation, ...] = ()
 
 
 def flatten(
@@ -35,7 +37,8 @@ def flatten(
 ) -> FlatFunction:
     """Traces `function(parameters, data) -> list of arrays` and inlines its calls.
 
-    `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through.
+    `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through; a `scan` becomes
+    its body's equations with one more axis (`loops.py`).
 
     **Errors:** `GraphError` if the function has side effects.
     """
@@ -46,50 +49,15 @@ def flatten(
             f"the function has side effects ({', '.join(map(str, jaxpr.effects))}); "
             "a constraint graph needs a pure function: remove callbacks and debug prints"
         )
-    equations: list[Equation] = []
-    captured: list[tuple[Value, Any]] = []
-
-    def walk(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
-        environment: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
-        for variable, constant in zip(jaxpr.constvars, constants, strict=True):
-            environment[variable] = value = value_like(variable.aval)
-            captured.append((value, constant))
-
-        def look_up(atom: Any) -> Value:
-            if isinstance(atom, Literal):
-                aval: Any = atom.aval
-                number = np.asarray(atom.val, aval.dtype)
-                return Value(tuple(number.shape), number.dtype, number)
-            return environment[atom]
-
-        for equation in jaxpr.eqns:
-            operands = [look_up(atom) for atom in equation.invars]
-            called = called_jaxpr(equation)
-            if called is None:
-                results = [value_like(variable.aval) for variable in equation.outvars]
-                equations.append(
-                    Equation(
-                        equation.primitive,
-                        dict(equation.params),
-                        tuple(operands),
-                        tuple(results),
-                        evaluator(equation),
-                        source_line(equation),
-                    )
-                )
-            else:
-                inner, inner_constants = open_jaxpr(called)
-                results = walk(inner, inner_constants, operands)
-            environment.update(zip(equation.outvars, results, strict=True))
-        return [look_up(atom) for atom in jaxpr.outvars]
-
     inputs = [value_like(variable.aval) for variable in jaxpr.invars]
-    outputs = walk(jaxpr, constants, inputs)
     split = len(parameters)
+    inliner = Inliner(trained=set(inputs[:split]))
+    outputs = inliner.walk(jaxpr, constants, inputs)
     return FlatFunction(
         tuple(inputs[:split]),
         tuple(inputs[split:]),
-        tuple(captured),
-        tuple(equations),
+        tuple(inliner.captured),
+        tuple(inliner.equations),
         tuple(outputs),
+        tuple(inliner.carries),
     )

@@ -23,6 +23,24 @@ def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static
     return project(lhs, rhs, target)
 
 
+def _convolve_reference(
+    lhs: Array, rhs: Array, *, window: Window, precision: Any, output_dtype: Any
+) -> tuple[Array]:
+    def convolve(x: Array, w: Array) -> tuple[Array]:
+        return (window.convolve(x, w, precision, output_dtype),)
+
+    function: Callable[..., tuple[Array, ...]] = convolve
+    for _ in range(lhs.ndim - window.dims - 2):
+        function = _over_leading_axis(function)
+    (result,) = function(lhs, rhs)
+    return (result,)
+
+
+convolve_p = define("pjax_convolve", _convolve_reference, differentiable=True)
+"""(..., N, C, *S), (..., O, C / feature groups, *K) -> (..., N / batch groups, O, *P): the convolution. A
+primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
+
+
 def _over_leading_axis(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
     """`function` over one more batch axis, on which an array has the common size or 1."""
 
@@ -46,7 +64,7 @@ def _project(
     relative: bool,
     precision: Any,
     operand_dtype: Any,
-    solve: Callable[[linear.Query], linear.Answer] = linear.solve,
+    answer: Callable[[linear.Query], linear.Answer] = linear.answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, target))
     narrow_x, narrow_w = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
@@ -61,7 +79,7 @@ def _project(
         """(N, G, *P) as rows of a query."""
         return array.reshape(batch, groups, 1, -1)
 
-    answer = solve(
+    found = answer(
         linear.Query(
             product.reshape(batch, groups, queries, -1),
             jnp.sum(jnp.square(w), tuple(range(2, w.ndim)))[..., None],
@@ -75,8 +93,8 @@ def _project(
 
     # Displacements may be too small for float16.
     back = wide if operand_dtype == jnp.float16 else operand_dtype
-    cross = answer.e.astype(back).reshape(product.shape)
-    results = [answer.output.reshape(product.shape)]
+    cross = found.e.astype(back).reshape(product.shape)
+    results = [found.output.reshape(product.shape)]
     if wanted[0]:
         (across,) = jax.linear_transpose(
             lambda v: window.convolve(v, narrow_w.astype(back), precision), _abstract(lhs, back)
@@ -86,8 +104,8 @@ def _project(
                 rows.reshape(batch, groups, *positions)
             )[0][:, :, None]
             for linear_map, rows in (
-                (window.sums, jnp.sum(answer.c, -2)),
-                (window.first, queries * answer.step_b),
+                (window.sums, queries * found.c_b),
+                (window.first, queries * found.step_b),
             )
         )
         first = (np.arange(x.shape[2]) == 0).reshape(-1, *[1] * window.dims)
@@ -98,10 +116,10 @@ def _project(
         (across,) = jax.linear_transpose(
             lambda v: window.convolve(narrow_x.astype(back), v, precision), _abstract(rhs, back)
         )(cross)
-        along = w * jnp.mean(answer.c, (0, -1)).reshape(groups, queries, *[1] * (w.ndim - 2))
+        along = w * jnp.mean(found.c_a, 0).reshape(groups, queries, *[1] * (w.ndim - 2))
         mean = along + across.astype(wide).reshape(w.shape) / (batch * math.prod(positions))
-        results.append(mean.at[corner].add(jnp.mean(answer.step_a, 0)).reshape(rhs.shape))
-    return (*results, jnp.sum(answer.moved))
+        results.append(mean.at[corner].add(jnp.mean(found.step_a, 0)).reshape(rhs.shape))
+    return (*results, jnp.sum(found.moved))
 
 
 def _abstract(array: Array, dtype: Any) -> jax.ShapeDtypeStruct:

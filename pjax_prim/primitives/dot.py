@@ -65,27 +65,34 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
     return jnp.where(flip, -u, u), jnp.where(degenerate, unmet, 0)
 
 
-def near_multiplier(s: Array, d: Array, residual: Array) -> Array:
+def scaled_residual(s: Array, d: Array, residual: Array) -> Array:
+    """The residual by the slope 1 + 2S + 2D of the left side at zero: t to first order."""
+    return residual / (1 + 2 * (s + d))
+
+
+def is_near(scaled: Array) -> Array:
+    """Whether every |t| is at most `_NEAR`: the left side is at least t (1 + 2S + 2D)(1 - 3t/2)."""
+    reach = _NEAR * (1 - 1.5 * _NEAR)
+    return (jnp.max(scaled, initial=0) <= reach) & (jnp.min(scaled, initial=0) >= -reach)
+
+
+def near_multiplier(s: Array, d: Array, scaled: Array) -> Array:
     r"""t of `multiplier` where `is_near`, for either sign of the residual.
 
     $$t + S\,\frac{t(2-t)}{(1-t)^2} + D\,\frac{t(2+t)}{(1+t)^2} = r$$
 
     No vector is degenerate there, and Newton's method can start from the expansion at zero.
+
+    **Arguments:** `s`, `d` as in `multiplier`; `scaled`, of `scaled_residual`.
     """
-    slope = 1 / (1 + 2 * (s + d))
-    t = residual * slope
-    t = t - t * t * slope * (3 * (s - d))
+    scale = 1 / (1 + 2 * (s + d))
+    s, d, least = s * scale, d * scale, scale  # the equation by its slope at zero
+    t = scaled - scaled * scaled * (3 * (s - d))
     for _ in range(_NEAR_STEPS[t.dtype.name]):
         i, j = 1 / (1 - t), 1 / (1 + t)
-        missing = residual - t * (1 + s * (2 - t) * i * i + d * (2 + t) * j * j)
-        t = t + missing / (1 + 2 * (s * i * i * i + d * j * j * j))
+        missing = scaled - t * (least + s * (2 - t) * i * i + d * (2 + t) * j * j)
+        t = t + missing / (least + 2 * (s * i * i * i + d * j * j * j))
     return t
-
-
-def is_near(s: Array, d: Array, residual: Array) -> Array:
-    """Whether |t| is at most `_NEAR`: the left side is at least t (1 + 2S + 2D)(1 - 3t/2)."""
-    reach = _NEAR * (1 - 1.5 * _NEAR)
-    return jnp.abs(residual) <= reach * (1 + 2 * (s + d))
 
 
 def _halley(u: Array, grow: Array, shrink: Array, r: Array) -> Array:
@@ -168,16 +175,6 @@ def displacement(
     c, k, sign = coefficients(u)
     step = jnp.sqrt(extra)
     return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
-
-
-def near_displacement(
-    s: Array, d: Array, residual: Array, z: Array
-) -> tuple[Array, Array, Array]:
-    """`displacement` where `is_near`: `(c, e)` and the output; the others are zero."""
-    # Stored, because XLA's CPU backend would compute it once for each of the three.
-    t = jax.lax.optimization_barrier(near_multiplier(s, d, residual))
-    e = t / (1 - t * t)
-    return t * e, e, z - t
 
 
 def _degenerate(dtype: Any) -> float:

@@ -1,15 +1,16 @@
 """The dot projections of a whole matrix product, from consensus and back to it, without copies."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from . import _arguments as arguments
 from ._definition import define
-from .dot import displacement, is_near, near_displacement
+from .dot import coefficients, is_near, multiplier, near_multiplier, scaled_residual
 
 
 class Query(NamedTuple):
@@ -29,26 +30,30 @@ class Query(NamedTuple):
     target: Array
     relative: bool
 
-    def equation(self) -> tuple[Array, Array, Array, Array]:
-        """The arguments of `dot.displacement`."""
+    def equation(self) -> tuple[Array, Array, Array]:
+        """The arguments of `dot.multiplier`."""
         half = 0.25 * (self.norm_a + self.norm_b)
         # Rounding of a low-precision product may break |2p| <= q, which the solve relies on.
         s = jnp.maximum(half + 0.5 * self.product, 0)
         d = jnp.maximum(half - 0.5 * self.product, 0)
         residual = self.target if self.relative else self.target - self.product
-        return s, d, residual, self.target
+        return s, d, residual
 
 
 class Answer(NamedTuple):
     """What the means of the projected vectors are made of.
 
-    - `c`, `e`: the displacements are $c a + e b$ and $c b + e a$.
+    The displacements of a copy are $c a + e b$ and $c b + e a$.
+
+    - `c_a`, `c_b`: the means of c over q and over p, (..., P) and (..., Q).
+    - `e`: (..., P, Q).
     - `output`: as the query's `target`.
     - `step_a`, `step_b`: the mean of what is added to the first components, (..., P) and (..., Q).
     - `moved`: the squared displacement summed over all p and q, (...).
     """
 
-    c: Array
+    c_a: Array
+    c_b: Array
     e: Array
     output: Array
     step_a: Array
@@ -56,82 +61,109 @@ class Answer(NamedTuple):
     moved: Array
 
 
-def solve(query: Query) -> Answer:
-    """Any query."""
-    c, e, step_a, step_b, output = displacement(*query.equation())
+def answer(query: Query) -> Answer:
+    """The solution of any query."""
+    s, d, residual = query.equation()
+    u, extra = multiplier(s, d, residual)
+    c, k, sign = coefficients(u)
+    e, step = sign * (c + k), jnp.sqrt(extra)
 
     def along(first: Array, first_other: Array, step: Array) -> Array:
         return step * (2 * (c * first + e * first_other) + step)
 
-    stepped = along(query.first_a, query.first_b, step_a) + along(query.first_b, query.first_a, step_b)
-    moved = jnp.sum(_moved(query, c, e) + stepped, (-2, -1))
-    return Answer(c, e, output, _mean(step_a, -1), _mean(step_b, -2), moved)
-
-
-def solve_near(query: Query) -> Answer:
-    """A query whose targets are all near (`dot.is_near`): a third of the operations."""
-    c, e, output = near_displacement(*query.equation())
-    none_a, none_b = jnp.zeros_like(c[..., 0]), jnp.zeros_like(c[..., 0, :])
-    # XLA's CPU backend takes 5 times as long to sum what it has not stored.
-    moved = jnp.sum(jax.lax.optimization_barrier(_moved(query, c, e)), (-2, -1))
-    return Answer(c, e, output, none_a, none_b, moved)
-
-
-def _moved(query: Query, c: Array, e: Array) -> Array:
-    """The squared displacements: a + b moves by (c + e)(a + b), a - b by (c - e)(a - b)."""
-    s, d, *_ = query.equation()
-    return 2 * (s * jnp.square(c + e) + d * jnp.square(c - e))
-
-
-def solve_branching(query: Query) -> Answer:
-    """Any query, at the price of the near ones where all are near.
-
-    The choice is made once for all targets. Where these are spread over devices it would
-    cost a collective, so lowerings use it only on one device.
-    """
-    s, d, residual, _ = query.equation()
-    return jax.lax.cond(
-        jnp.all(is_near(s, d, residual)), lambda: solve_near(query), lambda: _solve_in_blocks(query)
+    stepped = along(query.first_a, query.first_b, step) + along(query.first_b, query.first_a, sign * step)
+    return Answer(
+        mean(c, -1),
+        mean(c, -2),
+        e,
+        query.target - u / (1 + jnp.abs(u)),
+        mean(step, -1),
+        mean(sign * step, -2),
+        jnp.sum(_moved(s, d, c, e) + stepped, (-2, -1)),
     )
 
 
-def _solve_in_blocks(query: Query) -> Answer:
-    """`solve` block after block, so that its many intermediate arrays are small."""
+def answer_near(query: Query, scaled: Array) -> Answer:
+    """A query whose targets are all near (`dot.is_near`): a third of the operations."""
+    s, d, _ = query.equation()
+    # Barriers around what several results read, or a sum: XLA's CPU backend would compute it for each,
+    # and takes 5 times as long to sum what it has not stored.
+    t = lax.optimization_barrier(near_multiplier(s, d, scaled))
+    e = lax.optimization_barrier(t / (1 - t * t))
+    c = lax.optimization_barrier(t * e)
+    moved = lax.optimization_barrier(_moved(s, d, c, e))
+    rows, columns = jnp.zeros_like(c[..., 0]), jnp.zeros_like(c[..., 0, :])
+    return Answer(
+        mean(c, -1), mean(c, -2), e, query.target - t, rows, columns, jnp.sum(moved, (-2, -1))
+    )
+
+
+def _moved(s: Array, d: Array, c: Array, e: Array) -> Array:
+    """The squared displacements: a + b moves by (c + e)(a + b), a - b by (c - e)(a - b)."""
+    return 2 * (s * jnp.square(c + e) + d * jnp.square(c - e))
+
+
+def answer_blockwise(query: Query, block_size: int) -> Answer:
+    """The same in blocks of at most so many elements, so that intermediate arrays are small.
+
+    A block whose targets are all near (`dot.is_near`) costs a third of the operations. Over
+    several devices that choice would cost a collective, so lowerings use it only on one.
+    """
     shape = query.product.shape
     axis = next((i for i, size in enumerate(shape[:-1]) if size > 1), len(shape) - 2)
-    count = _block_count(shape[axis], math.prod(shape))
+    count = _block_count(shape[axis], math.prod(shape), block_size)
     if count == 1:
-        return solve(query)
-    arrays: tuple[Array, ...] = query[:-1]
-    whole = [x.shape[axis] == 1 for x in arrays]
+        return _answer_block(query)
+    length = shape[axis] // count
 
-    def split(x: Array) -> Array:
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
+    def block(index: Array, found: Answer) -> Answer:
+        start = index * length
 
-    def join(x: Array) -> Array:
-        x = jnp.moveaxis(x, 0, axis)
-        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+        def part(x: Array) -> Array:
+            return x if x.shape[axis] == 1 else lax.dynamic_slice_in_dim(x, start, length, axis)
 
-    def block(parts: list[Array]) -> Answer:
-        rest = iter(parts)
-        chosen = [x if keep else next(rest) for x, keep in zip(arrays, whole, strict=True)]
-        product, norm_a, norm_b, first_a, first_b, target = chosen
-        return solve(Query(product, norm_a, norm_b, first_a, first_b, target, query.relative))
+        def put(whole: Array, new: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(whole, new, start, axis)
 
-    answer = jax.lax.map(block, [split(x) for x, keep in zip(arrays, whole, strict=True) if not keep])
-    if axis == len(shape) - 2:  # blocks of rows, which `step_b` and `moved` reduce over
-        c, e, output, step_a = map(join, answer[:4])
-        return Answer(c, e, output, step_a, jnp.mean(answer.step_b, 0), jnp.sum(answer.moved, 0))
-    return Answer(*map(join, answer))
+        new = _answer_block(
+            Query(
+                part(found.e),
+                part(query.norm_a),
+                part(query.norm_b),
+                part(query.first_a),
+                part(query.first_b),
+                part(found.output),
+                query.relative,
+            )
+        )
+        if axis < len(shape) - 2:
+            return Answer(*map(put, found, new))
+        # Blocks of rows, over which these are means and a sum.
+        return Answer(
+            put(found.c_a, new.c_a),
+            found.c_b + new.c_b / count,
+            put(found.e, new.e),
+            put(found.output, new.output),
+            put(found.step_a, new.step_a),
+            found.step_b + new.step_b / count,
+            found.moved + new.moved,
+        )
+
+    product, target = query.product, jnp.broadcast_to(query.target, shape)
+    rows, columns = jnp.zeros_like(product[..., 0]), jnp.zeros_like(product[..., 0, :])
+    # Results take the place of what they are made of, so that no memory is filled to be overwritten.
+    start = Answer(rows, columns, product, target, rows, columns, jnp.zeros_like(product[..., 0, 0]))
+    return lax.fori_loop(0, count, block, start)
 
 
-_BLOCK = 2**17
-"""Elements of a block."""
+def _answer_block(query: Query) -> Answer:
+    scaled = lax.optimization_barrier(scaled_residual(*query.equation()))
+    return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
 
 
-def _block_count(length: int, size: int) -> int:
-    """The fewest equal parts of an axis with at most `_BLOCK` elements each, or 1."""
-    counts = range(-(-size // _BLOCK), length + 1)
+def _block_count(length: int, size: int, block: int) -> int:
+    """The fewest equal parts of an axis with at most `block` elements each, or 1."""
+    counts = range(max(-(-size // block), 1), length + 1)
     return next((count for count in counts if length % count == 0), 1)
 
 
@@ -144,7 +176,7 @@ def reference(
     relative: bool,
     precision: Any,
     operand_dtype: Any,
-    solve: Any = solve,
+    answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
 
@@ -154,7 +186,7 @@ def reference(
 
     p = product("...pk,...qk->...pq", a, b)
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
-    answer = solve(
+    found = answer(
         Query(
             p,
             jnp.sum(jnp.square(a), -1)[..., :, None],
@@ -165,26 +197,26 @@ def reference(
             relative,
         )
     )
-    results = [answer.output]
+    results = [found.output]
     if wanted[0]:
-        along = a * _mean(answer.c, -1)[..., None]
-        across = product("...pq,...qk->...pk", answer.e, b) / max(b.shape[-2], 1)
-        results.append(along + across + _first(answer.step_a, a))
+        along = a * found.c_a[..., None]
+        across = product("...pq,...qk->...pk", found.e, b) / max(b.shape[-2], 1)
+        results.append(along + across + _first(found.step_a, a))
     if wanted[1]:
-        along = b * _mean(answer.c, -2)[..., None]
-        across = product("...pq,...pk->...qk", answer.e, a) / max(a.shape[-2], 1)
-        results.append(along + across + _first(answer.step_b, b))
-    return (*results, answer.moved)
+        along = b * found.c_b[..., None]
+        across = product("...pq,...pk->...qk", found.e, a) / max(a.shape[-2], 1)
+        results.append(along + across + _first(found.step_b, b))
+    return (*results, found.moved)
 
 
-def _mean(x: Array, axis: int) -> Array:
+def mean(x: Array, axis: int) -> Array:
     """The mean, zero along an empty axis: what has no copies does not move."""
     return jnp.sum(x, axis) / max(x.shape[axis], 1)
 
 
 def _first(step: Array, like: Array) -> Array:
     """`step` in the first component, zero in the others."""
-    components = jax.lax.broadcasted_iota(jnp.int32, (1,) * (like.ndim - 1) + like.shape[-1:], like.ndim - 1)
+    components = lax.broadcasted_iota(jnp.int32, (1,) * (like.ndim - 1) + like.shape[-1:], like.ndim - 1)
     return jnp.where(components == 0, step[..., None], 0)
 
 

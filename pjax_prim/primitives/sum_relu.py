@@ -11,7 +11,7 @@ from . import _arguments as arguments
 from ._definition import define
 
 
-def _displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array]:
+def displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array, Array]:
     r"""All inputs move by one d. With s their sum, the cheapest point of the active branch has
     $d = \max((z - s)/(k + 1), -s/k)$, that of the inactive branch $d = \min(-s/k, 0)$.
 
@@ -26,19 +26,20 @@ def _displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array]:
     active = (z - s) / (k + 1)
     gain = math.sqrt(k + 1) - 1
     d = jnp.where(s > 0, jnp.maximum(active, -s / k), jnp.where(-s < gain * z, active, 0))
-    return (arguments.finite_or_zero(d),)
+    d = arguments.finite_or_zero(d)
+    return d, jnp.maximum(s + k * d, 0)
 
 
-displace_sum_relu_p = define("pjax_displace_sum_relu", _displace_reference)
-"""(s, z) -> d: how far each of `inputs` inputs of sum s moves when their relu is to be z. The
-same for all of them, so that it is one array however many there are."""
+displace_sum_relu_p = define("pjax_displace_sum_relu", displace_reference)
+"""(s, z) -> (d, output): how far each of `inputs` inputs of sum s moves when their relu is to be z,
+and what it becomes. The same for all inputs, so that it is one array however many there are."""
 
 
 def _project_reference(*arrays: Array) -> tuple[Array, ...]:
     dtypes = [array.dtype for array in arrays[:-1]]
     *inputs, z = arguments.widen(*arrays)
     total = functools.reduce(operator.add, inputs)
-    (d,) = _displace_reference(total, z, inputs=len(inputs))
+    d, _ = displace_reference(total, z, inputs=len(inputs))
     return tuple((x + d).astype(dtype) for x, dtype in zip(inputs, dtypes, strict=True))
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
-from ..graph.ir import Environment, widen
+from ..graph.ir import Environment, evaluate, widen
+from ..rules.constraint import Count
 
 Form = Literal["compressed", "expanded"]
 State = tuple[tuple[Array, ...], ...]
@@ -78,7 +79,7 @@ class AbstractProblem(abc.ABC):
         use does not touch an element it does not count. `present()`, the value the node has now.
         """
         means: list[Array] = []
-        touched: Array | int = 0
+        touched: Array | Count = 0
         for use in self.graph.uses[node]:
             count = self.uses(use.consumer, use.operand)[use.input]
             if isinstance(count, int):
@@ -88,18 +89,21 @@ class AbstractProblem(abc.ABC):
                 means.append(jnp.where(count > 0, mean(use), 0))
                 touched = touched + (count > 0)
         total = functools.reduce(operator.add, means)
-        if isinstance(touched, int):
-            return total if touched == 1 else total / touched
+        if isinstance(touched, int | np.ndarray):
+            if np.all(touched == 1):
+                return total
+            if np.all(touched > 0):
+                return total / np.asarray(touched, total.dtype)
         return jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
 
-    def uses(self, node: int, operand: int) -> list[Array | int]:
+    def uses(self, node: int, operand: int) -> list[Array | Count]:
         """How often an operand uses each element of each of its inputs; 0 where it has no copy."""
         consumer = self.graph.nodes[node]
         copies = consumer.multiplicity[operand]
         every = isinstance(copies, int) or bool(copies.all())
         return consumer.operands[operand].uses(self.constants, 1 if every else np.sign(copies))
 
-    def copies(self, node: int, operand: int) -> list[Array | int]:
+    def copies(self, node: int, operand: int) -> list[Array | Count]:
         """How many copies each element of each input of an operand has."""
         consumer = self.graph.nodes[node]
         return consumer.operands[operand].uses(self.constants, consumer.multiplicity[operand])
@@ -116,9 +120,11 @@ class AbstractProblem(abc.ABC):
         weighted = array if isinstance(weights, int) else array * weights.astype(array.dtype)
         sums = consumer.operands[operand].spread(weighted, self.constants)
         return [
-            (total if count <= 1 else total / count)  # 0 only for empty arrays
-            if isinstance(count, int)
-            else total / jnp.maximum(count, 1)
+            total / jnp.maximum(count, 1)
+            if isinstance(count, Array)
+            else total  # 0 only where nothing is used
+            if np.all(count <= 1)
+            else total / np.maximum(count, 1).astype(total.dtype)
             for total, count in zip(
                 sums, consumer.operands[operand].uses(self.constants, weights), strict=True
             )
@@ -136,7 +142,20 @@ class AbstractProblem(abc.ABC):
         )
 
     def outputs(self, parameters: Sequence[Array]) -> dict[int, Array]:
-        """The forward pass: what each node produces."""
+        """The forward pass: what each node produces.
+
+        Only loops are run one iteration after the other, in the dtypes of the function.
+        """
+        function = self.graph.function
+        if function.carries:
+            environment = {**self.constants, **dict(zip(function.parameters, parameters, strict=True))}
+            known = set(environment)
+            evaluate((x for x in function.equations if not known.issuperset(x.outputs)), environment)
+            return {
+                index: widen(environment[node.output])
+                for index, node in enumerate(self.graph.nodes)
+                if node.output is not None
+            }
         produced: dict[int, Array] = {
             node: widen(array)
             for node, array in zip(self.graph.parameters, parameters, strict=True)

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property, partial
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..graph.graph import Use
-from ..rules.constraint import Projected, squared_distance, squared_distances
+from ..rules.constraint import Count, Projected, squared_distance, squared_distances, squared_norm
 from .base import AbstractProblem, State, per_node
 
 Inputs = tuple[Array, ...]  # one array per use of a producer, operand after operand
@@ -58,10 +59,10 @@ class CompressedProblem(AbstractProblem):
                         read.pop((index, slot), None)
                 overwritten = self.fed_by(members)
             for index in overwritten:
-                version[index] += members is not None
-            for index in overwritten:
                 for slot, producer in enumerate(self._slots(index)):
                     read[index, slot] = producer, version[producer]
+            for index in overwritten:
+                version[index] += members is not None
         readers: dict[int, list[tuple[int, int]]] = {}
         chosen: dict[int, int] = {}
         for place, (producer, number) in read.items():
@@ -207,21 +208,24 @@ class CompressedProblem(AbstractProblem):
         means moved. Copies of constants are at a distance of what they moved.
         """
         means: list[Array] = []
-        single = True
+        single, distance = True, jnp.zeros(())
         for position, displacement in enumerate(projected.displacements):
             if displacement is None:
                 single = False
                 continue
             moves = self.mean_over_uses(index, position, displacement)
             old = self._of_operand(index, position, inputs)
-            means += [mean + move for mean, move in zip(old, moves, strict=True)]
-            copies = self.copies(index, position)
-            single = single and all(isinstance(count, int) and count == 1 for count in copies)
+            for mean, move, count in zip(old, moves, self.copies(index, position), strict=True):
+                means.append(mean + move)
+                if isinstance(count, int) and count == 1:
+                    # Summed over the displacement itself, as in `projected.moved`, it cancels.
+                    distance += squared_norm(move)
+                else:
+                    single = False
+                    distance += _squared_norm(means[-1] - mean, count)
         if single:
             return tuple(means), jnp.zeros(())
-        return tuple(means), jnp.maximum(
-            projected.moved - self._distance(index, tuple(means), inputs), 0
-        )
+        return tuple(means), jnp.maximum(projected.moved - distance, 0)
 
     def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
         """The squared distance over all copies of two sets of inputs."""
@@ -236,10 +240,7 @@ class CompressedProblem(AbstractProblem):
             for a, b, count in pairs:
                 if a is b:  # a producer with this use alone took over its mean
                     continue
-                if isinstance(count, int):
-                    distance = distance + count * squared_distance(a, b)
-                else:
-                    distance = distance + jnp.sum(count * jnp.square(a - b))
+                distance += _squared_norm(a - b, count)
         return distance
 
     def _project_copies(
@@ -259,3 +260,19 @@ class CompressedProblem(AbstractProblem):
         assert constraint is not None
         held = constraint.expand(self._operands(index, inputs))
         return squared_distances(copies, held)
+
+
+def _squared_norm(x: Array, count: Array | Count) -> Array:
+    """The squared norm when each element counts `count` times."""
+    if isinstance(count, int):
+        return count * squared_norm(x)
+    if isinstance(count, Array):
+        return jnp.sum(count * jnp.square(x))
+    # Little is read where little counts, and counts are never as large as the array.
+    for axis, length in enumerate(count.shape):
+        used = np.nonzero(count.any(tuple(i for i in range(count.ndim) if i != axis)))[0]
+        if 2 * len(used) <= length > 1:
+            part = (*(slice(None),) * axis, slice(used[0], used[-1] + 1) if len(used) else slice(0))
+            x, count = x[part], count[part]
+    same = tuple(axis for axis, length in enumerate(count.shape) if length == 1)
+    return jnp.sum(jnp.sum(jnp.square(x), same, keepdims=True) * count.astype(x.dtype))

@@ -43,22 +43,17 @@ class Convolution(AbstractConstraint):
     kind: ClassVar[str] = "convolution"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        window = self.window
-        dtype = self._output_dtype(*operands)
-        lhs, rhs = (x.astype(self.operand_dtype or x.dtype) for x in operands)
-        return lax.conv_general_dilated(
+        lhs, rhs = (
+            x.astype(self.operand_dtype or x.dtype) for x in self._channels_first(operands)
+        )
+        (output,) = pp.convolve_p.bind(
             lhs,
             rhs,
-            window.strides,
-            window.padding,
-            window.lhs_dilation,
-            window.rhs_dilation,
-            self.dimensions,
-            window.feature_groups,
-            window.batch_groups,
-            self.precision,
-            dtype,
+            window=self.window,
+            precision=self.precision,
+            output_dtype=self._output_dtype(*operands),
         )
+        return jnp.transpose(output, _inverse(self.dimensions.out_spec))
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Count, ...]:
         batch, channels, *positions = self._output_shape

@@ -76,6 +76,14 @@ class ReduceMax(_Reduction):
             (moved,) = pp.project_max_p.bind(rows, target)
         return (self._unrows(moved, copies[0].shape),)
 
+    def project_average(
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
+    ) -> Projected:
+        (x,) = operands
+        sign = -1 if self.negate else 1
+        step, output, moved = pp.displace_max_p.bind(sign * self._rows(x), sign * target)
+        return Projected(sign * output, (sign * self._unrows(step, x.shape),), jnp.sum(moved))
+
     def describe(self) -> str:
         return f"{'min' if self.negate else 'max'} axes={self.axes}"
 

@@ -40,11 +40,13 @@ for _primitive in (
     lax.squeeze_p,
     lax.rev_p,
     lax.copy_p,
+    lax.reduce_precision_p,  # an identity: states are not rounded
     lax.concatenate_p,
     *(p for p in EXTRA_MOVEMENTS if p.name == "stack"),
 ):
     register_projection(_primitive, _moves("bijective"))
-for _primitive in (lax.slice_p, lax.split_p):
+# What is behind `stop_gradient` is read and never moved: its way back is zero, so it counts as unused.
+for _primitive in (lax.slice_p, lax.split_p, lax.optimization_barrier_p, lax.stop_gradient_p):
     register_projection(_primitive, _moves("partial"))
 for _primitive in (lax.broadcast_in_dim_p, *(p for p in EXTRA_MOVEMENTS if p.name == "tile")):
     register_projection(_primitive, _moves("repeating"))

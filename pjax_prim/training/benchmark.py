@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -30,6 +30,10 @@ CASES: dict[str, pjp.AbstractSolver] = {
     "cdr": pjp.CyclicDouglasRachford(),
 }
 
+Call = Literal["keep", "give", "loop"]
+LOOP = 10
+"""Steps in a call of the kind "loop"."""
+
 
 def benchmark(
     case: str,
@@ -40,23 +44,16 @@ def benchmark(
     classes: int = 10,
     skip: bool = True,
     repeats: int = 11,
+    call: Call = "keep",
 ) -> dict[str, Any]:
     """Times one solver step of a classifier on random data.
 
-    Everything is one jitted call that is waited for and gives new arrays; the contestants take
-    turns, and each figure is the median over the turns. The first calls do not count.
-
     **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
     32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
-    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
+    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each; `call`, see
+    `compare`.
 
-    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
-    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
-    `ratio_to_products`;
-    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
-    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
-    from; `state_bytes`; `peak_bytes` of the step and of Adam's, arguments and results included, by
-    the compiler's account; `compile_s`, tracing included.
+    **Returns:** see `compare`.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
@@ -72,32 +69,63 @@ def benchmark(
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
+    return compare(CASES[case], loss, network, (x, labels), repeats, call)
+
+
+def compare(
+    solver: pjp.AbstractSolver,
+    loss: Any,
+    network: Any,
+    batch: tuple[Any, ...],
+    repeats: int = 11,
+    call: Call = "keep",
+) -> dict[str, Any]:
+    """Times one solver step beside an Adam step of the same `loss(network, *batch)`.
+
+    Everything is one jitted call that is waited for; the contestants take turns, and each figure is
+    the median over the turns. The first calls do not count.
+
+    **Arguments:** `call`, how both kinds of step are called: "keep" gives new arrays, "give" overwrites
+    the state (`donate_argnums`), "loop" takes 10 steps in one call, as `solve` does, and counts a
+    tenth of it.
+
+    **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
+    `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
+    `ratio_to_products`;
+    `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
+    new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
+    from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
+    arguments included, by the compiler's account; `compile_s`, tracing included.
+    """
     started = time.perf_counter()
-    step, state = _solver_step(CASES[case], loss, network, x, labels)
-    step_compiled = step.lower(state).compile()
+    step, start = _solver_step(solver, loss, network, *batch)
+    timed_step = _compiled(step, start, call)
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, network, x, labels)
-    adam_compiled = adam.lower(adam_state).compile()
+    adam, adam_state = _adam_step(loss, network, *batch)
+    peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
+    state, _ = start
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
 
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
-        "step": (step_compiled, state),
-        "adam_step": (adam_compiled, adam_state),
-        "products": _products(loss, network, x, labels),
+        "step": (timed_step, start),
+        "adam_step": (_compiled(adam, adam_state, call), adam_state),
+        "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
+    del state, start
     milliseconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(repeats + 2):
         for name, (function, argument) in timed.items():
             started = time.perf_counter()
             result = jax.block_until_ready(function(argument))
             if turn >= 2:
-                milliseconds[name].append(1e3 * (time.perf_counter() - started))
-            if name == "in_place_floor":
-                timed[name] = (function, result)  # its argument is gone
+                steps = LOOP if call == "loop" and name in ("step", "adam_step") else 1
+                milliseconds[name].append(1e3 * (time.perf_counter() - started) / steps)
+            if name in ("step", "adam_step", "in_place_floor"):
+                timed[name] = (function, result)  # its argument may be gone
             del argument, result
     medians = {f"{name}_ms": statistics.median(times) for name, times in milliseconds.items()}
     return {
@@ -107,27 +135,28 @@ def benchmark(
         "ratio_to_floor": medians["step_ms"] / medians["floor_ms"],
         "ratio_to_in_place_floor": medians["step_ms"] / medians["in_place_floor_ms"],
         "state_bytes": state_bytes,
-        "peak_bytes": _peak_bytes(step_compiled),
-        "adam_peak_bytes": _peak_bytes(adam_compiled),
+        "peak_bytes": peaks[0],
+        "adam_peak_bytes": peaks[1],
         "compile_s": compile_s,
     }
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted step of a solver as `solve` takes it, and its first state."""
+    """A step of a solver as `solve` takes it, and what it starts from: state and gaps."""
     graph, arrays = problem_parts(prepare(loss, model, batch), solver)
 
     def first(arrays: Any) -> Any:
         return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
 
-    def step(state: Any) -> Any:
-        return solver.step(make_problem(graph, solver.form, arrays), state)
+    def step(carry: Any) -> Any:
+        return solver.step(make_problem(graph, solver.form, arrays), carry[0])
 
-    return jax.jit(step), jax.jit(first)(arrays)
+    state = jax.jit(first)(arrays)
+    return step, (state, jnp.zeros(len(graph.nodes)))
 
 
 def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted Adam step, and its first state."""
+    """An Adam step, and its first state."""
     trained, fixed = eqx.partition(model, eqx.is_inexact_array)
     optimiser = optax.adam(1e-3)
 
@@ -137,8 +166,19 @@ def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
         updates, moments = optimiser.update(gradient, moments)
         return eqx.apply_updates(trained, updates), moments
 
-    first = jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
-    return jax.jit(step), first
+    return step, jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
+
+
+def _compiled(step: Callable[[Any], Any], start: Any, call: Call) -> Any:
+    """A step, compiled for one way to call it."""
+    if call == "keep":
+        return jax.jit(step).lower(start).compile()
+
+    def steps(state: Any) -> Any:
+        count = LOOP if call == "loop" else 1
+        return step(state) if count == 1 else jax.lax.fori_loop(0, count, lambda _, x: step(x), state)
+
+    return jax.jit(steps, donate_argnums=0).lower(start).compile()
 
 
 def _products(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:

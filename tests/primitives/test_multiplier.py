@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pjax_prim.primitives.dot import is_near, multiplier, near_multiplier
+from pjax_prim.primitives.dot import is_near, multiplier, near_multiplier, scaled_residual
 
 
 def left_side(u: np.ndarray, s: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -66,9 +66,10 @@ def test_signs_exchange_the_vectors(dtype: str) -> None:
 def test_near_is_the_same(dtype: str) -> None:
     s, d, r = (x.astype(dtype) for x in sample(20_000, 4))
     r = r * np.random.default_rng(1).choice([-1, 1], r.shape)
-    near = np.asarray(is_near(s, d, r))
-    assert 0.1 < near.mean() < 0.9
-    t = np.asarray(near_multiplier(s, d, r), np.float64)[near]
+    scaled = scaled_residual(*(jnp.asarray(x) for x in (s, d, r)))
+    near = np.asarray(jax.vmap(is_near)(scaled))
+    assert 0.1 < near.mean() < 0.9 and not bool(is_near(scaled)) and bool(is_near(scaled[near]))
+    t = np.asarray(near_multiplier(s, d, scaled), np.float64)[near]
     assert np.abs(t).max() < 0.026
     wide = (jnp.asarray(x[near], jnp.float64) for x in (s, d, r))
     u = np.asarray(multiplier(*wide)[0])

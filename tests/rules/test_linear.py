@@ -10,7 +10,7 @@ import pytest
 
 from pjax_prim import primitives as pp
 from pjax_prim.primitives import linear
-from pjax_prim.primitives.dot import is_near
+from pjax_prim.primitives.dot import is_near, scaled_residual
 from pjax_prim.rules import AbstractConstraint
 from pjax_prim.rules.linear import Linear
 
@@ -149,6 +149,7 @@ def product_operands(seed: int = 0, shapes=((32, 24), (16, 24))):
 
 
 SETTINGS = {"wanted": (True, True), "precision": None}
+BLOCKWISE = partial(linear.answer_blockwise, block_size=100)
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-2, 1.0, 1e3])
@@ -156,7 +157,7 @@ SETTINGS = {"wanted": (True, True), "precision": None}
 def test_displacements_keep_their_digits_in_float32(size: float, branch: bool) -> None:
     """However small beside the operands: no displacement is a difference of them."""
     a, b, residual = product_operands()
-    reference = partial(linear.reference, solve=linear.solve_branching if branch else linear.solve)
+    reference = partial(linear.reference, answer=BLOCKWISE if branch else linear.answer)
     results = reference(a, b, size * residual, relative=True, operand_dtype=jnp.float32, **SETTINGS)
     wide = [x.astype(jnp.float64) for x in (a, b, (size * residual).astype(jnp.float32))]
     exact = linear.reference(*wide, relative=True, operand_dtype=jnp.float64, **SETTINGS)
@@ -165,18 +166,27 @@ def test_displacements_keep_their_digits_in_float32(size: float, branch: bool) -
         assert got.dtype == jnp.float32 and float(error) < 2e-6
 
 
-def test_the_near_branch_is_taken_and_gives_the_same() -> None:
-    a, b, z = (x.astype(jnp.float64) for x in product_operands())
-    for size, near in ((1e-3, True), (1e3, False)):
-        target = a @ b.T + size * z
-        query = linear.Query(
-            a @ b.T, jnp.sum(a**2, 1)[:, None], jnp.sum(b**2, 1), a[:, :1], b[:, 0], target, False
-        )
-        s, d, residual, _ = query.equation()
-        assert bool(jnp.all(is_near(s, d, residual))) is near
-        chex.assert_trees_all_close(
-            jax.jit(lambda q=query: linear.solve_branching(q))(), linear.solve(query), rtol=1e-12, atol=1e-13
-        )
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("relative", [False, True])
+def test_blocks_near_and_far_give_the_same(groups: int, blocks: int, relative: bool) -> None:
+    """Some blocks all near, some with far targets, one with degenerate ones."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    a, b = (jax.random.normal(key, (groups, n, 5), jnp.float64) for key, n in ((keys[0], 12), (keys[1], 7)))
+    b = b.at[:, 3].set(0)
+    a = a.at[:, 5].set(0)
+    size = jnp.where(jnp.arange(12) < 4, 1e-3, 10.0)[:, None]
+    residual = size * jax.random.normal(keys[2], (groups, 12, 7), jnp.float64)
+    product = a @ jnp.swapaxes(b, 1, 2)
+    target = residual if relative else product + residual
+    norm_a, norm_b = jnp.sum(a**2, -1)[..., None], jnp.sum(b**2, -1)[:, None]
+    query = linear.Query(product, norm_a, norm_b, a[..., :1], b[:, None, :, 0], target, relative)
+    s, d, r = query.equation()
+    near = [is_near(scaled_residual(s, d, r)[:, rows]) for rows in (slice(4), slice(4, 12))]
+    assert list(map(bool, near)) == [True, False]
+    found = jax.jit(lambda: linear.answer_blockwise(query, product.size // blocks))()
+    assert float(jnp.max(jnp.abs(found.step_a))) > 0.1
+    chex.assert_trees_all_close(found, linear.answer(query), rtol=1e-11, atol=1e-13)
 
 
 def test_the_branch_is_for_one_device() -> None:

@@ -176,6 +176,59 @@ def strided(params: dict[str, Array], x: Array, target: Array) -> Array:
     return pjp.squared_error(wide + h[:, :, : wide.shape[2]], target)
 
 
+def recurrent(params: dict[str, Array], x: Array, target: Array, labels: Array) -> tuple[Array, Array]:
+    """A recurrent network over the first axis of `x`: its start is trained, every state is read."""
+
+    def cell(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
+        h, time = carry
+        h = jax.nn.relu(h @ params["w"] + x @ params["u"] + params["b"] / (1.0 + time))
+        return (h, time + 1), h
+
+    start = jnp.broadcast_to(params["start"], (x.shape[1], len(params["start"])))
+    (h, _), states = jax.lax.scan(cell, (start, jnp.zeros((), int)), x)
+    return pjp.squared_error(states @ params["out"], target), pjp.margin_loss(h, labels)
+
+
+def nested(params: dict[str, Array], x: Array, target: Array) -> Array:
+    """A loop in a loop that runs backwards, over chunks of a sequence; a loss in every iteration."""
+
+    def chunk(h: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, target = inputs
+        first = jax.nn.relu(h @ params["between"])
+        h, states = jax.lax.scan(lambda h, x: (cell(h, x),) * 2, first, x)
+        return h, pjp.squared_error(states @ params["out"], target)
+
+    @jax.checkpoint
+    def cell(h: Array, x: Array) -> Array:
+        return jax.nn.relu(h @ params["w"] + x @ params["u"])
+
+    return jax.lax.scan(chunk, jnp.ones((x.shape[2], 3)), (x, target), reverse=True)[1]
+
+
+def registers(params: dict[str, Array], x: Array, target: Array) -> tuple[Array, Array]:
+    """A delay line, a register that only turns, and one that a step adds to."""
+
+    def step(carry: tuple[Array, ...], x: Array) -> tuple[tuple[Array, ...], Array]:
+        now, before, turning, total = carry
+        total = total + x * params["b"]
+        return (x @ params["w"], now, jnp.roll(turning, 1), total), before * turning
+
+    start = (jnp.zeros(4), jnp.ones(4), params["start"], jnp.zeros(4))
+    (*_, total), ys = jax.lax.scan(step, start, x)
+    return pjp.squared_error(ys, target), pjp.equality(total, target[0])
+
+
+def stacked(params: dict[str, Array], x: Array, labels: Array) -> Array:
+    """Equal layers as a loop over their stacked weights, then a loop over the batch."""
+
+    def layer(h: Array, weights: tuple[Array, Array]) -> tuple[Array, None]:
+        w, b = weights
+        return jax.nn.relu(h @ w + b), None
+
+    h, _ = jax.lax.scan(layer, x, (params["w"], params["b"]))
+    return jax.lax.map(lambda h: pjp.cross_entropy(h[0] @ params["out"], h[1], lam=0.5), (h, labels))
+
+
 LABELS = jnp.array([0, 2, 1, 0, 2])
 
 PROBLEMS = (
@@ -240,6 +293,55 @@ PROBLEMS = (
             LABELS,
         ),
         identities=1,
+    ),
+    Problem(
+        "recurrent",
+        recurrent,
+        lambda: (
+            {
+                "w": normal(0, 3, 3),
+                "u": normal(1, 2, 3),
+                "b": normal(2, 3),
+                "start": normal(3, 3),
+                "out": normal(4, 3, 2),
+            },
+            normal(5, 4, 5, 2),
+            normal(6, 4, 5, 2),
+            LABELS,
+        ),
+    ),
+    Problem(
+        "nested",
+        nested,
+        lambda: (
+            {
+                "w": normal(0, 3, 3),
+                "u": normal(1, 2, 3),
+                "between": normal(2, 3, 3),
+                "out": normal(3, 3, 2),
+            },
+            normal(4, 2, 3, 5, 2),
+            normal(5, 2, 3, 5, 2),
+        ),
+    ),
+    Problem(
+        "registers",
+        registers,
+        lambda: (
+            {"w": normal(0, 4, 4), "b": normal(1, 4), "start": normal(2, 4)},
+            normal(3, 6, 4),
+            normal(4, 6, 4),
+        ),
+        identities=4,
+    ),
+    Problem(
+        "stacked",
+        stacked,
+        lambda: (
+            {"w": normal(0, 3, 4, 4), "b": normal(1, 3, 4), "out": normal(2, 4, 3)},
+            normal(3, 5, 4),
+            LABELS,
+        ),
     ),
 )  # fmt: skip
 

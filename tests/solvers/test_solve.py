@@ -160,7 +160,7 @@ def test_low_precision(solver: pjp.AbstractSolver, dtype: str) -> None:
     low = jax.tree.map(lambda x: x.astype(dtype), SMALL.arguments)
     solution = pjp.solve(SMALL.fn, *low, solver=solver, max_steps=10)
     chex.assert_trees_all_equal_shapes_and_dtypes(solution.params, low[0])
-    assert {x.dtype.name for x in jax.tree.leaves(solution.state)} == {dtype}
+    assert {x.dtype.name for x in jax.tree.leaves(solution.state)} == {"float32"}
     chex.assert_tree_all_finite(solution.state)
     exact = SMALL.solve(solver, 10)
     widened = jax.tree.map(lambda x: x.astype(jnp.float64), solution.params)

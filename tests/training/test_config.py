@@ -19,7 +19,7 @@ def test_json_round_trip() -> None:
     [
         ({"solver": "newton"}, "solver: expected one of ap, ar, dr, dm, cp, cdr, adam, sgd, given 'newton'"),
         ({"data": "cifar10"}, "data: expected one of digits, mnist, fashion-mnist, given 'cifar10'"),
-        ({"model": "cnn"}, "model: expected one of mlp, given 'cnn'"),
+        ({"model": "vgg"}, "model: expected one of mlp, cnn, given 'vgg'"),
         ({"loss": "l1"}, "loss: expected one of cross_entropy, margin, squared_error, given 'l1'"),
         ({"form": "dense"}, "form: expected one of compressed, expanded, given 'dense'"),
         ({"form": "expanded", "solver": "dr"}, "form: only for solver ap, cp, given with dr"),
@@ -76,7 +76,7 @@ def test_model_is_float32() -> None:
 def test_cnn_takes_images() -> None:
     digits = load("digits")
     model = TrainConfig(model="cnn", hidden=(3,)).make_model(digits)
-    assert model(jnp.zeros(64)).shape == (10,)
+    assert model(jnp.zeros(64, jnp.float32)).shape == (10,)
     assert TrainConfig(model="cnn").hidden == (32, 32) and TrainConfig().hidden == (128, 128)
     with pytest.raises(ArgumentError, match="model: cnn takes images"):
         TrainConfig(model="cnn").make_model(replace(digits, image_shape=None))

@@ -1,0 +1,101 @@
+"""From a jaxpr to flat equations: every call is walked through, every loop becomes its body."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+from jax.lax import scan_p
+
+from .._compat import called_jaxpr, evaluator, open_jaxpr, source_line
+from .ir import Equation, Loop, Value, abstract, value_like
+from .loops import inline_scan
+
+
+@dataclass
+class Inliner:
+    """Collects flat equations.
+
+    - `equations`: in order; no calls and no loops that see a parameter are left.
+    - `carries`: for each carry of such a loop the equation that joins its iterations. They close
+      cycles, so they stand apart; `equations` has the same values by running the loop.
+    - `captured`: values of arrays that the function closes over, with the arrays.
+    - `trained`: the values that depend on a parameter.
+    """
+
+    captured: list[tuple[Value, Any]] = field(default_factory=list)
+    trained: set[Value] = field(default_factory=set)
+    equations: list[Equation] = field(default_factory=list)
+    carries: list[Equation] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def body(self) -> "Inliner":
+        """An inliner for the body of a loop of this one."""
+        return Inliner(self.captured, self.trained, _numbers=self._numbers)
+
+    def new_loop(self, length: int) -> Loop:
+        """A loop with a name of its own."""
+        return Loop(f"scan_{next(self._numbers)}", length)
+
+    def add(self, equation: Equation) -> tuple[Value, ...]:
+        """Appends an equation; returns its outputs."""
+        self.equations.append(equation)
+        if any(value in self.trained for value in equation.inputs):
+            self.trained.update(equation.outputs)
+        return equation.outputs
+
+    def walk(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
+        """Appends the equations of a jaxpr applied to `inputs`; returns its results."""
+        environment: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, constant in zip(jaxpr.constvars, constants, strict=True):
+            environment[variable] = value = value_like(variable.aval)
+            self.captured.append((value, constant))
+
+        def look_up(atom: Any) -> Value:
+            if isinstance(atom, Literal):
+                aval: Any = atom.aval
+                number = np.asarray(atom.val, aval.dtype)
+                return Value(tuple(number.shape), number.dtype, number)
+            return environment[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [look_up(atom) for atom in equation.invars]
+            called = called_jaxpr(equation)
+            if called is not None:
+                results = self.walk(*open_jaxpr(called), operands)
+            elif equation.primitive is scan_p and any(x in self.trained for x in operands):
+                results = inline_scan(self, equation, operands)
+            else:
+                results = list(self.add(_flat(equation, operands)))
+            environment.update(zip(equation.outvars, results, strict=True))
+        return [look_up(atom) for atom in jaxpr.outvars]
+
+    def apply(
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Value],
+        source: str,
+        loops: tuple[Loop, ...] = (),
+    ) -> list[Value]:
+        """Appends the equations of `function(*inputs)`, as if the user's line `source` had them."""
+        start = len(self.equations)
+        jaxpr, constants = open_jaxpr(jax.make_jaxpr(function)(*map(abstract, inputs)))
+        results = self.walk(jaxpr, constants, inputs)
+        self.equations[start:] = [
+            replace(equation, source=source, loops=loops) for equation in self.equations[start:]
+        ]
+        return results
+
+
+def _flat(equation: Any, operands: Sequence[Value]) -> Equation:
+    return Equation(
+        equation.primitive,
+        dict(equation.params),
+        tuple(operands),
+        tuple(value_like(variable.aval) for variable in equation.outvars),
+        evaluator(equation),
+        source_line(equation),
+    )
