@@ -49,7 +49,9 @@ def flatten(
     equations: list[Equation] = []
     captured: list[tuple[Value, Any]] = []
 
-    def walk(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
+    def walk(
+        jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value], caller: str = ""
+    ) -> list[Value]:
         environment: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, constant in zip(jaxpr.constvars, constants, strict=True):
             environment[variable] = value = value_like(variable.aval)
@@ -65,6 +67,7 @@ def flatten(
         for equation in jaxpr.eqns:
             operands = [look_up(atom) for atom in equation.invars]
             called = called_jaxpr(equation)
+            source = source_line(equation) or caller  # inside JAX's own functions there is none
             if called is None:
                 results = [value_like(variable.aval) for variable in equation.outvars]
                 equations.append(
@@ -74,12 +77,12 @@ def flatten(
                         tuple(operands),
                         tuple(results),
                         evaluator(equation),
-                        source_line(equation),
+                        source,
                     )
                 )
             else:
                 inner, inner_constants = open_jaxpr(called)
-                results = walk(inner, inner_constants, operands)
+                results = walk(inner, inner_constants, operands, source)
             environment.update(zip(equation.outvars, results, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
 
