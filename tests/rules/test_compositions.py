@@ -43,7 +43,8 @@ MANY: dict[str, tuple[Callable[[Array], Array], list[str]]] = {
 def constraints(f: Callable[[Array], Array], x: Array = X) -> list[str]:
     """All but the loss and identities."""
     graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape)))(x)
-    found = [f"{n.constraint.kind} {n.constraint.describe()}" for n in graph.nodes if n.constraint is not None]
+    kinds = [node.constraint for node in graph.nodes if node.constraint is not None]
+    found = [f"{kind.kind} {kind.describe()}" for kind in kinds]
     return [text for text in found if not text.startswith(("loss", "identity"))]
 
 
@@ -81,10 +82,9 @@ def attention(params: dict[str, Array], x: Array, target: Array) -> Array:
 
 @pytest.mark.slow
 def test_both_forms_of_a_network_of_many_kinds() -> None:
-    keys = jax.random.split(jax.random.key(1), 5)
-    shapes = {"w": (3, 4), "query": (4, 4), "slope": (4,)}
-    params = {name: jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=False)}
-    x, target = jax.random.normal(keys[3], (5, 3)), jax.random.normal(keys[4], (5, 4))
+    shapes = ((3, 4), (4, 4), (4,), (5, 3), (5, 4))
+    w, query, slope, x, target = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
+    params = {"w": w, "query": query, "slope": slope}
     compressed, expanded = (
         pjp.solve(attention, params, x, target, solver=pjp.AlternatingProjections(form=form), max_steps=20)
         for form in ("compressed", "expanded")
