@@ -64,7 +64,7 @@ PLAIN: dict[str, Forward] = {
     "pow": lambda a, b: (a * a) ** 1.5,
     "rsqrt": lambda a, b: lax.rsqrt(a * a),
     "sin": lambda a, b: jnp.sin(a),
-    "sqrt": lambda a, b: jnp.sqrt(a * a),
+    "sqrt": lambda a, b: jnp.sqrt(jnp.sum(a * a, 1)),
     "square": lambda a, b: lax.square(a),
     "tanh": lambda a, b: jnp.tanh(a),
     "scalar": lambda a, b: (jax.nn.gelu(a), jax.nn.silu(b)),
