@@ -16,7 +16,7 @@ from .transform import check_labels, prepare
 
 
 def displacement(
-    fn: Callable[..., Any], *, lam: float = 0.03, weight: float = 100.0, sweeps: int = 1
+    fn: Callable[..., Any], *, lam: float = 0.003, weight: float = 100.0, sweeps: int = 1
 ) -> Callable[..., Any]:
     r"""The direction in which one sweep of projections moves the parameters, to hand to optax.
 
@@ -62,7 +62,7 @@ def displacement(
 
 
 def value_and_displacement(
-    fn: Callable[..., Any], *, lam: float = 0.03, weight: float = 100.0, sweeps: int = 1
+    fn: Callable[..., Any], *, lam: float = 0.003, weight: float = 100.0, sweeps: int = 1
 ) -> Callable[..., tuple[Any, Any]]:
     """`fn`'s value beside its `displacement`: the drop-in for `eqx.filter_value_and_grad`.
 

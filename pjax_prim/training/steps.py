@@ -164,7 +164,8 @@ def _optax_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
 
     direction = eqx.filter_grad(mean_loss)
     if config.solver == "displacement":
-        direction = pjp.displacement(mean_loss, lam=config.lam or DISPLACEMENT_LAM)
+        lam = config.lam
+        direction = pjp.displacement(mean_loss) if lam is None else pjp.displacement(mean_loss, lam=lam)
 
     def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
         start, static = eqx.partition((state.model, state.memory), eqx.is_array)
