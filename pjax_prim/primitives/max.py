@@ -40,7 +40,8 @@ def find_by_search(a: Array, z: Array) -> Found:
     The maxima of blocks of about the square root of the length give the first largest entry and
     the largest of the others. Rows where that is above $(z + m)/2$ are searched.
     """
-    length = a.shape[-1]
+    shape, length = jnp.broadcast_shapes(a.shape[:-1], z.shape), a.shape[-1]
+    a, z = jnp.broadcast_to(a, (*shape, length)), jnp.broadcast_to(z, shape)
     size = next(size for size in range(math.isqrt(length), 0, -1) if length % size == 0)
     blocks = a.reshape(*a.shape[:-1], -1, size)
     maxima = jnp.max(blocks, -1)

@@ -162,6 +162,19 @@ def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     return rows_of((output, *means, moved, displaced, *means, moved), output)
 
 
+def displace_max(a: jax.Array, z: jax.Array) -> jax.Array:
+    step, output, moved = pp.displace_max_p.bind(a, z)
+    return jnp.concatenate([step, output[..., None], moved[..., None]], -1)
+
+
+def plain_displace_max(a: jax.Array, z: jax.Array) -> jax.Array:
+    a = jnp.broadcast_to(a, (*jnp.broadcast_shapes(a.shape[:-1], z.shape), a.shape[-1]))
+    z = jnp.broadcast_to(z, a.shape[:-1])
+    projected = jax.vmap(pp.project_max)(a.reshape(-1, a.shape[-1]), z.reshape(-1)).reshape(a.shape)
+    step = projected - a
+    return jnp.concatenate([step, projected.max(-1, keepdims=True), (step**2).sum(-1, keepdims=True)], -1)
+
+
 WINDOW = Window((2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), (2, 1), 2)
 
 
@@ -172,6 +185,17 @@ def project_convolution(*operands: jax.Array) -> jax.Array:
     )  # fmt: skip
     outer = operands[0].shape[:-4]
     return jnp.concatenate([x.reshape(*outer, -1) for x in results], -1)
+
+
+def convolve(*operands: jax.Array) -> jax.Array:
+    return pp.convolve_p.bind(*operands, window=WINDOW, precision=None, output_dtype=None)[0]
+
+
+def plain_convolve(*operands: jax.Array) -> jax.Array:
+    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
+    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
+    results = jnp.stack([WINDOW.convolve(x, w, None) for x, w in zip(*rows, strict=True)])
+    return results.reshape(*outer, *results.shape[1:])
 
 
 def plain_project_convolution(*operands: jax.Array) -> jax.Array:
@@ -252,6 +276,20 @@ OPERATIONS = [
         "select", pp.select_p, lambda *x: pp.select_p.bind(*x, compare="le")[0],
         lambda x, y, a, b: jnp.where(x <= y, a, b),
         lambda count: [normal(count, 4), jnp.cos(normal(count, 4)), normal(count, 4) ** 2, normal(count, 4)],
+    ),
+    Operation(
+        "displace_max", pp.displace_max_p, displace_max, plain_displace_max,
+        lambda count: [jnp.round(2 * normal(count, 3, 7)), jnp.cos(normal(count, 3))],
+    ),
+    Operation(
+        "displace_cross_entropy", pp.displace_cross_entropy_p,
+        lambda x, y: pp.displace_cross_entropy_p.bind(x, y, lam=0.3)[0],
+        lambda x, y: jnp.stack([pp.prox_cross_entropy(*row, lam=0.3) for row in zip(x, y, strict=True)]) - x,
+        logits_and_labels,
+    ),
+    Operation(
+        "convolve", pp.convolve_p, convolve, plain_convolve,
+        lambda count: [normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3))],
     ),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(

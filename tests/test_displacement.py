@@ -1,0 +1,189 @@
+"""The displacement sweep against sweeps copy by copy, and as a direction for optax."""
+
+import re
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+from jaxtyping import Array
+
+import pjax_prim as pjp
+import pjax_prim.primitives as pp
+from pjax_prim.data import batch, load
+from pjax_prim.models import MLP
+
+LAM, WEIGHT = 0.3, 20.0
+KEY = jax.random.key(0)
+
+
+def loss(model: Any, x: Array, labels: Array) -> Array:
+    return pjp.cross_entropy(jax.vmap(model)(x), labels)
+
+
+def network_and_batch() -> tuple[MLP, Array, Array]:
+    keys = jax.random.split(KEY, 2)
+    x = jax.random.normal(keys[0], (5, 4))
+    return MLP(4, 3, (6,), key=keys[1]), x, jnp.array([0, 1, 2, 1, 0])
+
+
+def weighted_dot(a: Array, b: Array, z: Array, u: float, v: float) -> tuple[Array, Array]:
+    """The displacements of one weighted dot projection, by the unweighted one in scaled vectors."""
+    x, y = v**-0.5, u**-0.5
+    moved_a, moved_b = pjp.project_dot(a * x, b * y, z * x * y)
+    return moved_a / x - a, moved_b / y - b
+
+
+def by_hand(model: MLP, x: Array, labels: Array) -> dict[str, np.ndarray]:
+    """The sweep over one hidden layer, copy by copy, in loops."""
+    (w1, b1), (w2, b2) = ((layer.weight, layer.bias) for layer in model.layers)
+    s = x @ w1.T
+    h = jax.nn.relu(s + b1)
+    p = h @ w2.T
+    logits = p + b2
+    pull = jax.vmap(lambda row, y: pjp.prox_cross_entropy(row, y, lam=LAM))(logits, labels) - logits
+    moves = {name: np.zeros(value.shape) for name, value in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2))}
+    moves["b2"] += np.asarray(pull.sum(0))  # a sum of two: a third, times a damping of 3
+    to_h = np.zeros(h.shape)
+    damping = 1 + (h**2).sum(1).mean() / WEIGHT + (w2**2).sum(1).mean()
+    for i in range(len(x)):
+        for k in range(3):
+            dh, dw = weighted_dot(h[i], w2[k], p[i, k] + pull[i, k], 1.0, WEIGHT)
+            to_h[i] += np.asarray(dh * damping)
+            moves["w2"][k] += np.asarray(WEIGHT * dw * damping)
+    to_s = np.zeros(s.shape)
+    for i, j in np.ndindex(*s.shape):
+        new, _ = pjp.project_sum_relu((s[i, j], b1[j]), h[i, j] + to_h[i, j])
+        to_s[i, j] = 3 * (new - s[i, j])
+    moves["b1"] += to_s.sum(0)
+    damping = 1 + (x**2).sum(1).mean() / WEIGHT + (w1**2).sum(1).mean()
+    for i, j in np.ndindex(*s.shape):
+        _, dw = weighted_dot(x[i], w1[j], s[i, j] + to_s[i, j], 1.0, WEIGHT)
+        moves["w1"][j] += np.asarray(WEIGHT * dw * damping)
+    return {name: -value / (LAM * len(x)) for name, value in moves.items()}
+
+
+def test_a_sweep_copy_by_copy() -> None:
+    model, x, labels = network_and_batch()
+    found = pjp.displacement(loss, lam=LAM, weight=WEIGHT)(model, x, labels)
+    expected = by_hand(model, x, labels)
+    first, second = found.layers
+    chex.assert_trees_all_close(
+        {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias}, expected, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("weights", [(1.0, 7.0), (0.2, 1.0), (3.0, 50.0)])
+def test_weighted_products_are_nearest_points(weights: tuple[float, float]) -> None:
+    """Against a minimiser that knows nothing of the scalar equation."""
+    rng = np.random.default_rng(0)
+    u, v = weights
+    for _ in range(5):
+        a, b, z = rng.standard_normal(3), rng.standard_normal(3), 3 * rng.standard_normal()
+
+        def cost(point: np.ndarray, a: Any = a, b: Any = b, z: Any = z) -> float:
+            x, w = np.split(point, 2)
+            return float(u * np.sum((x - a) ** 2) + v * np.sum((w - b) ** 2) + (x @ w - z) ** 2)
+
+        starts = [np.concatenate([a, b]), *rng.standard_normal((6, 6))]
+        best = min((scipy.optimize.minimize(cost, x, tol=1e-14) for x in starts), key=lambda r: r.fun)
+        output, move_a, move_b, moved = pp.project_linear_p.bind(
+            jnp.asarray(a)[None], jnp.asarray(b)[None], jnp.asarray([[z]]), wanted=(True, True),
+            relative=False, precision=None, operand_dtype=jnp.dtype("float64"), weights=weights,
+        )  # fmt: skip
+        point = np.concatenate([a + move_a[0], b + move_b[0]])
+        assert cost(point) <= best.fun * (1 + 1e-9) + 1e-12
+        np.testing.assert_allclose(output[0, 0], point[:3] @ point[3:], rtol=1e-9, atol=1e-12)
+        distance = u * np.sum((point[:3] - a) ** 2) + v * np.sum((point[3:] - b) ** 2)
+        np.testing.assert_allclose(moved, distance, rtol=1e-9, atol=1e-12)
+
+
+def cosine(a: Any, b: Any) -> float:
+    x, y = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (a, b))
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_small_steps_point_along_the_gradient_at_its_size(activation: str) -> None:
+    model = eqx.nn.MLP(8, 5, 16, 2, activation=getattr(jax.nn, activation), key=KEY)
+    x = jax.random.normal(KEY, (32, 8))
+    labels = jax.random.randint(KEY, (32,), 0, 5)
+    direction = pjp.displacement(loss, lam=1e-4, weight=1e4)(model, x, labels)
+    gradient = eqx.filter_grad(lambda *args: jnp.mean(loss(*args)))(model, x, labels)
+    assert jax.tree.structure(direction) == jax.tree.structure(gradient)
+    assert cosine(direction, gradient) > 0.98
+    for a, b in zip(jax.tree.leaves(direction), jax.tree.leaves(gradient), strict=True):
+        assert 0.7 < np.linalg.norm(a) / np.linalg.norm(b) < 1.4
+
+
+def test_jit_eager_value_and_dtype() -> None:
+    model, x, labels = network_and_batch()
+    model = jax.tree.map(lambda leaf: leaf.astype("float32") if eqx.is_array(leaf) else leaf, model)
+    x = x.astype("float32")
+    eager = pjp.displacement(loss)(model, x, labels)
+    jitted = eqx.filter_jit(pjp.displacement(loss))(model, x, labels)
+    chex.assert_trees_all_close(eager, jitted, rtol=1e-5, atol=1e-7)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(eager)} == {"float32"}
+    value, direction = pjp.value_and_displacement(lambda *args: jnp.mean(loss(*args)))(model, x, labels)
+    np.testing.assert_allclose(value, jnp.mean(loss(model, x, labels)), rtol=1e-6)
+    chex.assert_trees_all_close(direction, eager, rtol=1e-5, atol=1e-7)
+
+
+def test_sweeps_carry_credit_through_a_loop() -> None:
+    """A product of the same number over and over: each sweep reaches one iteration further back."""
+
+    def fn(w: Array, x: Array, target: Array) -> Array:
+        last, _ = jax.lax.scan(lambda h, x: (jax.nn.relu(w[0] * h + w[1] * x), None), jnp.zeros(()), x)
+        return pjp.squared_error(last[None], target)
+
+    w, x, target = jnp.array([0.9, 1.0]), jnp.array([1.0, 0, 0, 0]), jnp.array([2.0])
+    gradient = jax.grad(lambda w: fn(w, x, target))(w)
+    found = [pjp.displacement(fn, lam=1e-4, weight=1e6, sweeps=n)(w, x, target) for n in (1, 3, 4)]
+    assert float(found[0][1]) == 0 and float(found[1][1]) == 0  # the only input is three iterations back
+    assert cosine(found[2], gradient) > 0.95
+
+
+def test_adam_trains_with_it() -> None:
+    digits = load("digits")
+    model = eqx.nn.MLP(64, 10, 32, 1, key=KEY)
+    optimiser = optax.adam(1e-2)
+    state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    direct = pjp.value_and_displacement(loss)
+
+    @eqx.filter_jit
+    def step(model: Any, state: Any, x: Array, labels: Array) -> Any:
+        value, direction = direct(model, x, labels)
+        updates, state = optimiser.update(direction, state)
+        return eqx.apply_updates(model, updates), state, jnp.mean(value)
+
+    for number in range(60):
+        model, state, value = step(model, state, *batch(digits, 128, seed=0, step=number))
+    assert float(value) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lam": 0.0}, "lam: expected a finite number above zero, given 0.0"),
+        ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
+        ({"weight": -1}, "weight: expected a finite number above zero, given -1"),
+        ({"weight": True}, "weight: expected a finite number above zero, given True"),
+        ({"sweeps": 0}, "sweeps: expected an integer of at least 1, given 0"),
+        ({"sweeps": 1.5}, "sweeps: expected an integer of at least 1, given 1.5"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(pjp.ArgumentError, match=re.escape(message)):
+        pjp.displacement(loss, **settings)
+
+
+def test_wrong_functions() -> None:
+    with pytest.raises(pjp.GraphError, match="no loss depends on the parameters"):
+        pjp.displacement(lambda w, x: w @ x)(jnp.ones(3), jnp.ones(3))
+    with pytest.raises(pjp.ArgumentError, match="fn: expected a function"):
+        pjp.displacement(3)(jnp.ones(3))  # type: ignore[arg-type]
