@@ -175,6 +175,12 @@ def plain_displace_max(a: jax.Array, z: jax.Array) -> jax.Array:
     return jnp.concatenate([step, projected.max(-1, keepdims=True), (step**2).sum(-1, keepdims=True)], -1)
 
 
+def plain_displace_cross_entropy(x: jax.Array, y: jax.Array) -> jax.Array:
+    x, y = jnp.broadcast_arrays(x, y)
+    rows = zip(x.reshape(-1, 5), y.reshape(-1, 5), strict=True)
+    return jnp.stack([pp.prox_cross_entropy(*row, lam=0.3) for row in rows]).reshape(x.shape) - x
+
+
 WINDOW = Window((2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), (2, 1), 2)
 
 
@@ -284,8 +290,7 @@ OPERATIONS = [
     Operation(
         "displace_cross_entropy", pp.displace_cross_entropy_p,
         lambda x, y: pp.displace_cross_entropy_p.bind(x, y, lam=0.3)[0],
-        lambda x, y: jnp.stack([pp.prox_cross_entropy(*row, lam=0.3) for row in zip(x, y, strict=True)]) - x,
-        logits_and_labels,
+        plain_displace_cross_entropy, lambda count: logits_and_labels(count),
     ),
     Operation(
         "convolve", pp.convolve_p, convolve, plain_convolve,
