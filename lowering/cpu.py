@@ -26,6 +26,7 @@ from jaxtyping import Array
 from pjax_prim._compat import evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
+    displace_cross_entropy_p,
     displace_sum_relu_p,
     mean_rows_p,
     project_convolution_p,
@@ -65,6 +66,11 @@ register(
 register(
     prox_cross_entropy_p,
     partial(prox_reference, hold=lax.optimization_barrier),
+    platform="cpu",
+)
+register(
+    displace_cross_entropy_p,
+    partial(displace_cross_entropy_p.reference, hold=lax.optimization_barrier),
     platform="cpu",
 )
 
