@@ -216,9 +216,13 @@ def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
 
 
 def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
-    on_device = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
-    copies = _copy_on_device(on_device)
-    return {name: copies[name] if name in copies else np.array(array) for name, array in arrays.items()}
+    groups: dict[Any, dict[str, Any]] = {}  # one call takes arrays of one set of devices
+    for name, array in arrays.items():
+        groups.setdefault(getattr(array, "sharding", None), {})[name] = array
+    copies: dict[str, Any] = {}
+    for sharding, group in groups.items():
+        copies |= {n: np.array(x) for n, x in group.items()} if sharding is None else _copy_on_device(group)
+    return copies
 
 
 @jax.jit

@@ -98,6 +98,7 @@ def test_another_mesh(tmp_path, shape, axes, spec) -> None:
         mesh = Mesh(devices[: np.prod(shape)].reshape(shape), axes)
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
         like = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)}
+    folder = save(tmp_path, {"x": sharded, "on one device": jnp.zeros(3)}, first=2)
     restored = folder.restore(1, like)["x"]
     np.testing.assert_array_equal(restored, x)
     if shape is not None:
