@@ -1,6 +1,8 @@
 """Training without gradients: a function becomes a feasibility problem, and projections solve it."""
 
 from . import lowering as lowering
+from .displacement import displacement as displacement
+from .displacement import value_and_displacement as value_and_displacement
 from .errors import ArgumentError as ArgumentError
 from .errors import DataError as DataError
 from .errors import GraphError as GraphError

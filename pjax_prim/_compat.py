@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jax._src import distributed as _distributed
 from jax._src import source_info_util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
@@ -63,3 +64,8 @@ def evaluator(equation: Any) -> Callable[..., tuple[Any, ...]]:
 def source_line(equation: Any) -> str:
     """`file:line (function)` of the user's code that made an equation."""
     return source_info_util.summarize(equation.source_info)
+
+
+def coordination_client() -> Any | None:
+    """The client of the key-value store that the processes of a program share; None if alone."""
+    return _distributed.global_state.client

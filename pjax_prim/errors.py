@@ -39,3 +39,11 @@ class CheckpointError(RunError):
 
 class PreemptedError(PjaxError):
     """A run saved and stopped because it was asked to."""
+
+
+class ProcessError(PjaxError, RuntimeError):
+    """The processes of a run disagree."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of the run is gone or cannot be reached."""

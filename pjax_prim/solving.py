@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
-from .problem import AbstractProblem, CompressedProblem, ExpandedProblem, Form, State
+from .problem import AbstractProblem, CompressedProblem, ExpandedProblem, Form, Placement, State
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
 from .transform import Prepared, check_labels, prepare
@@ -60,6 +60,7 @@ def solve(
     tol: float | None = None,
     readout: Readout = "shadow",
     state: State | None = None,
+    placement: Placement | None = None,
 ) -> Solution:
     """Finds parameters, and states of every operation, that satisfy all constraints of a function.
 
@@ -80,6 +81,8 @@ def solve(
       own variable in the iterated sequence.
     - `state`: of an earlier solution of the same function, shapes and solver; it replaces the
       start from the forward pass.
+    - `placement`: of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
+      solver's arrays are divided over a mesh.
 
     **Returns:** a `Solution`.
 
@@ -95,7 +98,7 @@ def solve(
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
-        graph, solver, jnp.asarray(max_steps, jnp.int32), tol, readout, arrays, state
+        graph, solver, jnp.asarray(max_steps, jnp.int32), tol, readout, arrays, state, placement
     )
     names = tuple(node.name for node in graph.nodes)
     gaps = stats.pop("gaps")
@@ -113,11 +116,13 @@ def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[Constrain
     return graph, (prepared.parameters, prepared.data, captured)
 
 
-def make_problem(graph: ConstraintGraph, form: Form, arrays: Arrays) -> AbstractProblem:
+def make_problem(
+    graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
+) -> AbstractProblem:
     """The graph with its numbers, in one of the forms."""
     kind = CompressedProblem if form == "compressed" else ExpandedProblem
     _, data, captured = arrays
-    return kind(graph, graph.constants(data, captured))
+    return kind(graph, graph.constants(data, captured), placement)
 
 
 @eqx.filter_jit
@@ -129,8 +134,9 @@ def _run(
     readout: Readout,
     arrays: Arrays,
     start: State | None,
+    placement: Placement | None,
 ) -> tuple[list[Array], State, dict[str, Any], Any]:
-    problem = make_problem(graph, solver.form, arrays)
+    problem = make_problem(graph, solver.form, arrays, placement)
     parameters = arrays[0]
     progress = iterate(
         solver,

@@ -24,12 +24,14 @@ class Prepared:
     - `graph`: not two-coloured.
     - `parameters`: what is trained; `data`: the arrays among the other arguments.
     - `restore`: from new parameters to a model of the original structure.
+    - `tree`: from arrays, one per parameter, to a pytree of that structure with None elsewhere.
     """
 
     graph: ConstraintGraph
     parameters: list[Any]
     data: list[Any]
     restore: Callable[[list[Any]], Any]
+    tree: Callable[[list[Any]], Any]
 
 
 def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
@@ -62,16 +64,19 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
     _check_parameters(params)
-    trained, fixed = eqx.partition(params, _is_trained)
+    trained, fixed = eqx.partition(params, is_trained)
     with_paths, treedef = jtu.tree_flatten_with_path(trained)
     names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
     parameters = [_as_array(leaf) for _, leaf in with_paths]
-    moving, still = eqx.partition((fixed, args), _is_data)
+    moving, still = eqx.partition((fixed, args), is_data)
     data, data_treedef = jtu.tree_flatten(moving)
     data = [_as_array(leaf) for leaf in data]
 
+    def tree(arrays: list[Any]) -> Any:
+        return jtu.tree_unflatten(treedef, arrays)
+
     def restore(new: list[Any]) -> Any:
-        return eqx.combine(jtu.tree_unflatten(treedef, new), fixed)
+        return eqx.combine(tree(new), fixed)
 
     still_leaves, still_treedef = jtu.tree_flatten(still)
     key = _Key(
@@ -90,7 +95,7 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
         if isinstance(error, TypeError) and "unhashable" not in str(error):
             raise
         graph = _build(key)
-    return Prepared(graph, parameters, data, restore)
+    return Prepared(graph, parameters, data, restore, tree)
 
 
 def check_labels(graph: ConstraintGraph, data: list[Any]) -> None:
@@ -150,11 +155,13 @@ def _build(key: _Key) -> ConstraintGraph:
     return build_graph(function, key.parameters, key.data, key.names)
 
 
-def _is_trained(leaf: Any) -> bool:
+def is_trained(leaf: Any) -> bool:
+    """Whether a leaf of the parameters is an array that is trained."""
     return _is_arraylike(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _is_data(leaf: Any) -> bool:
+def is_data(leaf: Any) -> bool:
+    """Whether another leaf is an array rather than a static value."""
     return _is_arraylike(leaf)
 
 
@@ -185,5 +192,5 @@ def _check_parameters(params: Any) -> None:
                 f"params{jtu.keystr(path)}: expected a floating-point array, given dtype "
                 f"{leaf.dtype} (shape {leaf.shape}); pass arrays that are not trained in *args"
             )
-    if not any(_is_trained(leaf) for leaf in jtu.tree_leaves(params)):
+    if not any(is_trained(leaf) for leaf in jtu.tree_leaves(params)):
         raise ArgumentError("params: no floating-point array in it, so there is nothing to train")

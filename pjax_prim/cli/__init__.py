@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pjax_prim as pjp
 
 from ..checkpoint import EXIT_CODE
-from ..errors import NonFiniteError, PjaxError, PreemptedError
-from . import bench, export, graph, inspect, train
+from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
+from ..sharding.processes import leave
+from . import aot, bench, export, graph, inspect, train
 from . import eval as eval_command
 
 COMMANDS = {
@@ -19,6 +20,7 @@ COMMANDS = {
     "export": export,
     "graph": graph,
     "bench": bench,
+    "aot": aot,
 }
 
 
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad
     input (also by `SystemExit`, from argparse); 75 where training was asked to stop by SIGTERM,
-    saved a checkpoint and can be resumed. Messages go to standard error, and with
-    `--json` so does all else but the JSON line.
+    saved a checkpoint and can be resumed; 70 where another process of a run was lost. Messages go to
+    standard error, and with `--json` so does all else but the JSON line.
     """
     options = make_parser().parse_args(arguments)
     try:
@@ -55,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CODE
     except PjaxError as error:
         print(f"pjax-prim: error: {error}", file=sys.stderr)
+        if isinstance(error, LostProcessError):
+            leave()
         return 1 if isinstance(error, NonFiniteError) else 2
     except KeyboardInterrupt:
         print("pjax-prim: interrupted", file=sys.stderr)
         return 130
-    if options.json:
+    if options.json and result is not None:
         print(json.dumps(result))
     return 0

@@ -33,6 +33,7 @@ TRAINING = {
     "dropout": (float, "share of hidden values dropped in training"),
     "average": (float, "keep a moving average of the parameters with this decay"),
     "track_best": (bool, "keep the parameters of the best evaluation"),
+    "mesh": (str, "how devices are arranged, such as data=2,model=2; -1 is inferred (default: one device)"),
     "eval_every": (int, "batches between evaluations (default: a tenth of the run)"),
 }
 

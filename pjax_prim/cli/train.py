@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
+from ..sharding import processes
 from ..training import RunFolder, Saving, TrainConfig, TrainResult, train
 from .options import NETWORK, TRAINING, add_options, console, given_fields
 
@@ -65,21 +67,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=retention.best,
         help=f"keep also the N with the best test accuracy (default: {retention.best})",
     )
+    joint = parser.add_argument_group("several processes (each is started with the same options)")
+    joint.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where the first process listens; auto: as the environment says (Cloud TPU, SLURM, Open MPI)",
+    )
+    joint.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
+    joint.add_argument("--process-id", type=int, metavar="N", help="which one this is, from 0")
+    joint.add_argument(
+        "--process-timeout",
+        type=float,
+        metavar="X",
+        default=300.0,
+        help="seconds after which a process that does not answer counts as gone (default: 300)",
+    )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains; returns the figures of the run."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Trains; returns the figures of the run, on the first of several processes."""
+    group = processes.start(
+        options.coordinator, options.num_processes, options.process_id, options.process_timeout
+    )
     resume = options.resume or options.resume_older
     if resume and options.run_dir is None:
         raise ArgumentError("--resume: needs the folder of the run, --run-dir")
-    config = read_config(options, resume)
+    config = group.together("options", lambda: read_config(options, resume))
     saving = Saving(
         SavePolicy(options.checkpoint_every, options.checkpoint_seconds),
         Retention(options.keep_latest, options.keep_every, options.keep_best),
     )
+    if options.run_dir is None and jax.process_count() > 1:
+        raise ArgumentError("--run-dir: several processes need to be told one folder")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data}-{config.solver}"
     folder = RunFolder(options.run_dir or Path("runs") / name)
-    with make_progress() as progress:
+    with make_progress(quiet=not group.is_first) as progress:
         task = progress.add_task("compiling", total=config.batches, figures="")
 
         def show(row: dict[str, Any]) -> None:
@@ -95,7 +117,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             saving=saving,
             on_batch=show,
             say=lambda message: print(f"pjax-prim: {message}", file=sys.stderr),
+            group=group,
         )
+    if not group.is_first:
+        return None
     out = console(options)
     out.print(make_table(result))
     out.print(
@@ -113,8 +138,8 @@ def read_config(options: argparse.Namespace, resume: bool) -> TrainConfig:
     return TrainConfig(**given)
 
 
-def make_progress() -> Progress:
-    """A progress bar on standard error."""
+def make_progress(*, quiet: bool) -> Progress:
+    """A progress bar on standard error; none if `quiet`."""
     columns = (
         TextColumn("{task.description:9}"),
         BarColumn(),
@@ -122,7 +147,7 @@ def make_progress() -> Progress:
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), disable=quiet)
 
 
 def figures(row: dict[str, Any]) -> str:

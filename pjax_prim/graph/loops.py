@@ -279,10 +279,16 @@ class _Scan:
 
 
 def _shift(reverse: bool, init: Array, out: Array) -> tuple[Array]:
-    """What each iteration starts from."""
-    parts = [out[1:], init[None]] if reverse else [init[None], out[:-1]]
+    """What each iteration starts from.
+
+    Padding, of which one side is negative: where iterations are divided over devices only those
+    at boundaries move, to the next device. A concatenation would be moved whole.
+    """
+    sides, first = ((-1, 1), len(out) - 1) if reverse else ((1, -1), 0)
+    shifted = lax.pad(out, jnp.zeros((), out.dtype), [(*sides, 0), *[(0, 0, 0)] * (out.ndim - 1)])
+    starts = lax.broadcasted_iota(jnp.int32, out.shape, 0) == first
     # Stored: else each of its readers computes it anew, which on CPUs takes longer than to read it.
-    return (lax.optimization_barrier(jnp.concatenate(parts)),)
+    return (lax.optimization_barrier(jnp.where(starts, init[None], shifted)),)
 
 
 def _unique(*groups: Iterable[Value]) -> list[Value]:

@@ -18,6 +18,7 @@ from .convolution import convolve_p as convolve_p
 from .convolution import project_convolution_p as project_convolution_p
 from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p
+from .cross_entropy import displace_cross_entropy_p as displace_cross_entropy_p
 from .cross_entropy import prox_cross_entropy as prox_cross_entropy
 from .cross_entropy import prox_cross_entropy_p as prox_cross_entropy_p
 from .cumsum import displace_cumsum_p as displace_cumsum_p

@@ -2,6 +2,7 @@
 
 from .base import AbstractProblem as AbstractProblem
 from .base import Form as Form
-from .base import State as State
 from .compressed import CompressedProblem as CompressedProblem
 from .expanded import ExpandedProblem as ExpandedProblem
+from .placement import Placement as Placement
+from .placement import State as State

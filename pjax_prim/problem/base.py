@@ -4,7 +4,7 @@ import abc
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +14,10 @@ from ..graph import ConstraintGraph
 from ..graph.graph import Use
 from ..graph.ir import Environment, evaluate, widen
 from ..rules.constraint import Count
+from .placement import Placement, State
 
 Form = Literal["compressed", "expanded"]
-State = tuple[tuple[Array, ...], ...]
-"""For each node of the graph its arrays: a parameter's own variable, or what a constraint holds."""
+Thing = TypeVar("Thing")
 
 Readout = Literal["shadow", "governing"]
 
@@ -25,16 +25,29 @@ Readout = Literal["shadow", "governing"]
 class AbstractProblem(abc.ABC):
     """A constraint graph with its constant values.
 
-    **Arguments:** `graph`; `constants`, the values that depend on no parameter.
+    **Arguments:** `graph`; `constants`, the values that depend on no parameter; `placement`, where
+    arrays lie on a mesh.
     """
 
-    def __init__(self, graph: ConstraintGraph, constants: Environment):
+    def __init__(
+        self, graph: ConstraintGraph, constants: Environment, placement: Placement | None = None
+    ):
         self.graph = graph
         self.constants = constants
+        self.placement = placement
 
     @abc.abstractmethod
     def initial(self, parameters: Sequence[Array]) -> State:
         """The state in which all copies agree with the forward pass."""
+
+    @abc.abstractmethod
+    def arrange(
+        self, outputs: Sequence[Thing], copies: Sequence[tuple[Thing, ...]]
+    ) -> tuple[tuple[Thing, ...], ...]:
+        """In the places of a state what belongs to its arrays: their shardings, for instance.
+
+        **Arguments:** for each node, what belongs to its `outputs` and to its `copies`.
+        """
 
     @abc.abstractmethod
     def cycle(self, state: State) -> tuple[State, list[Array]]:
@@ -89,12 +102,15 @@ class AbstractProblem(abc.ABC):
                 means.append(jnp.where(count > 0, mean(use), 0))
                 touched = touched + (count > 0)
         total = functools.reduce(operator.add, means)
+        value = None
         if isinstance(touched, int | np.ndarray):
             if np.all(touched == 1):
-                return total
-            if np.all(touched > 0):
-                return total / np.asarray(touched, total.dtype)
-        return jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
+                value = total
+            elif np.all(touched > 0):
+                value = total / np.asarray(touched, total.dtype)
+        if value is None:
+            value = jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
+        return self.place_output(node, value)
 
     def uses(self, node: int, operand: int) -> list[Array | Count]:
         """How often an operand uses each element of each of its inputs; 0 where it has no copy."""
@@ -152,7 +168,7 @@ class AbstractProblem(abc.ABC):
             known = set(environment)
             evaluate((x for x in function.equations if not known.issuperset(x.outputs)), environment)
             return {
-                index: widen(environment[node.output])
+                index: self.place_output(index, widen(environment[node.output]))
                 for index, node in enumerate(self.graph.nodes)
                 if node.output is not None
             }
@@ -163,17 +179,37 @@ class AbstractProblem(abc.ABC):
         }
         for index, node in enumerate(self.graph.nodes):
             if node.constraint is not None and node.output is not None:
-                produced[index] = node.constraint.forward(
+                value = node.constraint.forward(
                     self.gather(index, produced.__getitem__), self.constant_operands(index)
                 )
+                produced[index] = self.place_output(index, value)
         return produced
 
     def gather(self, node: int, produced: Callable[[int], Array]) -> tuple[Array, ...]:
         """The operands of a constraint from what its producers produce."""
-        return tuple(
-            operand.gather([produced(producer) for producer in operand.producers], self.constants)
-            for operand in self.graph.nodes[node].operands
+        return self.place_operands(
+            node,
+            tuple(
+                operand.gather([produced(producer) for producer in operand.producers], self.constants)
+                for operand in self.graph.nodes[node].operands
+            ),
         )
+
+    def place_operands(self, node: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Operands where the placement has them."""
+        return operands if self.placement is None else self.placement.place_operands(node, operands)
+
+    def place_means(self, node: int, means: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Means over copies of a node's operands where the placement has them; None stays None."""
+        return means if self.placement is None else self.placement.place_means(node, means)
+
+    def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Copies where the placement has them."""
+        return copies if self.placement is None else self.placement.place_copies(node, copies)
+
+    def place_output(self, node: int, value: Array) -> Array:
+        """What a node produces, or its target, where the placement has it."""
+        return value if self.placement is None else self.placement.place_output(node, value)
 
 
 def per_node(graph: ConstraintGraph, values: dict[int, Array]) -> Float[Array, " nodes"]:

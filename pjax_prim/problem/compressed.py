@@ -21,7 +21,8 @@ from jaxtyping import Array
 
 from ..graph.graph import Use
 from ..rules.constraint import Count, Projected, squared_distance, squared_distances, squared_norm
-from .base import AbstractProblem, State, per_node
+from .base import AbstractProblem, Thing, per_node
+from .placement import State
 
 Inputs = tuple[Array, ...]  # one array per use of a producer, operand after operand
 
@@ -43,6 +44,18 @@ class CompressedProblem(AbstractProblem):
             for index, node in enumerate(self.graph.nodes)
         ]
         return self._pack(held)
+
+    def arrange(
+        self, outputs: Sequence[Thing], copies: Sequence[tuple[Thing, ...]]
+    ) -> tuple[tuple[Thing, ...], ...]:
+        return self._pack(
+            [
+                (outputs[index],)
+                if node.constraint is None
+                else tuple(outputs[producer] for producer in self._slots(index))
+                for index, node in enumerate(self.graph.nodes)
+            ]
+        )
 
     @cached_property
     def _readers(self) -> dict[int, tuple[tuple[int, int], ...]]:
@@ -72,7 +85,7 @@ class CompressedProblem(AbstractProblem):
                 readers.setdefault(producer, []).append(place)
         return {producer: tuple(places) for producer, places in readers.items()}
 
-    def _pack(self, held: Sequence[Inputs]) -> State:
+    def _pack(self, held: Sequence[tuple[Thing, ...]]) -> tuple[tuple[Thing, ...], ...]:
         """The arrays of all nodes without duplicates."""
         read = {place for places in self._readers.values() for place in places}
         state = []
@@ -185,9 +198,12 @@ class CompressedProblem(AbstractProblem):
         return inputs[start : start + len(operands[operand].producers)]
 
     def _operands(self, index: int, inputs: Inputs) -> tuple[Array, ...]:
-        return tuple(
-            operand.gather(self._of_operand(index, position, inputs), self.constants)
-            for position, operand in enumerate(self.graph.nodes[index].operands)
+        return self.place_operands(
+            index,
+            tuple(
+                operand.gather(self._of_operand(index, position, inputs), self.constants)
+                for position, operand in enumerate(self.graph.nodes[index].operands)
+            ),
         )
 
     def _output(self, held: Sequence[Inputs], index: int, produced: dict[int, Array]) -> Array:
@@ -209,7 +225,8 @@ class CompressedProblem(AbstractProblem):
         """
         means: list[Array] = []
         single, distance = True, jnp.zeros(())
-        for position, displacement in enumerate(projected.displacements):
+        displacements = self.place_means(index, projected.displacements)
+        for position, displacement in enumerate(displacements):
             if displacement is None:
                 single = False
                 continue

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from ..graph.graph import Use
 from ..rules.constraint import Reflection, squared_distances
-from .base import AbstractProblem, State
+from .base import AbstractProblem, Thing
+from .placement import State
 
 
 class ExpandedProblem(AbstractProblem):
@@ -25,6 +26,11 @@ class ExpandedProblem(AbstractProblem):
             else node.constraint.expand(self.gather(index, produced.__getitem__))
             for index, node in enumerate(self.graph.nodes)
         )
+
+    def arrange(
+        self, outputs: Sequence[Thing], copies: Sequence[tuple[Thing, ...]]
+    ) -> tuple[tuple[Thing, ...], ...]:
+        return tuple(copies)
 
     def cycle(self, state: State) -> tuple[State, list[Array]]:
         moved = []
@@ -87,18 +93,20 @@ class ExpandedProblem(AbstractProblem):
             if constraint is None:
                 again[index] = _given(target)
                 continue
-            changed[index], output, gaps[index] = constraint.reflect(
+            moved, output, gaps[index] = constraint.reflect(
                 state[index],
                 self.gather(index, produced.__getitem__),
                 target,
                 self.constant_operands(index),
                 relaxation,
             )
+            changed[index] = self.place_copies(index, moved)
             if output is not None:
                 again[index] = output
         for index, reflection in reflections.items():
             operands = self.gather(index, again.__getitem__)
-            changed[index], gaps[index] = reflection.leave(operands, relaxation)
+            moved, gaps[index] = reflection.leave(operands, relaxation)
+            changed[index] = self.place_copies(index, moved)
         for index in (*first, *second):
             if nodes[index].constraint is None:
                 # A parameter's own variable is projected with its own set only.
@@ -128,13 +136,16 @@ class ExpandedProblem(AbstractProblem):
         target = self._target(index, state, means)
         if constraint is None:
             return (_given(target),), target
-        return constraint.project_output(state[index], target, self.constant_operands(index))
+        copies, output = constraint.project_output(
+            state[index], target, self.constant_operands(index)
+        )
+        return self.place_copies(index, copies), output
 
     def _spread_means(
         self, averages: Callable[[int], tuple[Array, ...]]
     ) -> Callable[[Use], Array]:
         """Means over all copies of a use, from a node's averages over the copies of its operands."""
-        averages = cache(averages)
+        averages = cache(lambda node, given=averages: self.place_means(node, given(node)))
         means = cache(
             lambda node, operand: self.mean_over_uses(node, operand, averages(node)[operand])
         )

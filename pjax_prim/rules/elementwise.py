@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, squared_norm
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 from .scalar import Scalar
 
@@ -53,6 +53,18 @@ class Sum(AbstractConstraint):
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
 
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(change), change, inputs=len(operands))
+        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + len(operands))
+
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
 
@@ -85,6 +97,22 @@ class SumRelu(AbstractConstraint):
         total = _signed_sum(self.signs + self.shifts, operands + constants)
         step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
+
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        total = _signed_sum(self.signs + self.shifts, operands + constants)
+        # Where the sum is above zero it is the output: measured from it, no digit of the change is lost.
+        above, size = total > 0, len(operands)
+        near, _ = pp.displace_sum_relu_p.bind(total, output + change, inputs=size)
+        step = jnp.where(above, jnp.maximum(change / (size + 1), -total / size), near)
+        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + size)
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
@@ -237,10 +265,14 @@ def _equal_steps(
     signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]
 ) -> Projected:
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
-    displacements = tuple(
-        _signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True)
-    )
+    displacements = _equal_displacements(signs, step, wanted)
     return Projected(output, displacements, len(signs) * squared_norm(step))
+
+
+def _equal_displacements(
+    signs: tuple[int, ...], step: Array, wanted: Sequence[bool]
+) -> tuple[Array | None, ...]:
+    return tuple(_signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True))
 
 
 def _signed(sign: int, array: Array) -> Array:

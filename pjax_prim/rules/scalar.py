@@ -9,7 +9,15 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.curves import Parameters, curve
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
+from .constraint import (
+    AbstractConstraint,
+    Arrays,
+    Displaced,
+    Projected,
+    Target,
+    damping,
+    squared_norm,
+)
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
@@ -37,6 +45,18 @@ class Scalar(AbstractConstraint):
             *operands, target, relative=False, **self._static
         )
         return Projected(output, (step,), squared_norm(step))
+
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        step, changed = pp.displace_scalar_p.bind(*operands, change, relative=True, **self._static)
+        return Displaced((step,), damping(change, change - changed))
 
     @property
     def _static(self) -> dict[str, Any]:

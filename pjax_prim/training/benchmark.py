@@ -19,7 +19,8 @@ from ..solving import make_problem, problem_parts
 from ..transform import prepare
 from .config import HIDDEN
 
-CASES: dict[str, pjp.AbstractSolver] = {
+CASES: dict[str, pjp.AbstractSolver | None] = {
+    "displacement": None,
     "ap": pjp.AlternatingProjections(),
     "ap-expanded": pjp.AlternatingProjections(form="expanded"),
     "ar": pjp.AlternatingReflections(),
@@ -73,7 +74,7 @@ def benchmark(
 
 
 def compare(
-    solver: pjp.AbstractSolver,
+    solver: pjp.AbstractSolver | None,
     loss: Any,
     network: Any,
     batch: tuple[Any, ...],
@@ -81,6 +82,8 @@ def compare(
     call: Call = "keep",
 ) -> dict[str, Any]:
     """Times one solver step beside an Adam step of the same `loss(network, *batch)`.
+
+    No solver stands for Adam with `pjp.displacement` in the gradient's place.
 
     Everything is one jitted call that is waited for; the contestants take turns, and each figure is
     the median over the turns. The first calls do not count.
@@ -98,12 +101,15 @@ def compare(
     arguments included, by the compiler's account; `compile_s`, tracing included.
     """
     started = time.perf_counter()
-    step, start = _solver_step(solver, loss, network, *batch)
+    if solver is None:
+        step, start = _adam_step(pjp.displacement(loss), network, *batch)
+    else:
+        step, start = _solver_step(solver, loss, network, *batch)
     timed_step = _compiled(step, start, call)
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, network, *batch)
+    adam, adam_state = _adam_step(_gradient(loss), network, *batch)
     peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
-    state, _ = start
+    state = start if solver is None else start[0]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
@@ -155,15 +161,18 @@ def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any)
     return step, (state, jnp.zeros(len(graph.nodes)))
 
 
-def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """An Adam step, and its first state."""
+def _gradient(loss: Any) -> Any:
+    return eqx.filter_grad(lambda model, *batch: jnp.mean(loss(model, *batch)))
+
+
+def _adam_step(direction: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
+    """An Adam step with `direction(model, *batch)` for a gradient, and its first state."""
     trained, fixed = eqx.partition(model, eqx.is_inexact_array)
     optimiser = optax.adam(1e-3)
 
     def step(state: Any) -> Any:
         trained, moments = state
-        gradient = jax.grad(lambda model: jnp.mean(loss(eqx.combine(model, fixed), *batch)))(trained)
-        updates, moments = optimiser.update(gradient, moments)
+        updates, moments = optimiser.update(direction(eqx.combine(trained, fixed), *batch), moments)
         return eqx.apply_updates(trained, updates), moments
 
     return step, jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))

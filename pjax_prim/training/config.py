@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from ..data import DATASETS, Dataset
 from ..errors import ArgumentError
 from ..models import CNN, MLP
+from ..sharding import MeshConfig
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
-GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
-"""optax optimisers and their default learning rates."""
+OPTAX_SOLVERS = {"displacement": 2e-3, "adam": 1e-3, "sgd": 0.1}
+"""What hands a direction to optax, and the default learning rates: `displacement` that of projections
+to Adam, the others gradients."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data": DATASETS,
     "model": ("mlp", "cnn"),
-    "solver": (*PROJECTION_SOLVERS, *GRADIENT_SOLVERS),
+    "solver": (*PROJECTION_SOLVERS, *OPTAX_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
 }
@@ -31,7 +33,7 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
-    "learning_rate": ("solver", tuple(GRADIENT_SOLVERS)),
+    "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
     "lam": ("loss", ("cross_entropy", "squared_error")),
     "dropout": ("model", ("mlp",)),
 }
@@ -60,6 +62,8 @@ class TrainConfig:
     - `track_best`: whether to keep the parameters of the best evaluation.
     - `eval_every`: batches between evaluations; a tenth of the run by default.
     - `seed`: of the initial parameters and of the order of the examples.
+    - `mesh`: how the devices are arranged (`pjax_prim.sharding.MeshConfig.parse`), as
+      `data=2,model=2`; None for one device, and for several processes as `data=-1`.
 
     **Errors:** `ArgumentError` for a value out of range, or an option without effect.
     """
@@ -85,6 +89,7 @@ class TrainConfig:
     track_best: bool = False
     eval_every: int | None = None
     seed: int = 0
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -111,13 +116,15 @@ class TrainConfig:
             raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
         if self.model == "cnn" and not self.hidden:
             raise ArgumentError("hidden: expected at least one width for model cnn, given none")
+        if self.mesh is not None:
+            MeshConfig.parse(self.mesh)
         if self.seed < 0:
             raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
 
     @property
     def steps(self) -> int:
         """`steps_per_batch`, or the solver's default."""
-        return self.steps_per_batch or (1 if self.solver in GRADIENT_SOLVERS else 50)
+        return self.steps_per_batch or (1 if self.solver in OPTAX_SOLVERS else 50)
 
     def is_evaluated(self, batches: int) -> bool:
         """Whether accuracy is taken after this many batches; always at the end."""

@@ -31,7 +31,7 @@ from .run_folder import RunFolder
 from .state import TrainState
 from .steps import make_step
 
-MAY_CHANGE = ("batches", "data_dir", "eval_every")
+MAY_CHANGE = ("batches", "data_dir", "eval_every", "mesh")
 """Fields of a configuration that do not change what its steps do."""
 
 _PACKAGES = ("pjax-prim", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy")

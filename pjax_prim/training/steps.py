@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import pjax_prim as pjp
 
-from .config import GRADIENT_SOLVERS, TrainConfig
+from ..problem import Placement
+from .config import OPTAX_SOLVERS, TrainConfig
 from .state import TrainState, make_optimiser
 
 Loss = Callable[..., Array]
@@ -65,14 +66,15 @@ def chunk(config: TrainConfig, start: int) -> int:
     return min(config.chunk_steps, config.steps - start)
 
 
-def make_step(config: TrainConfig, start: int = 0) -> Step:
+def make_step(config: TrainConfig, start: int = 0, placement: Placement | None = None) -> Step:
     """The step of `config.solver`: one batch, or one chunk of it if it has several.
 
     A batch of more than `chunk_steps` solver steps is taken in chunks, with the solver's state in
     `TrainState.solver` between them, so that a run can be saved and stopped in the middle. The
     chunks lie where they lie by the configuration alone, and so do the results.
 
-    **Arguments:** `start`: the solver steps that are done on the batch; `state.step`.
+    **Arguments:** `start`: the solver steps that are done on the batch; `state.step`. `placement`, of
+    the solver's arrays on a mesh.
 
     **Returns:** `step(state, x, labels) -> (state, metrics)`. `metrics` are scalars: `finite`, and
     when the batch is finished `loss` (mean over the batch, before it) and for projections `gap`.
@@ -81,8 +83,10 @@ def make_step(config: TrainConfig, start: int = 0) -> Step:
     count = chunk(config, start)
     last = start + count == config.steps
     loss = make_loss(config)
-    advance = _gradient_chunk if config.solver in GRADIENT_SOLVERS else _projection_chunk
-    solve = advance(config, loss, count)
+    if config.solver in OPTAX_SOLVERS:
+        solve = _optax_chunk(config, loss, count)
+    else:
+        solve = _projection_chunk(config, loss, count, placement)
 
     def step(state: TrainState, x: Array, labels: Array) -> tuple[TrainState, dict[str, Array]]:
         batch = (x, labels, batch_key(config, state))
@@ -124,8 +128,8 @@ def non_finite_reason(config: TrainConfig, state: TrainState, x: np.ndarray, lab
 
     **Cost:** projections run the batch once more, to learn the node.
     """
-    if config.solver in GRADIENT_SOLVERS:
-        return "The loss, a gradient or an update is not finite."
+    if config.solver in OPTAX_SOLVERS:
+        return "The loss, a direction or an update is not finite."
     batch = (x, labels, batch_key(config, state))
     solver = make_solver(config)
     return pjp.solve(make_loss(config), state.model, *batch, solver=solver, max_steps=config.steps).message
@@ -136,12 +140,14 @@ Chunk = Callable[[TrainState, Batch], tuple[Any, PyTree, PyTree, dict[str, Array
 """From state and batch to the model, the optimiser's state, what the next chunk starts from, metrics."""
 
 
-def _projection_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
+def _projection_chunk(
+    config: TrainConfig, loss: Loss, steps: int, placement: Placement | None
+) -> Chunk:
     solver = make_solver(config)
 
     def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
         solution = pjp.solve(
-            loss, state.model, *batch, solver=solver, max_steps=steps, tol=None, state=state.solver
+            loss, state.model, *batch, solver=solver, max_steps=steps, state=state.solver, placement=placement
         )
         finite = solution.result != pjp.RESULTS.nonfinite
         return solution.params, None, solution.state, {"gap": solution.stats["gap"], "finite": finite}
@@ -149,20 +155,24 @@ def _projection_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
     return advance
 
 
-def _gradient_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
+def _optax_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
     optimiser = make_optimiser(config)
     assert optimiser is not None
 
     def mean_loss(model: Any, batch: Batch) -> Array:
         return jnp.mean(loss(model, *batch))
 
+    direction = eqx.filter_grad(mean_loss)
+    if config.solver == "displacement":
+        lam = config.lam
+        direction = pjp.displacement(mean_loss) if lam is None else pjp.displacement(mean_loss, lam=lam)
+
     def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
         start, static = eqx.partition((state.model, state.memory), eqx.is_array)
 
         def update(_: int, arrays: PyTree) -> PyTree:
             model, memory = eqx.combine(arrays, static)
-            gradient = eqx.filter_grad(mean_loss)(model, batch)
-            updates, memory = optimiser.update(gradient, memory)
+            updates, memory = optimiser.update(direction(model, batch), memory)
             return eqx.filter((eqx.apply_updates(model, updates), memory), eqx.is_array)
 
         arrays = jax.lax.fori_loop(0, steps, update, start if state.solver is None else state.solver)

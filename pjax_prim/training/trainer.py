@@ -11,13 +11,17 @@ import equinox as eqx
 from .. import data
 from ..checkpoint import WHICH, import_params, restore_params
 from ..errors import ArgumentError, NonFiniteError, RunError
+from ..sharding.processes import Group
 from .config import TrainConfig
 from .curves import draw_curves
 from .evaluate import accuracy
+from .placing import Placing
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, params_sha256
 from .state import TrainState, make_state, note_accuracy, restart_batch
 from .steps import chunk, make_step, non_finite_reason
+
+ALONE = Group()
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def train(
     saving: Saving | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
+    group: Group = ALONE,
 ) -> TrainResult:
     """Trains a network. The parameters are carried from batch to batch; everything else of a
     projection solver starts anew from the forward pass of each batch.
@@ -95,36 +100,49 @@ def train(
     - `init_from`: a run folder, or a file of `export_params`, whose parameters to begin with.
     - `on_batch`: called with each row as it is made (see `TrainResult.rows`).
     - `say`: called with what is worth telling about a resume.
+    - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own
+      rows of a batch; the first one writes the folder, which all must see.
 
     **Errors:** `DataError`, `ArgumentError` and `RunError` before anything is compiled;
     `CheckpointError` also where a checkpoint cannot be written. `NonFiniteError` if a value is not
     finite: the model before that batch is saved. `PreemptedError` after SIGTERM, once all is saved.
+    `ProcessError` on every process whose configuration differs from another's, or that others left.
     """
     resume |= resume_older
     if resume and folder is None:
         raise ArgumentError("resume: needs the folder of the run")
     if resume and overwrite:
         raise ArgumentError("overwrite: not together with resume")
-    dataset = data.load(config.data, config.data_dir)
-    model = config.make_model(dataset)
-    if init_from is not None:
-        model = _initial(init_from, model)
-    state = make_state(config, model)
-    make_step(config)  # checks the solver's settings before anything is written
-    with Record(folder, config, dataset, saving or Saving()) as record:
-        if resume:
-            state, progress = record.resume(state, allow_older=resume_older, say=say)
-        else:
-            progress = record.begin(overwrite=overwrite)
-        steps = _CompiledSteps(config)
+
+    def set_up() -> tuple[data.Dataset, TrainState, Placing]:
+        dataset = data.load(config.data, config.data_dir)
+        model = config.make_model(dataset)
+        if init_from is not None:
+            model = _initial(init_from, model)
+        state = make_state(config, model)
+        make_step(config)  # checks the solver's settings before anything is written
+        return dataset, state, Placing(config, dataset, state)
+
+    dataset, state, placing = group.together("configuration", set_up, lambda _: config.to_dict())
+    state = placing.state(state)
+    with group.connected("run"), Record(folder, config, dataset, saving or Saving()) as record:
+
+        def begin() -> tuple[TrainState, Progress]:
+            if resume:
+                return record.resume(state, allow_older=resume_older, say=say)
+            return state, record.begin(overwrite=overwrite)
+
+        state, progress = group.together("run folder", begin)
+        steps = _CompiledSteps(config, placing, group)
         while progress.batch < config.batches:
-            batch = data.batch(dataset, config.batch_size, seed=config.seed, step=progress.batch)
+            batch = placing.batch(dataset, progress.batch)
             state, values = _take_batch(steps, state, batch, progress, record)
             number = progress.batch + 1
             row: dict[str, Any] = {"batch": number, **values}
             if config.is_evaluated(number):
-                row["train_accuracy"] = accuracy(state.model, dataset.train_x, dataset.train_y)
-                row["test_accuracy"] = accuracy(state.model, dataset.test_x, dataset.test_y)
+                with group.waiting(f"evaluation after batch {number}"):
+                    row["train_accuracy"] = accuracy(state.model, dataset.train_x, dataset.train_y)
+                    row["test_accuracy"] = accuracy(state.model, dataset.test_x, dataset.test_y)
                 state = note_accuracy(state, row["test_accuracy"])
             progress.rows.append(row)
             progress.timings.append(progress.seconds)
@@ -133,7 +151,8 @@ def train(
             if on_batch is not None:
                 on_batch(row)
         record.save(state, progress, wait=True)
-        if folder is not None:
+        state = placing.whole(state)
+        if folder is not None and group.is_first:
             folder.save_model(state.model)
             draw_curves(progress.rows, f"{config.data}, {config.model}, {config.solver}", folder.curves)
     return TrainResult(config, state, progress.rows, progress.timings, steps.seconds, record.blocked)
@@ -142,8 +161,10 @@ def train(
 class _CompiledSteps:
     """The steps from each position in a batch, compiled when they are first needed."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, placing: Placing, group: Group):
         self.config = config
+        self.placing = placing
+        self.group = group
         self.seconds = 0.0
         self._compiled: dict[tuple[bool, int, bool], Callable[..., Any]] = {}
 
@@ -153,8 +174,8 @@ class _CompiledSteps:
         kind = (start == 0, count, start + count == self.config.steps)
         if kind not in self._compiled:
             began = time.perf_counter()
-            jitted: Any = eqx.filter_jit(make_step(self.config, start))
-            self._compiled[kind] = jitted.lower(state, *batch).compile()
+            step = make_step(self.config, start, self.placing.placement)
+            self._compiled[kind] = self.placing.compile(step, state, batch)
             self.seconds += time.perf_counter() - began
         return self._compiled[kind]
 
@@ -167,15 +188,18 @@ def _take_batch(
     while True:
         step = steps(progress.start, state, batch)
         began = time.perf_counter()
-        state, metrics = step(state, *batch)
-        values = {name: value.item() for name, value in metrics.items()}  # waits for the device
+        with steps.group.waiting(f"batch {progress.batch + 1}"):
+            state, metrics = step(state, *batch)
+            values = {name: value.item() for name, value in metrics.items()}  # waits for the device
         progress.seconds += time.perf_counter() - began
         if not values.pop("finite"):
             state, progress.start = restart_batch(state), 0
             message = f"batch {progress.batch + 1}: {non_finite_reason(config, state, *batch)}"
             if record.folder is not None:
                 record.save(state, progress, wait=True)
-                record.folder.save_model(state.model)
+                model = steps.placing.whole(state.model)
+                if steps.group.is_first:
+                    record.folder.save_model(model)
                 message += f" Training stopped; the model before it is saved in {record.folder.model}."
             raise NonFiniteError(message)
         progress.start += chunk(config, progress.start)

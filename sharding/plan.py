@@ -1,0 +1,310 @@
+"""How a problem is divided over a mesh: the shardings of all its arrays, and the step on them."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from ..errors import ArgumentError
+from ..graph import ConstraintGraph
+from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
+from ..solvers import AbstractSolver
+from ..solving import make_problem, problem_parts
+from ..transform import is_data, is_trained, prepare
+from .labelling import label_graph
+from .propagation import Labels
+from .rules import Rule, apply_rules, axis_names, check_spec, divisor, path_of
+
+DATA, MODEL, STAGE = "data", "model", "stage"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One array of a plan.
+
+    - `kind`: "parameter", "data" or "state".
+    - `spec`: how it is divided; `bytes_per_device`, of its part.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    spec: PartitionSpec
+    bytes_per_device: int
+
+    @classmethod
+    def of(cls, name: str, kind: str, array: Any) -> "Row":
+        """From a `jax.ShapeDtypeStruct` with its sharding."""
+        part = array.sharding.shard_shape(array.shape)
+        size = math.prod(part) * array.dtype.itemsize
+        return cls(name, kind, array.shape, str(array.dtype), array.sharding.spec, size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A function's feasibility problem, divided over a mesh. Made by `make_plan`.
+
+    - `mesh`, `solver`; `graph`, as the solver takes it.
+    - `parameters`, `data`: shardings of the trained arrays and of the other arrays among the arguments.
+    - `placement`: of all arrays in between; `solve` takes it.
+    """
+
+    mesh: Mesh
+    solver: AbstractSolver
+    graph: ConstraintGraph
+    parameters: tuple[NamedSharding, ...]
+    data: tuple[NamedSharding, ...]
+    placement: Placement
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Of what every device has whole: metrics, for instance."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def shardings(self, params: Any, *args: Any) -> tuple[Any, ...]:
+        """Trees like `(params, *args)` with the sharding of every array, None for other leaves."""
+        parameters, data = iter(self.parameters), iter(self.data)
+
+        def of(leaf: Any, trained: bool) -> NamedSharding | None:
+            if trained and is_trained(leaf):
+                return next(parameters)
+            return next(data) if is_data(leaf) else None
+
+        first = jtu.tree_map(lambda leaf: of(leaf, True), params)
+        return (first, *(jtu.tree_map(lambda leaf: of(leaf, False), tree) for tree in args))
+
+    def shard(self, params: Any, *args: Any) -> tuple[Any, ...]:
+        """`(params, *args)` with every array where it belongs.
+
+        As `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside constrained.
+        """
+
+        def place(leaf: Any, sharding: NamedSharding | None) -> Any:
+            if sharding is None:
+                return leaf
+            inside = isinstance(leaf, jax.core.Tracer)
+            return eqx.filter_shard(leaf, sharding) if inside else jax.device_put(leaf, sharding)
+
+        return tuple(
+            jtu.tree_map(place, tree, shardings)
+            for tree, shardings in zip((params, *args), self.shardings(params, *args), strict=True)
+        )
+
+    def rows(self) -> list["Row"]:
+        """What is divided how: the parameters, the data and every array of the state."""
+        found = []
+        parameters, data = self.abstract_arguments()
+        held = {node for node in self.graph.parameters if node is not None}
+        for index, x in enumerate(data):
+            found.append(Row.of(f"data[{index}]", "data", x))
+        for node, arrays in enumerate(self.abstract_state()):
+            kind = "parameter" if node in held else "state"
+            for index, x in enumerate(arrays):
+                name = path_of(self.graph.nodes[node].name)
+                found.append(Row.of(name if len(arrays) == 1 else f"{name}[{index}]", kind, x))
+        return found
+
+    def __str__(self) -> str:
+        """A table of `rows`, with bytes on each device."""
+        rows = self.rows()
+        cells = [
+            (row.name, row.kind, f"{row.dtype}{list(row.shape)}", str(row.spec), f"{row.bytes_per_device:,}")
+            for row in rows
+        ]
+        total = sum(row.bytes_per_device for row in rows)
+        sizes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        heading = ("array", "part", "shape", "divided over", "bytes per device")
+        table = [heading, *cells, ("total", "", "", "", f"{total:,}")]
+        widths = [max(len(row[i]) for row in table) for i in range(len(heading))]
+        *left, right = widths
+        lines = [
+            "  ".join([*map(str.ljust, cells, left), last.rjust(right)]) for *cells, last in table
+        ]
+        return "\n".join([f"mesh of {self.mesh.size} devices: {sizes}", *lines])
+
+    @cached_property
+    def init(self) -> Callable[[Sequence[Array], Sequence[Array]], State]:
+        """`init(parameters, data) -> state`, jitted: the solver's first state."""
+
+        def init(parameters: Sequence[Array], data: Sequence[Array]) -> State:
+            return self.solver.init(self._problem(data), parameters)
+
+        return jax.jit(
+            init,
+            in_shardings=(list(self.parameters), list(self.data)),
+            out_shardings=self.placement.state,
+        )
+
+    @cached_property
+    def step(self) -> Callable[[State, Sequence[Array]], tuple[State, Array]]:
+        """`step(state, data) -> (state, gaps)`, jitted: one solver step. `state` is donated.
+
+        `gaps` holds for each node the distance between the shadows.
+        """
+
+        def step(state: State, data: Sequence[Array]) -> tuple[State, Array]:
+            state, squared = self.solver.step(self._problem(data), state)
+            return state, jnp.sqrt(squared)
+
+        return jax.jit(
+            step,
+            in_shardings=(self.placement.state, list(self.data)),
+            out_shardings=(self.placement.state, self.replicated),
+            donate_argnums=0,
+        )
+
+    def _problem(self, data: Sequence[Array]) -> AbstractProblem:
+        captured = [array for _, array in self.graph.function.captured]
+        return make_problem(self.graph, self.solver.form, ([], list(data), captured), self.placement)
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the state."""
+        parameters, data = self.abstract_arguments()
+        shapes = jax.eval_shape(self.init, parameters, data)
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            self.placement.state,
+        )
+
+    def abstract_arguments(self) -> tuple[list[Any], list[Any]]:
+        """Shapes, dtypes and shardings of the parameters and of the data."""
+        function = self.graph.function
+        return tuple(  # type: ignore[return-value]
+            [
+                jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+                for value, sharding in zip(values, shardings, strict=True)
+            ]
+            for values, shardings in (
+                (function.parameters, self.parameters),
+                (function.data, self.data),
+            )
+        )
+
+
+def make_plan(
+    fn: Callable[..., Any],
+    params: Any,
+    *args: Any,
+    solver: AbstractSolver,
+    mesh: Mesh,
+    rules: Iterable[Rule] = (),
+    inputs: Sequence[PartitionSpec] | None = None,
+) -> Plan:
+    """Divides the feasibility problem of a function over a mesh.
+
+    Examples (the leading axis of every array in `args`) are divided over `data`; features of
+    parameters and values over `model`; copies of a product of P rows and Q columns over both;
+    parameters stacked for a loop, and its iterations with them, over `stage`. What an elementary
+    constraint needs at once is never divided, and an array whose features the mesh does not
+    divide keeps them whole. Values never depend on the mesh.
+
+    **Arguments:**
+
+    - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
+    - `mesh`: with any of the axes `data`, `model`, `stage`. The solver works on these devices with
+      axes of type Auto; arrays that are typed by an Explicit mesh are moved by `Plan.shard`.
+    - `rules`: for parameters, in place of the default (see `rules.Rule`).
+    - `inputs`: for each array in `args`, in place of the default.
+
+    **Errors:** those of `solve`; `ArgumentError` for a batch, or an axis in a rule, that the mesh does
+    not divide, and for unknown names in a rule.
+    """
+    if AxisType.Explicit in mesh.axis_types:
+        mesh = Mesh(mesh.devices, mesh.axis_names)
+    prepared = prepare(fn, params, args)
+    graph, _ = problem_parts(prepared, solver)
+    given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
+    data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
+    paths = {
+        path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None
+    }
+    shapes = {path: _shape(graph, node) for path, node in paths.items()}
+    chosen = apply_rules(rules, shapes, mesh)
+    labels = label_graph(
+        graph,
+        [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
+        {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()},
+        lambda shape, labels: _fit(mesh, shape, labels),
+        MODEL,
+        STAGE,
+    )
+    kind = CompressedProblem if solver.form == "compressed" else ExpandedProblem
+
+    def sharding(labels: Labels | None) -> NamedSharding | None:
+        return None if labels is None else NamedSharding(mesh, PartitionSpec(*labels))
+
+    def shardings(several: Sequence[Sequence[Labels]]) -> tuple[tuple[NamedSharding, ...], ...]:
+        return tuple(tuple(NamedSharding(mesh, PartitionSpec(*x)) for x in of) for of in several)
+
+    outputs = tuple(map(sharding, labels.outputs))
+    copies = shardings(labels.copies)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    placement = Placement(
+        outputs,
+        shardings(labels.operands),
+        shardings(labels.means),
+        copies,
+        # No state holds what a loss produces.
+        kind(graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
+    )
+    parameters = tuple(
+        replicated if node is None else placement.outputs[node] or replicated
+        for node in graph.parameters
+    )
+    return Plan(
+        mesh, solver, graph, parameters, tuple(NamedSharding(mesh, spec) for spec in data), placement
+    )
+
+
+def _input_specs(
+    mesh: Mesh, shapes: Sequence[tuple[int, ...]], given: int, inputs: Sequence[PartitionSpec] | None
+) -> list[PartitionSpec]:
+    """Specs of all data arrays; the last `given` are those among the arguments."""
+    fixed = [PartitionSpec()] * (len(shapes) - given)
+    of_arguments = shapes[len(fixed) :]
+    if inputs is not None:
+        if len(inputs) != given:
+            raise ArgumentError(f"inputs: expected a spec for each of {given} arrays, given {len(inputs)}")
+        for number, (spec, shape) in enumerate(zip(inputs, of_arguments, strict=True)):
+            check_spec(f"inputs[{number}]", spec, shape, mesh)
+        return [*fixed, *inputs]
+    parts = mesh.shape.get(DATA, 1)
+    for number, shape in enumerate(of_arguments):
+        if shape and shape[0] % parts:
+            raise ArgumentError(
+                f"args: array {number} has {shape[0]} examples, which mesh axis {DATA}={parts} does not "
+                "divide; choose another batch size or mesh, or say with inputs=... how it is divided"
+            )
+    spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
+    return [*fixed, *(spec if shape else PartitionSpec() for shape in of_arguments)]
+
+
+def _shape(graph: ConstraintGraph, node: int) -> tuple[int, ...]:
+    output = graph.nodes[node].output
+    assert output is not None
+    return output.shape
+
+
+def _labels(spec: PartitionSpec, shape: tuple[int, ...]) -> Labels:
+    return (*spec, *(None,) * (len(shape) - len(spec)))
+
+
+def _fit(mesh: Mesh, shape: tuple[int, ...], labels: Labels) -> Labels:
+    """The labels that divide an array of this shape into several equal parts."""
+
+    def fits(size: int, label: Any) -> bool:
+        names = axis_names(label)
+        parts = divisor(names, mesh) if set(names) <= mesh.shape.keys() else 1
+        return parts > 1 and size % parts == 0
+
+    return tuple(label if fits(size, label) else None for size, label in zip(shape, labels, strict=True))

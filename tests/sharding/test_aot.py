@@ -1,0 +1,93 @@
+"""`pjax-prim aot`: what it refuses, and one compilation where libtpu is there."""
+
+import importlib.util
+import json
+
+import pytest
+from pjax_prim.sharding import Collective
+from pjax_prim.sharding.roofline import CHIPS, roofline
+from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
+
+from pjax_prim.cli import main
+from pjax_prim.errors import ArgumentError
+
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (extra: aot)")
+SMALL = "--hidden 256 256 --batch-size 256".split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--topology v9x:4x4 --mesh data=16", "topology: no chip 'v9x' in 'v9x:4x4'; there are v4, v5e"),
+        ("--topology v5e-16 --mesh data=16", "topology: no chip 'v5e-16' in 'v5e-16'; did you mean v5e"),
+        ("--topology v5e:sixteen --mesh data=16", "topology: expected CHIP:AxB or CHIP:AxBxC"),
+        ("--topology v5e:4x4 --mesh data=16 --solver adam", "solver: aot compiles projection solvers"),
+        (
+            "--topology v5e:2x2 --topology v5e:4x4 --topology v5e:8x8 --mesh data=4 --mesh data=16",
+            "mesh: expected one, or one for each of 3 topologies, given 2",
+        ),
+    ],
+)
+def test_bad_input(arguments: str, message: str, capsys) -> None:
+    assert main(["aot", *arguments.split()]) == 2
+    captured = capsys.readouterr()
+    assert f"pjax-prim: error: {message}" in captured.err and not captured.out
+
+
+def test_without_libtpu(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ArgumentError, match=r"needs libtpu: pip install 'pjax-prim\[aot\]'"):
+        topology_devices("v5e:4x4")
+
+
+def test_roofline_has_three_terms() -> None:
+    exchanged = [
+        Collective("all-reduce", ((100,),), 400, 16, False),
+        Collective("all-gather", ((100,),), 400, 4, False),
+    ]
+    for topology, links in (("v5e:16x16", 2), ("v5e:8x8", 1)):
+        terms = roofline(topology, 197e12, 819e9 * 2, exchanged)
+        assert terms.arithmetic_s == pytest.approx(1) and terms.memory_s == pytest.approx(2)
+        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 + 3 / 4) * 400 / 50e9 / links)
+    assert roofline("v5p:4x4x4", 459e12, 0, exchanged).arithmetic_s == pytest.approx(1)
+    assert terms.step_s == pytest.approx(2 + terms.interconnect_s)
+    assert set(CHIPS) == {"v4", "v5e", "v5p", "v6e"}
+
+
+def test_the_compiler_s_message_of_too_little_memory() -> None:
+    text = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm. Exceeded"
+    assert _wanted_bytes(text) == int(20.5 * 2**30)
+    text = "the total memory required for HLO temporaries (258.63G) exceeds available HBM (15.75G)."
+    assert _wanted_bytes(text) == int(258.63 * 2**30)
+    assert _wanted_bytes("INTERNAL: something else") is None
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_is_compiled_for_a_pod(capsys) -> None:
+    assert main(["aot", "--topology", "v5e:4x4", "--mesh", "data=4,model=-1", *SMALL, "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["chips"] == 16 and found["fits"] and found["mesh"] == "data=4,model=4"
+    assert 0 < found["peak_bytes_per_chip"] < found["capacity_bytes_per_chip"] == 16 * 2**30
+    assert {"all-gather", "all-reduce"} <= set(found["collectives"])
+    terms = [found[f"{name}_s"] for name in ("arithmetic", "memory", "interconnect")]
+    assert all(x > 0 for x in terms)
+    assert found["predicted_step_s"] == pytest.approx(max(terms[:2]) + terms[2])
+    assert "v5e:4x4" in captured.err
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_does_not_fit_is_named(capsys) -> None:
+    wide = "--hidden 4096 4096 --batch-size 4096 --solver dr".split()
+    assert main(["aot", "--topology", "v5e:2x2", "--mesh", "data=4", *wide, "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert not found["fits"] and found["predicted_step_s"] is None
+    assert found["peak_bytes_per_chip"] > found["capacity_bytes_per_chip"]
+    assert "v5e:2x2: does not fit" in captured.err
+    assert "linear_1[0] float32[1, 4096, 4096, 4096]" in captured.err
+    assert main(["aot", "--topology", "v5e:3x7", "--mesh", "data=-1", *SMALL]) == 2
+    assert "topology: libtpu knows no 'v5e:3x7'" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""A step on a mesh of eight devices gives what it gives on one."""
+
+from functools import cache
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from pjax_prim.sharding import Plan, make_mesh, make_plan
+
+import pjax_prim as pjp
+from tests.solvers.problems import SOLVERS, Problem
+
+from .problems import MLP, OTHERS
+
+STEPS = 6  # so many until labels reach the first layer
+TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
+
+
+def arguments(problem: Problem, dtype: str) -> tuple[Any, ...]:
+    def cast(x: Any) -> Any:
+        return x.astype(dtype) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, problem.arguments)
+
+
+def plan_of(problem: Problem, solver: str, mesh: str | None, dtype: str = "float64") -> Plan:
+    """On all devices, or on one if `mesh` is None."""
+    devices = make_mesh("data=1", jax.devices()[:1]) if mesh is None else make_mesh(mesh)
+    return make_plan(problem.fn, *arguments(problem, dtype), solver=SOLVERS[solver], mesh=devices)
+
+
+def states(plan: Plan, problem: Problem, dtype: str, start: Any = None) -> list[Any]:
+    """The first state, the one after `STEPS` steps, and the gaps of the last one."""
+    params, *args = plan.shard(*arguments(problem, dtype))
+    data = jax.tree.leaves(args)
+    trained = jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array))
+    first = plan.init(trained, data) if start is None else jax.device_put(start, plan.placement.state)
+    state = jax.tree.map(jnp.copy, first)  # a step takes its argument's memory
+    for _ in range(STEPS):
+        state, gaps = plan.step(state, data)
+    return [first, state, gaps]
+
+
+@cache
+def alone(problem: Problem, solver: str, dtype: str) -> list[Any]:
+    return states(plan_of(problem, solver, None, dtype), problem, dtype)
+
+
+def check(problem: Problem, solver: str, mesh: str, dtype: str = "float64") -> Plan:
+    plan = plan_of(problem, solver, mesh, dtype)
+    first, *expected = alone(problem, solver, dtype)
+    _, *found = states(plan, problem, dtype, start=first)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    for node in plan.graph.parameters:
+        assert node is not None and np.any(expected[0][node][0] != first[node][0])
+    for new, old in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
+        assert old.dtype == dtype
+        np.testing.assert_allclose(new, old, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    # The gap of a compressed form is the root of a difference of squares.
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=TOLERANCE[dtype] ** 0.5)
+    for array, sharding in zip(*map(jax.tree.leaves, (found[0], plan.placement.state)), strict=True):
+        assert array.sharding.is_equivalent_to(sharding, array.ndim)
+    return plan
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_and_form(solver: str) -> None:
+    plan = check(MLP, solver, "data=2,model=2,stage=2")
+    divided = [axis for sharding in jax.tree.leaves(plan.placement.state) for axis in sharding.spec]
+    assert {"data", "model"} <= {*divided}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("mesh", ["data=8", "data=4,model=2", "data=2,model=4"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_on_every_mesh(solver: str, mesh: str, dtype: str) -> None:
+    check(MLP, solver, mesh, dtype)
+
+
+@pytest.mark.parametrize("problem", OTHERS, ids=str)
+def test_every_problem(problem: Problem) -> None:
+    check(problem, "alternating_projections_compressed", "data=2,model=2,stage=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["cyclic_projections_expanded", "douglas_rachford_0.3"])
+@pytest.mark.parametrize("problem", OTHERS, ids=str)
+def test_every_problem_expanded(problem: Problem, solver: str) -> None:
+    check(problem, solver, "data=4,model=2")
+
+
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+def test_solve_takes_a_placement(kind: str) -> None:
+    solver = "alternating_projections_compressed"
+    mesh = make_mesh(f"data=4,model=2,axis_type={kind}")
+    plan = make_plan(MLP.fn, *MLP.arguments, solver=SOLVERS[solver], mesh=mesh)
+    _, state, _ = alone(MLP, solver, "float64")
+    given: Any = MLP.arguments
+    if kind == "explicit":  # as a user's own code on such a mesh makes them
+        given = (given[0], *jax.device_put(given[1:], NamedSharding(mesh, P("data"))))
+        assert "data" in str(jax.typeof(given[1]))
+    arguments = plan.shard(*given)
+    solution = pjp.solve(
+        MLP.fn, *arguments, solver=SOLVERS[solver], max_steps=STEPS, placement=plan.placement
+    )
+    for new, old in zip(*map(jax.tree.leaves, (solution.state, state)), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-10)
+    again = pjp.solve(
+        MLP.fn, *arguments, solver=SOLVERS[solver], max_steps=1, state=solution.state,
+        placement=plan.placement,
+    )  # fmt: skip
+    assert np.isfinite(again.stats["gap"])
+    for a, b in zip(jax.tree.leaves(solution.params), plan.parameters, strict=False):
+        assert not isinstance(a, jax.Array) or a.sharding.is_equivalent_to(b, a.ndim)

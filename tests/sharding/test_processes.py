@@ -1,0 +1,229 @@
+"""`pjax-prim train` in several processes of two CPU devices each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from pjax_prim.sharding import make_mesh
+from pjax_prim.sharding.processes import Group, distribute, from_local_rows, local_rows, start, whole
+
+from pjax_prim.cli import main
+from pjax_prim.errors import ArgumentError, LostProcessError, ProcessError
+from pjax_prim.training import TrainConfig, train
+
+SMALL = "--hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
+CONFIG = TrainConfig(hidden=(8,), batch_size=16, batches=2, steps_per_batch=2)
+LIMIT = 240  # seconds, on a busy machine
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+class Run:
+    """Processes of one run, each with its own options; none is left over."""
+
+    def __init__(self, folder: Path, options: Sequence[Sequence[str]], timeout: float = 100):
+        port = free_port()
+        self.started = [
+            subprocess.Popen(
+                [
+                    Path(sys.executable).parent / "pjax-prim", "train", *own,
+                    "--run-dir", str(folder / "run"),
+                    "--coordinator", f"localhost:{port}", "--num-processes", str(len(options)),
+                    "--process-id", str(number), "--process-timeout", str(timeout),
+                ],
+                cwd=folder, env=os.environ | ENVIRONMENT, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for number, own in enumerate(options)
+        ]  # fmt: skip
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def results(self) -> Iterator[tuple[int, str, str]]:
+        """Exit status, standard output and standard error of each."""
+        for process in self.started:
+            out, err = process.communicate(timeout=LIMIT)
+            yield process.returncode, out, err
+
+
+def check_training(folder: Path, processes: int, mesh: str) -> None:
+    with Run(folder, [[*SMALL, "--mesh", mesh]] * processes) as run:
+        results = list(run.results())
+    assert [status for status, *_ in results] == [0] * processes, results
+    outputs = [out for _, out, _ in results]
+    assert not any(outputs[1:])
+    summary = json.loads(outputs[0])
+    alone = train(CONFIG)
+    assert summary["gap"] == pytest.approx(alone.rows[-1]["gap"], rel=1e-4)
+    assert summary["test_accuracy"] == pytest.approx(alone.rows[-1]["test_accuracy"], abs=0.01)
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    # The saved model is whole, and one process reads it.
+    assert main(["eval", "--run-dir", str(folder / "run"), "--json"]) == 0
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    check_training(tmp_path, 2, "data=2,model=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data=-1", "data=2,model=4"])
+def test_four_processes_train_as_one(tmp_path: Path, mesh: str) -> None:
+    check_training(tmp_path, 4, mesh)
+
+
+def test_differing_configurations_are_an_error_on_every_process(tmp_path: Path) -> None:
+    with Run(tmp_path, [SMALL, [*SMALL, "--seed", "1"]]) as run:
+        for status, out, err in run.results():
+            assert status == 2 and not out
+            assert "configuration differs between processes: seed: process 0 has 0, process 1 has 1" in err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_bad_input_on_one_process_ends_all(tmp_path: Path) -> None:
+    with Run(tmp_path, [SMALL, [*SMALL, "--beta", "1"]]) as run:
+        (status_0, _, err_0), (status_1, _, err_1) = run.results()
+    assert status_0 == status_1 == 2
+    assert "error: options: process 1 stopped: beta: only for solver dm" in err_0
+    assert "error: beta: only for solver dm" in err_1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_a_lost_process_ends_the_others(tmp_path: Path, how: str) -> None:
+    long = [*SMALL, "--batches", "1000000"]
+    with Run(tmp_path, [long, long], timeout=15) as run:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        waited = time.monotonic() + LIMIT
+        while not metrics.exists() or not metrics.read_text():
+            assert time.monotonic() < waited and run.started[0].poll() is None
+            time.sleep(0.2)
+        run.started[1].send_signal(signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+        _, err = run.started[0].communicate(timeout=LIMIT)
+        assert run.started[0].returncode != 0
+        assert any(text in err for text in (
+            "another process of this run is gone or cannot be reached",
+            "waited 15 s for the others; at least one of them is gone or stuck",
+            "another task died",
+        )), err  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes(tmp_path: Path) -> None:
+    with Run(tmp_path, [SMALL, SMALL], timeout=5) as run:
+        run.started[1].kill()
+        _, err = run.started[0].communicate(timeout=LIMIT)
+    assert run.started[0].returncode != 0
+    assert "could not join localhost" in err or "DEADLINE_EXCEEDED" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, 2, 0, 0.0), "process_timeout: expected a number of seconds above 0, given 0.0"),
+        (("localhost:1", 0, 0, 1.0), "num_processes: expected at least 1, given 0"),
+        (("localhost:1", 2, 2, 1.0), "process_id: expected 0 to 1, given 2"),
+    ],
+)
+def test_bad_groups(arguments: tuple, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        start(*arguments)
+
+
+def test_alone() -> None:
+    group = start(None, None, None, 3.0)
+    assert group == Group(3.0) and group.is_first
+    assert group.together("nothing", lambda: 5) == 5
+    with group.waiting("nothing"), pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
+        raise jax.errors.JaxRuntimeError("Gloo: no other process that could be lost")
+
+
+class Store:
+    """A key-value store in which another process has answered, or not."""
+
+    def __init__(self, answer: dict | None):
+        self.values: dict[str, str] = {}
+        self.answer = answer
+
+    def key_value_set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def blocking_key_value_get(self, key: str, timeout: int) -> str:
+        if key in self.values:
+            return self.values[key]
+        if self.answer is None:
+            raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: after {timeout} ms")
+        return json.dumps(self.answer)
+
+
+def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {"sha256": "0", "fields": {"a": 1, "b": [2]}, "error": None}
+    store = Store(None)
+    monkeypatch.setattr("pjax_prim.sharding.processes.coordination_client", lambda: store)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    group = Group(2.0)
+    with pytest.raises(ProcessError, match="setup: no answer from process 1 of 2 within 2 s .DEADLINE"):
+        group.together("setup", lambda: None)
+    store.answer = same
+    with pytest.raises(ProcessError, match=r"a: process 0 has 3, process 1 has 1; b: process 0 has None"):
+        group.together("setup", lambda: None, lambda _: {"a": 3})
+    store.answer = {**same, "error": "broken"}
+    with pytest.raises(ProcessError, match="setup: process 1 stopped: broken"):
+        group.together("setup", lambda: None)
+
+    def fail() -> None:
+        raise ArgumentError("mine")
+
+    with pytest.raises(ArgumentError, match="mine"):
+        group.together("setup", fail)
+    with pytest.raises(LostProcessError, match=r"batch 3: another process .* is gone .*Gloo all-reduce"):
+        with group.waiting("batch 3"):
+            raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: reset by peer")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), group.waiting("batch 3"):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+def test_a_wait_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("pjax_prim.sharding.processes.leave", ended.set)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with Group(0.05).waiting("batch 7"):
+        assert ended.wait(60)
+    assert "batch 7: process 0 waited 0.05 s for the others; at least one" in capsys.readouterr().err
+
+
+def test_rows_of_a_process() -> None:
+    mesh = make_mesh("data=4,model=2")
+    sharding = NamedSharding(mesh, P("data", None))
+    assert local_rows(sharding, 8).tolist() == list(range(8))
+    x = np.arange(24.0).reshape(8, 3)
+    placed = from_local_rows(sharding, x, 8)
+    np.testing.assert_array_equal(whole(placed), x)
+    assert placed.sharding == sharding
+    spec = NamedSharding(mesh, P())
+    for array in (jax.numpy.asarray(x), jax.random.key(3)):
+        again = distribute(array, spec)
+        assert again.sharding.is_equivalent_to(spec, again.ndim) and again.dtype == array.dtype

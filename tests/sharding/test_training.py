@@ -1,0 +1,61 @@
+"""`train` on a mesh, in one process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import chex
+import equinox as eqx
+import jax
+import pytest
+
+from pjax_prim.errors import ArgumentError
+from pjax_prim.training import RunFolder, TrainConfig, train
+
+CONFIG = TrainConfig(hidden=(8,), batch_size=16, batches=2, steps_per_batch=3, eval_every=2)
+
+
+def check_same(solver: str, mesh: str, **fields: object) -> None:
+    config = replace(CONFIG, solver=solver, **fields)
+    alone, divided = train(config), train(replace(config, mesh=mesh))
+    arrays = [jax.device_get(eqx.filter(x.model, eqx.is_inexact_array)) for x in (alone, divided)]
+    chex.assert_trees_all_close(*arrays, rtol=0, atol=1e-5)
+    assert divided.rows[-1]["loss"] == pytest.approx(alone.rows[-1]["loss"], rel=1e-4)
+
+
+def test_projections() -> None:
+    check_same("ap", "data=4,model=2")
+
+
+@pytest.mark.slow
+def test_with_a_state_between_chunks_and_dropout() -> None:
+    check_same("dr", "data=2,model=4", chunk_steps=2, average=0.9, dropout=0.2, track_best=True)
+
+
+@pytest.mark.slow
+def test_gradients() -> None:
+    check_same("adam", "data=2,model=4")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    config = replace(CONFIG, batches=4)
+    whole = train(config)
+    train(replace(config, batches=2, mesh="data=4,model=2"), folder)
+    went_on = train(replace(config, mesh="data=8"), folder, resume=True)
+    assert [row["batch"] for row in went_on.rows] == [1, 2, 3, 4]
+    arrays = [jax.device_get(eqx.filter(x.model, eqx.is_inexact_array)) for x in (whole, went_on)]
+    chex.assert_trees_all_close(*arrays, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mesh": "dota=2"}, "mesh: no axis 'dota'; did you mean data"),
+        ({"mesh": "data=3"}, "mesh: expected sizes that multiply to the 8 devices there are, given data=3"),
+        ({"mesh": "data=8", "batch_size": 12}, "array 0 has 12 examples, which mesh axis data=8 does not"),
+    ],
+)
+def test_bad_meshes(fields: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        train(replace(CONFIG, **fields))
