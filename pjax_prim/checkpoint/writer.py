@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -176,6 +177,9 @@ class CheckpointWriter:
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         self._pending = None
+        if jax.process_index() == 0:
+            for partial in self._partial(step):  # it may be what fills the disk
+                shutil.rmtree(partial, ignore_errors=True)
         complete = [other for other in self.folder.steps() if other != step]
         newest = f"the newest complete one is {complete[-1]}" if complete else "there is no complete one"
         return CheckpointError(
@@ -186,9 +190,11 @@ class CheckpointWriter:
         """Called by Orbax, by one process, when all files are there and before they get their name."""
         assert self._pending is not None
         step, info = self._pending
-        path = self.folder.path.absolute()
-        partial = [entry for entry in path.iterdir() if entry.name.startswith(f"{step}{_PARTIAL}")]
-        write_manifest(partial[0] if partial else path / str(step), info)
+        write_manifest(next(iter(self._partial(step)), self.folder.step_path(step)), info)
+
+    def _partial(self, step: int) -> list[Path]:
+        """Where Orbax writes a checkpoint that has not its name yet."""
+        return [path for path in self.folder.path.iterdir() if path.name.startswith(f"{step}{_PARTIAL}")]
 
 
 def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:

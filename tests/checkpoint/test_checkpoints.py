@@ -231,10 +231,11 @@ def test_full_disk(tmp_path) -> None:
             writer.save(2, large, {})
             writer.wait()
         assert "No space left on device" in str(error.value)
+        assert [path.name for path in disk.iterdir()] == ["1"]
         folder = CheckpointFolder(disk)
         assert folder.choose() == 1
         np.testing.assert_array_equal(folder.restore(1, small)["x"], small["x"])
-        save(disk, small, first=2)  # what was half written is gone
+        save(disk, small, first=2)
         assert folder.choose() == 2
 
 
