@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import logging
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -249,4 +251,6 @@ def _reason(error: BaseException) -> str:
         if error.__cause__ is None and error.__context__ is None:
             break
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore reports it
+        return os.strerror(int(code[1]))
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -225,12 +225,11 @@ def test_full_disk(tmp_path) -> None:
     rng = np.random.default_rng(0)  # does not compress
     small, large = ({"x": jnp.asarray(rng.standard_normal(n))} for n in (1000, 300_000))
     with mounted(tmp_path / "disk", "size=1m") as disk:
-        message = "checkpoint 2 could not be written .*; the newest complete one is 1"
-        with pytest.raises(CheckpointError, match=message) as error, CheckpointWriter(disk) as writer:
+        message = r"2 could not be written \(No space left on device\); the newest complete one is 1"
+        with pytest.raises(CheckpointError, match=message), CheckpointWriter(disk) as writer:
             writer.save(1, small, {})
             writer.save(2, large, {})
             writer.wait()
-        assert "No space left on device" in str(error.value)
         assert [path.name for path in disk.iterdir()] == ["1"]
         folder = CheckpointFolder(disk)
         assert folder.choose() == 1
