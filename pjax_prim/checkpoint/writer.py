@@ -3,6 +3,9 @@
 import contextlib
 import itertools
 import logging
+import os
+import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -176,6 +179,9 @@ class CheckpointWriter:
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         self._pending = None
+        if jax.process_index() == 0:
+            for partial in self._partial(step):  # it may be what fills the disk
+                shutil.rmtree(partial, ignore_errors=True)
         complete = [other for other in self.folder.steps() if other != step]
         newest = f"the newest complete one is {complete[-1]}" if complete else "there is no complete one"
         return CheckpointError(
@@ -186,9 +192,11 @@ class CheckpointWriter:
         """Called by Orbax, by one process, when all files are there and before they get their name."""
         assert self._pending is not None
         step, info = self._pending
-        path = self.folder.path.absolute()
-        partial = [entry for entry in path.iterdir() if entry.name.startswith(f"{step}{_PARTIAL}")]
-        write_manifest(partial[0] if partial else path / str(step), info)
+        write_manifest(next(iter(self._partial(step)), self.folder.step_path(step)), info)
+
+    def _partial(self, step: int) -> list[Path]:
+        """Where Orbax writes a checkpoint that has not its name yet."""
+        return [path for path in self.folder.path.iterdir() if path.name.startswith(f"{step}{_PARTIAL}")]
 
 
 def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
@@ -216,9 +224,13 @@ def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
 
 
 def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
-    on_device = {name: array for name, array in arrays.items() if isinstance(array, jax.Array)}
-    copies = _copy_on_device(on_device)
-    return {name: copies[name] if name in copies else np.array(array) for name, array in arrays.items()}
+    groups: dict[Any, dict[str, Any]] = {}  # one call takes arrays of one set of devices
+    for name, array in arrays.items():
+        groups.setdefault(getattr(array, "sharding", None), {})[name] = array
+    copies: dict[str, Any] = {}
+    for sharding, group in groups.items():
+        copies |= {n: np.array(x) for n, x in group.items()} if sharding is None else _copy_on_device(group)
+    return copies
 
 
 @jax.jit
@@ -239,4 +251,6 @@ def _reason(error: BaseException) -> str:
         if error.__cause__ is None and error.__context__ is None:
             break
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore reports it
+        return os.strerror(int(code[1]))
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,10 +15,20 @@ import jax
 import numpy as np
 import pytest
 
+from pjax_prim import data
 from pjax_prim.checkpoint import Preemption, Retention, SavePolicy, restore_params
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError, CheckpointError, NonFiniteError, PreemptedError, RunError
-from pjax_prim.training import RunFolder, Saving, TrainConfig, TrainResult, evaluate_run, params_sha256, train
+from pjax_prim.training import (
+    RunFolder,
+    Saving,
+    TrainConfig,
+    TrainResult,
+    evaluate_run,
+    params_sha256,
+    train,
+    trainer,
+)
 
 SMALL = TrainConfig(hidden=(6,), batch_size=8, batches=3, eval_every=2, seed=3)
 QUICK = replace(SMALL, solver="adam", batches=5)
@@ -35,6 +45,18 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
         return asked >= polls
 
     monkeypatch.setattr(Preemption, "reached", reached)
+
+
+def share_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of one configuration compile once."""
+    compiled: dict = {}
+    make = trainer._CompiledSteps.__init__
+
+    def init(self, *arguments) -> None:
+        make(self, *arguments)
+        self._compiled = compiled
+
+    monkeypatch.setattr(trainer._CompiledSteps, "__init__", init)
 
 
 def outcome(result: TrainResult, folder: RunFolder) -> tuple:
@@ -78,7 +100,8 @@ SOLVERS = [
 @pytest.mark.parametrize(
     "fields", [pytest.param(fields, marks=[pytest.mark.slow] if slow else []) for fields, slow in SOLVERS]
 )
-def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path) -> None:
+def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path, monkeypatch) -> None:
+    share_compiled_steps(monkeypatch)  # the tests with real processes compile again
     config = replace(SMALL, steps_per_batch=4, chunk_steps=2, dropout=0.2, **fields)
     whole = RunFolder(tmp_path / "whole")
     expected = outcome(train(config, whole, saving=EVERY), whole)
@@ -124,10 +147,7 @@ def test_averaged_and_best_parameters(tmp_path) -> None:
     other = RunFolder(tmp_path / "other")
     keep = Saving(SavePolicy(every=1), Retention(latest=9))
     model = train(replace(QUICK, average=0.5, batches=2), other, saving=keep).model
-    config = other.load_config()
-    from pjax_prim.data import load
-
-    expected = config.make_model(load("digits"))
+    expected = other.load_config().make_model(data.load("digits"))
     for step in (1, 2):
         after = restore_params(other.path, model, step=step)
         expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, expected, after)
@@ -160,8 +180,6 @@ def test_every_changed_field_is_listed(tmp_path, monkeypatch) -> None:
         "solver: 'adam' in the checkpoint, 'dr' here",
         "seed: 3 in the checkpoint, 4 here",
     ]
-    from pjax_prim import data
-
     load = data.load
 
     def other(name: str, path=None):
@@ -179,8 +197,8 @@ def test_every_changed_field_is_listed(tmp_path, monkeypatch) -> None:
 def test_damaged_checkpoint(tmp_path, capsys) -> None:
     folder = RunFolder(tmp_path)
     expected = outcome(train(QUICK, folder, saving=EVERY), folder)
-    [data] = list((folder.checkpoints.step_path(5) / "state" / "d").iterdir())
-    data.write_bytes(data.read_bytes()[:-1])
+    [file] = list((folder.checkpoints.step_path(5) / "state" / "d").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
     arguments = [
         "train",
         "--run-dir",
@@ -193,7 +211,7 @@ def test_damaged_checkpoint(tmp_path, capsys) -> None:
     ]
     assert main([*arguments, "--resume"]) == 2
     message = capsys.readouterr().err
-    assert f"{data}: damaged: expected " in message and "older checkpoints: 3, 4. " in message
+    assert f"{file}: damaged: expected " in message and "older checkpoints: 3, 4. " in message
     assert "--resume-older" in message and folder.checkpoints.steps() == [3, 4, 5]
     with pytest.raises(CheckpointError, match="damaged"):
         evaluate_run(folder)
