@@ -2,8 +2,9 @@
 
 import argparse
 import itertools
+from typing import get_args
 
-from pjax_prim.training.benchmark import CASES, benchmark
+from pjax_prim.training.benchmark import CASES, Call, benchmark
 
 COLUMNS = {
     "step ms": lambda f: f"{f['step_ms']:.2f}",
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, nargs="*", default=[256])
     parser.add_argument("--no-skip", action="store_true")
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--call", choices=get_args(Call), default="keep", help="see `benchmark`")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"cases: expected some of {', '.join(CASES)}, given {', '.join(sorted(unknown))}")
@@ -39,7 +41,13 @@ def main() -> None:
         options.cases, options.hidden or [None], options.batch_size
     ):
         figures = benchmark(
-            case, hidden, batch_size, model=options.model, skip=not options.no_skip, repeats=options.repeats
+            case,
+            hidden,
+            batch_size,
+            model=options.model,
+            skip=not options.no_skip,
+            repeats=options.repeats,
+            call=options.call,
         )
         cells = " | ".join(column(figures) for column in COLUMNS.values())
         print(f"| {case} | {hidden or 'default'} | {batch_size} | {cells} |", flush=True)

@@ -11,7 +11,14 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-from pjax_prim.primitives import DEFINITIONS, Definition, displace_max_p, project_max_p
+from pjax_prim.primitives import (
+    DEFINITIONS,
+    Definition,
+    displace_max_p,
+    displace_scalar_p,
+    project_max_p,
+    project_scalar_p,
+)
 from pjax_prim.primitives import max as maximum
 
 
@@ -37,7 +44,7 @@ def register(
     """
 
     def scoped(
-        function: Callable[..., tuple[jax.Array, ...]], *arrays: Any, **static: Any
+        function: Callable[..., tuple[jax.Array, ...]], /, *arrays: Any, **static: Any
     ) -> tuple[jax.Array, ...]:
         with jax.named_scope(definition.name):
             return function(*arrays, **static)
@@ -66,5 +73,8 @@ for _definition in DEFINITIONS.values():
 # Its length depends on the data: over several devices each pass would cost a collective.
 register(project_max_p, partial(maximum.reference, find=maximum.find_by_search), local=True)
 register(displace_max_p, partial(maximum.displace_reference, find=maximum.find_by_search), local=True)
+# So would the choice between the two ways to solve.
+for _definition in (project_scalar_p, displace_scalar_p):
+    register(_definition, partial(_definition.reference, branch=True), local=True)
 
 from . import cpu as cpu  # noqa: E402  after the defaults, so that its rules win

@@ -1,6 +1,8 @@
 """Training without gradients: a function becomes a feasibility problem, and projections solve it."""
 
 from . import lowering as lowering
+from .displacement import displacement as displacement
+from .displacement import value_and_displacement as value_and_displacement
 from .errors import ArgumentError as ArgumentError
 from .errors import DataError as DataError
 from .errors import GraphError as GraphError
@@ -13,6 +15,7 @@ from .primitives import equality as equality
 from .primitives import margin_loss as margin_loss
 from .primitives import project_affine as project_affine
 from .primitives import project_combination as project_combination
+from .primitives import project_cumsum as project_cumsum
 from .primitives import project_dot as project_dot
 from .primitives import project_equality as project_equality
 from .primitives import project_identity as project_identity
@@ -21,7 +24,10 @@ from .primitives import project_max as project_max
 from .primitives import project_mean as project_mean
 from .primitives import project_product as project_product
 from .primitives import project_quantize as project_quantize
+from .primitives import project_round as project_round
+from .primitives import project_scalar as project_scalar
 from .primitives import project_scale as project_scale
+from .primitives import project_select as project_select
 from .primitives import project_sign as project_sign
 from .primitives import project_sum as project_sum
 from .primitives import project_sum_relu as project_sum_relu

@@ -24,12 +24,14 @@ class Prepared:
     - `graph`: not two-coloured.
     - `parameters`: what is trained; `data`: the arrays among the other arguments.
     - `restore`: from new parameters to a model of the original structure.
+    - `tree`: from arrays, one per parameter, to a pytree of that structure with None elsewhere.
     """
 
     graph: ConstraintGraph
     parameters: list[Any]
     data: list[Any]
     restore: Callable[[list[Any]], Any]
+    tree: Callable[[list[Any]], Any]
 
 
 def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
@@ -70,8 +72,11 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
     data, data_treedef = jtu.tree_flatten(moving)
     data = [_as_array(leaf) for leaf in data]
 
+    def tree(arrays: list[Any]) -> Any:
+        return jtu.tree_unflatten(treedef, arrays)
+
     def restore(new: list[Any]) -> Any:
-        return eqx.combine(jtu.tree_unflatten(treedef, new), fixed)
+        return eqx.combine(tree(new), fixed)
 
     still_leaves, still_treedef = jtu.tree_flatten(still)
     key = _Key(
@@ -90,7 +95,7 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
         if isinstance(error, TypeError) and "unhashable" not in str(error):
             raise
         graph = _build(key)
-    return Prepared(graph, parameters, data, restore)
+    return Prepared(graph, parameters, data, restore, tree)
 
 
 def check_labels(graph: ConstraintGraph, data: list[Any]) -> None:

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solvers",),
     ("transform",),
     ("solving",),
+    ("displacement",),
     ("sharding",),
     ("checkpoint",),
     ("",),

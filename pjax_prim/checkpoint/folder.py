@@ -1,5 +1,6 @@
 """Reading checkpoints: which there are, whether they are whole, and their arrays."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..errors import CheckpointError
 from .manifest import damage, read_manifest
 from .naming import describe, differences, named_arrays, named_settings, with_arrays
 
+_READ_AT_ONCE = 100_000_000
 STATE = "state"
 """The item of an Orbax checkpoint that holds the arrays."""
 
@@ -137,7 +139,10 @@ class CheckpointFolder:
             raise mismatch(self.step_path(step), lines)
         target = {name: _target(name, array) for name, array in wanted.items()}
         arguments = ocp.checkpoint_utils.construct_restore_args(target)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        # What is read at once must take the largest array, at worst; more would only take memory.
+        most = max(math.prod(x.shape) * x.dtype.itemsize for x in target.values()) + 1
+        handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=max(most, _READ_AT_ONCE) / 1e9)
+        with ocp.Checkpointer(handler) as checkpointer:
             restored: dict[str, Any] = checkpointer.restore(
                 self.step_path(step).absolute() / STATE,
                 args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True),

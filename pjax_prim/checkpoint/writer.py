@@ -1,6 +1,8 @@
 """Writing checkpoints, in the background, each one whole or not at all."""
 
+import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +25,7 @@ from .manifest import write_manifest
 from .naming import describe, named_arrays, named_settings
 from .policy import Retention
 
+_ABSL = logging.getLogger("absl")
 _PARTIAL = ".orbax-checkpoint-tmp"
 
 
@@ -47,9 +50,13 @@ class CheckpointWriter:
         # With several processes every save is a meeting of all of them, in one order: it must not
         # run beside the training's own communication, so it runs in the caller's thread.
         self._thread = ThreadPoolExecutor(1, "checkpoint") if jax.process_count() == 1 else None
+        _ABSL.addFilter(_without_orbax)
         try:
             self._manager = ocp.CheckpointManager(
-                path.absolute(), options=self._options(retention or Retention())
+                path.absolute(),
+                options=self._options(retention or Retention()),
+                # Weights hardly compress: it would cost more time than it saves.
+                item_handlers={STATE: ocp.PyTreeCheckpointHandler(use_compression=False)},
             )
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
@@ -73,7 +80,11 @@ class CheckpointWriter:
             preservation_policy=keep.AnyPreservationPolicy(rules),
             best_fn=best,
             cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._complete,
+                # Else threads of a save whose folder cannot be made wait for it for minutes.
+                create_directories_asynchronously=False,
+            ),
             save_root_metadata=False,
         )
 
@@ -83,19 +94,20 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        failure: CheckpointError | None = None
         try:
             self.wait()
-        except CheckpointError:
-            if kind is None:
-                raise
-        finally:
-            if self._thread is not None:
-                self._thread.shutdown()
-            try:
+        except CheckpointError as failed:
+            failure = failed
+        if self._thread is not None:
+            self._thread.shutdown()
+        for _ in range(2):  # Orbax reports a failed save once more, and then closes
+            with contextlib.suppress(Exception):
                 self._manager.close()
-            except Exception as failure:  # of a save, and then reported already
-                if kind is None:
-                    raise CheckpointError(f"{self.folder.path}: {failure}") from failure
+                break
+        _ABSL.removeFilter(_without_orbax)
+        if failure is not None and kind is None:
+            raise failure
 
     def save(
         self, step: int, tree: PyTree, info: dict[str, Any], metrics: dict[str, float] | None = None
@@ -212,6 +224,11 @@ def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
 @jax.jit
 def _copy_on_device(arrays: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(jnp.copy, arrays)
+
+
+def _without_orbax(record: logging.LogRecord) -> bool:
+    """Drops Orbax's log: every failure is raised as an error, which needs no traceback beside it."""
+    return "orbax" not in record.pathname
 
 
 def _reason(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 """Time a solver step beside an Adam step and a copy of the state."""
 
 import argparse
-from typing import Any
+from typing import Any, get_args
 
 from rich.table import Table
 
 from ..errors import ArgumentError
-from ..training.benchmark import CASES, benchmark
+from ..training.benchmark import CASES, Call, benchmark
 from ..training.config import HIDDEN
 from .options import console
 
@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, default=11, metavar="N", help="timed calls (default: 11)")
     parser.add_argument(
+        "--call",
+        choices=get_args(Call),
+        default="keep",
+        help="each call gives new arrays, overwrites the state, or takes 10 steps (default: keep)",
+    )
+    parser.add_argument(
         "--no-skip", action="store_true", help="the output layer reads the last hidden layer only"
     )
 
@@ -49,6 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         model=options.model,
         skip=not options.no_skip,
         repeats=options.repeats,
+        call=options.call,
     )
     table = Table(title=f"{options.case}, {options.model} {list(hidden)}, batch {options.batch_size}")
     table.add_column("figure")

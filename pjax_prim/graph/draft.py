@@ -11,6 +11,8 @@ from jax import lax
 
 from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
+from ..rules.remedies import remedy
+from .compose import compose
 from .ir import FORWARD, Equation, Loop, Value
 from .trace import FlatFunction
 
@@ -95,19 +97,26 @@ def make_draft(function: FlatFunction) -> Draft:
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
-    equations = [x for x in function.equations if x.primitive is not FORWARD]
-    varying, losses = _dependencies(function, [*equations, *function.carries])
-    needed = _needed([*equations, *function.carries], varying, losses)
+    varying, _ = _dependencies(function, _solved(function))
+    function = compose(function, varying)
+    equations = _solved(function)
+    varying, losses = _dependencies(function, equations)
+    needed = _needed(equations, varying, losses)
     draft = Draft(variables=varying)
     for carry in function.carries:
         if carry in needed:
             draft.move(carry, Movement("partial"))
-    for equation in equations:
+    for equation in equations[: len(equations) - len(function.carries)]:
         if not any(value in varying for value in equation.outputs) and equation not in losses:
             draft.constant_equations.append(equation)
         elif equation in needed:
             _apply_rule(draft, equation)
     return draft
+
+
+def _solved(function: FlatFunction) -> list[Equation]:
+    """The equations without those that only serve the forward pass, and last the carries."""
+    return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
 
 
 def _dependencies(
@@ -174,7 +183,7 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
     if rule is None:
         raise MissingRuleError(
             f"{equation.source}: no projection rule for primitive {name!r}, whose input depends on "
-            f"parameters. {_remedy(name)}"
+            f"parameters. {remedy(name)}"
         )
     context = RuleContext(
         equation.primitive,
@@ -219,20 +228,3 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
 
 def _number(value: Value) -> float | None:
     return None if value.literal is None or value.shape else float(value.literal)
-
-
-def _remedy(name: str) -> str:
-    if name == "while":
-        return (
-            "Its number of iterations is not fixed, so it has no fixed graph: use jax.lax.scan, or "
-            "jax.lax.fori_loop with Python integers as bounds (for eqx.internal, kind='lax')"
-        )
-    if name == "cond":
-        return (
-            "A branch that is not taken would have no constraints, so it has no fixed graph: compute "
-            "both and choose with jnp.where on a constant predicate, or branch in Python"
-        )
-    return (
-        "Give it one with pjp.register_projection(primitive, rule), or write the operation in "
-        "terms of supported ones"
-    )

@@ -64,6 +64,7 @@ def _project(
     relative: bool,
     precision: Any,
     operand_dtype: Any,
+    weights: tuple[float, float] = (1.0, 1.0),
     answer: Callable[[linear.Query], linear.Answer] = linear.answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, target))
@@ -79,7 +80,8 @@ def _project(
         """(N, G, *P) as rows of a query."""
         return array.reshape(batch, groups, 1, -1)
 
-    found = answer(
+    # In a query of filters and patches, the filters come first.
+    found = linear.answer_weighted(
         linear.Query(
             product.reshape(batch, groups, queries, -1),
             jnp.sum(jnp.square(w), tuple(range(2, w.ndim)))[..., None],
@@ -88,7 +90,9 @@ def _project(
             of_patches(window.first(x[:, :, 0])),
             target.astype(wide).reshape(batch, groups, queries, -1),
             relative,
-        )
+        ),
+        weights[::-1],
+        answer,
     )
 
     # Displacements may be too small for float16.
@@ -109,7 +113,8 @@ def _project(
             )
         )
         first = (np.arange(x.shape[2]) == 0).reshape(-1, *[1] * window.dims)
-        total = x * within + window.grouped(across.astype(wide)) + jnp.where(first, ahead, 0)
+        across = window.grouped(across.astype(wide)) / found.ratio
+        total = x * within + across + jnp.where(first, ahead, 0)
         copies = queries * np.maximum(window.counts(x.shape[3:]), 1)
         results.append(window.ungrouped(total / copies.astype(wide)))
     if wanted[1]:
@@ -117,7 +122,8 @@ def _project(
             lambda v: window.convolve(narrow_x.astype(back), v, precision), _abstract(rhs, back)
         )(cross)
         along = w * jnp.mean(found.c_a, 0).reshape(groups, queries, *[1] * (w.ndim - 2))
-        mean = along + across.astype(wide).reshape(w.shape) / (batch * math.prod(positions))
+        copies = batch * math.prod(positions)
+        mean = along + across.astype(wide).reshape(w.shape) * (found.ratio / copies)
         results.append(mean.at[corner].add(jnp.mean(found.step_a, 0)).reshape(rhs.shape))
     return (*results, jnp.sum(found.moved))
 
@@ -139,7 +145,7 @@ convolution of e; for `rhs` likewise, by the other transposition: three convolut
 
 - `window`: see `Window`. Zeros of the padding and holes of dilation are constants with copies; an
   element that no window contains has none and displacement zero.
-- `wanted`, `relative`, `precision`, `operand_dtype`: as in `project_linear_p`.
+- `wanted`, `relative`, `precision`, `operand_dtype`, `weights`: as in `project_linear_p`.
 
 Results: the new output; the displacements wanted, in the shapes of `lhs` and `rhs`; the squared
 displacement summed over all copies of both, (...)."""

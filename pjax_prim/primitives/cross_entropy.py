@@ -37,7 +37,7 @@ def _newton_steps(classes: int) -> int:
     return 3 + math.ceil(math.log2(classes))
 
 
-def prox_reference(
+def displace_reference(
     logits: Array, labels: Array, *, lam: float, hold: Callable[[Any], Any] = lambda x: x
 ) -> tuple[Array]:
     r"""With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
@@ -96,7 +96,16 @@ def prox_reference(
         1 + jnp.sum(logs, 0)
     )
     step = jnp.where(largest, step_m, jnp.where(logs, step_m - lead, step))
-    return (jnp.moveaxis(logits + step, 0, -1).astype(dtype),)
+    return (jnp.moveaxis(step, 0, -1).astype(dtype),)
+
+
+displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference)
+"""(logits, labels) -> by how much the proximal operator moves the logits, to full relative precision."""
+
+
+def prox_reference(logits: Array, labels: Array, **settings: Any) -> tuple[Array]:
+    (step,) = displace_reference(logits, labels, **settings)
+    return ((logits + step).astype(logits.dtype),)
 
 
 prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference)

@@ -103,15 +103,15 @@ def _moved(s: Array, d: Array, c: Array, e: Array) -> Array:
     return 2 * (s * jnp.square(c + e) + d * jnp.square(c - e))
 
 
-def answer_blockwise(query: Query) -> Answer:
-    """The same block after block, so that the many intermediate arrays stay in a cache.
+def answer_blockwise(query: Query, block_size: int) -> Answer:
+    """The same in blocks of at most so many elements, so that intermediate arrays are small.
 
     A block whose targets are all near (`dot.is_near`) costs a third of the operations. Over
     several devices that choice would cost a collective, so lowerings use it only on one.
     """
     shape = query.product.shape
     axis = next((i for i, size in enumerate(shape[:-1]) if size > 1), len(shape) - 2)
-    count = _block_count(shape[axis], math.prod(shape))
+    count = _block_count(shape[axis], math.prod(shape), block_size)
     if count == 1:
         return _answer_block(query)
     length = shape[axis] // count
@@ -161,13 +161,56 @@ def _answer_block(query: Query) -> Answer:
     return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
 
 
-_BLOCK = 2**19
-"""Elements of a block."""
+class Weighted(NamedTuple):
+    """An `Answer` in the original vectors: the displacements are $c a + e \\rho b$ and $c b + e a/\\rho$."""
+
+    c_a: Array
+    c_b: Array
+    e: Array
+    output: Array
+    step_a: Array
+    step_b: Array
+    moved: Array
+    ratio: float
 
 
-def _block_count(length: int, size: int) -> int:
-    """The fewest equal parts of an axis with at most `_BLOCK` elements each, or 1."""
-    counts = range(max(-(-size // _BLOCK), 1), length + 1)
+def answer_weighted(
+    query: Query, weights: tuple[float, float], answer: Callable[[Query], Answer]
+) -> Weighted:
+    """The answer for the distance u |a' - a|^2 + v |b' - b|^2 + (a' . b' - z)^2.
+
+    In a/sqrt(v), b/sqrt(u) and z/sqrt(u v) it is the unweighted one times u v.
+    """
+    if weights == (1, 1):
+        return Weighted(*answer(query), 1.0)
+    u, v = weights
+    x, y = v**-0.5, u**-0.5
+    found = answer(
+        Query(
+            query.product * (x * y),
+            query.norm_a * x**2,
+            query.norm_b * y**2,
+            query.first_a * x,
+            query.first_b * y,
+            query.target * (x * y),
+            query.relative,
+        )
+    )
+    return Weighted(
+        found.c_a,
+        found.c_b,
+        found.e,
+        found.output / (x * y),
+        found.step_a / x,
+        found.step_b / y,
+        found.moved * (u * v),
+        y / x,
+    )
+
+
+def _block_count(length: int, size: int, block: int) -> int:
+    """The fewest equal parts of an axis with at most `block` elements each, or 1."""
+    counts = range(max(-(-size // block), 1), length + 1)
     return next((count for count in counts if length % count == 0), 1)
 
 
@@ -180,6 +223,7 @@ def reference(
     relative: bool,
     precision: Any,
     operand_dtype: Any,
+    weights: tuple[float, float] = (1.0, 1.0),
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -190,7 +234,7 @@ def reference(
 
     p = product("...pk,...qk->...pq", a, b)
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
-    found = answer(
+    found = answer_weighted(
         Query(
             p,
             jnp.sum(jnp.square(a), -1)[..., :, None],
@@ -199,16 +243,18 @@ def reference(
             jnp.swapaxes(b[..., :1], -1, -2),
             target,
             relative,
-        )
+        ),
+        weights,
+        answer,
     )
     results = [found.output]
     if wanted[0]:
         along = a * found.c_a[..., None]
-        across = product("...pq,...qk->...pk", found.e, b) / max(b.shape[-2], 1)
+        across = product("...pq,...qk->...pk", found.e, b) * (found.ratio / max(b.shape[-2], 1))
         results.append(along + across + _first(found.step_a, a))
     if wanted[1]:
         along = b * found.c_b[..., None]
-        across = product("...pq,...pk->...qk", found.e, a) / max(a.shape[-2], 1)
+        across = product("...pq,...pk->...qk", found.e, a) / (found.ratio * max(a.shape[-2], 1))
         results.append(along + across + _first(found.step_b, b))
     return (*results, found.moved)
 
@@ -236,6 +282,9 @@ With $p = ab^T$ and the squared norms, the displacement of the copies is $\Delta
 $\Delta w = c\,w + e\,x$ with matrices $c$, $e$ of the output's shape (`dot.displacement`), so the
 means move by $a\,\bar c + e b / Q$ and $b\,\bar c + e^T a / P$: three matrix products and memory of
 the output, where the copies would be 2 P Q K numbers.
+
+With `weights` (u, v) the distance is u |x' - x|^2 + v |w' - w|^2 + (x' . w' - z)^2; so is the squared
+displacement weighted.
 
 - `wanted`: whether the mean displacement of `a`, of `b` is a result. What is not wanted is not computed.
 - `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit

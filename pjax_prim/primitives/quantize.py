@@ -15,25 +15,31 @@ def _static(levels: int, scale: float) -> dict[str, int | float]:
     return {"levels": int(levels), "scale": float(scale)}
 
 
-def _project_reference(a: Array, z: Array, *, levels: int, scale: float) -> tuple[Array]:
-    r"""In units of the spacing, with level j at j: let u be the input and w the output queried,
-    i the level of u. Level $j > i$ costs $(j - 1/2 - u)^2 + (j - w)^2$, a parabola whose best
-    integer is the one nearest to $(u + w)/2 + 1/4$; likewise below. So three levels are
+def _moved_to_level(u: Array, w: Array, i: Array, low: float, high: float) -> tuple[Array, Array]:
+    r"""Whether to leave level i for a nearer one, and the edge of that one.
+
+    The unit is the spacing, with level j at j between `low` and `high`: let u be the input and w the
+    output queried, i the level of u. Level $j > i$ costs $(j - 1/2 - u)^2 + (j - w)^2$, a parabola
+    whose best integer is the one nearest to $(u + w)/2 + 1/4$; likewise below. So three levels are
     compared, however many there are.
     """
+    side = jnp.where(w > i, 1, -1).astype(u.dtype)
+    j = jnp.round(0.5 * u + 0.5 * w + 0.25 * side)
+    j = jnp.clip(j, jnp.where(side > 0, i + 1, low), jnp.where(side > 0, high, i - 1))
+    edge = j - 0.5 * side
+    saving = (j - i) * ((w - i) + (w - j))  # of the output's cost (i - w)^2 - (j - w)^2
+    move = (jnp.abs(edge - u) < jnp.sqrt(jnp.maximum(saving, 0))) & (j >= low) & (j <= high)
+    return move, edge
+
+
+def _project_reference(a: Array, z: Array, *, levels: int, scale: float) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
     spacing = 2 * scale / (levels - 1)
     half = (levels - 1) / 2
     u = a / spacing + half
-    w = z / spacing + half
     i = jnp.clip(jnp.round(u), 0, levels - 1)
-    side = jnp.where(w > i, 1, -1).astype(a.dtype)
-    j = jnp.round(0.5 * u + 0.5 * w + 0.25 * side)
-    j = jnp.clip(j, jnp.where(side > 0, i + 1, 0), jnp.where(side > 0, levels - 1, i - 1))
-    edge = j - 0.5 * side
-    saving = (j - i) * ((w - i) + (w - j))  # of the output's cost (i - w)^2 - (j - w)^2
-    move = (jnp.abs(edge - u) < jnp.sqrt(jnp.maximum(saving, 0))) & (j >= 0) & (j < levels)
+    move, edge = _moved_to_level(u, z / spacing + half, i, 0, levels - 1)
     return (jnp.where(move, (edge - half) * spacing, a).astype(dtype),)
 
 
@@ -66,6 +72,50 @@ def project_quantize(
     a, z = arguments.floating(a=a, z=z)
     arguments.same_shape(a=a, z=z)
     (moved,) = project_quantize_p.bind(a, z, **static)
+    return moved
+
+
+_OFFSETS = {"round": 0.0, "floor": -0.5, "ceil": 0.5}
+"""What the input is moved by where rounding to the nearest integer is the function."""
+
+
+def _round_reference(a: Array, z: Array, *, function: str) -> tuple[Array]:
+    dtype = a.dtype
+    a, z = arguments.widen(a, z)
+    offset = _OFFSETS[function]
+    u = a + offset
+    move, edge = _moved_to_level(u, z, jnp.round(u), -jnp.inf, jnp.inf)
+    return (jnp.where(move, edge - offset, a).astype(dtype),)
+
+
+project_round_p = define("pjax_project_round", _round_reference)
+
+
+def project_round(
+    a: Float[Array, "..."], z: Float[Array, "..."], function: str = "round"
+) -> Float[Array, "..."]:
+    r"""The input of the nearest point of the closed graph of a rounding to integers, elementwise:
+
+    $$\arg\min_{a'} \min_j\ (a' - a)^2 + (j - z)^2 \quad\text{with } a' \in I_j,$$
+
+    where $I_j$ is the closed interval of inputs that round to the integer j.
+
+    **Arguments:**
+
+    - `a`, `z`: input and queried output, of one shape.
+    - `function`: "round" (to the nearest), "floor" or "ceil"; static.
+
+    **Returns:** `a`, or the nearest edge of the interval of an integer closer to `z`. Unique but
+    where two integers cost the same.
+
+    **Errors:** `ArgumentError` for shapes, dtypes or functions other than these.
+
+    **Cost:** one pass.
+    """
+    arguments.one_of(_OFFSETS, function=function)
+    a, z = arguments.floating(a=a, z=z)
+    arguments.same_shape(a=a, z=z)
+    (moved,) = project_round_p.bind(a, z, function=function)
     return moved
 
 

@@ -2,10 +2,15 @@
 
 from . import (  # noqa: F401  registers the rules
     convolution,
+    cumulative,
     elementwise,
+    indexing,
     linear,
     losses,
+    pooling,
     reductions,
+    scalar,
+    selection,
     structural,
 )
 from .constraint import AbstractConstraint as AbstractConstraint

@@ -28,6 +28,19 @@ class Projected(NamedTuple):
     moved: Array
 
 
+class Displaced(NamedTuple):
+    """What one elementary step of a displacement sweep passes on.
+
+    - `displacements`: for each operand the sum over its copies of their displacements, times its weight;
+      None where it was not asked for.
+    - `damping`: by how much the constraint weakened the change it was given, on average: what
+      the change has to be divided by to be the multiplier of its projection. A number or a scalar.
+    """
+
+    displacements: tuple[Array | None, ...]
+    damping: Array | float
+
+
 class Reflection(NamedTuple):
     """The first half of a Douglas-Rachford step, for a constraint of the first set.
 
@@ -110,6 +123,35 @@ class AbstractConstraint(abc.ABC):
             sum((squared_norm(array) for array in displaced), jnp.zeros(())),
         )
 
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        """`project_average` for an output that is to change by `change`, summed over copies.
+
+        **Arguments:**
+
+        - `operands`: the common values; `output`, what they give.
+        - `change`: of the output.
+        - `constants`, `wanted`: as in `project_average`.
+        - `weights`: of each operand in the distance. Only products know weights; elsewhere the
+          operands count alike.
+        """
+        target = output + change
+        projected = self.project_average(operands, target, constants, wanted)
+        assert projected.output is not None
+        copies = self.multiplicity([x.shape for x in operands])
+        displacements = tuple(
+            None if mean is None or not want else mean * count
+            for mean, want, count in zip(projected.displacements, wanted, copies, strict=True)
+        )
+        return Displaced(displacements, damping(change, target - projected.output))
+
     def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         """See `Reflection`."""
         projected, output = self.project_output(copies, target, constants)
@@ -163,6 +205,12 @@ class AbstractConstraint(abc.ABC):
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""
+
+
+def damping(change: Array, multiplier: Array) -> Array:
+    """The number that makes the multiplier nearest to the change; 1 where nothing changes."""
+    passed = jnp.sum(change * multiplier)
+    return jnp.where(passed > 0, squared_norm(change) / jnp.where(passed > 0, passed, 1), 1)
 
 
 def squared_norm(a: Array) -> Array:

@@ -15,7 +15,16 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives._window import Window
-from .constraint import AbstractConstraint, Arrays, Count, Projected, Reflection, Target
+from .constraint import (
+    AbstractConstraint,
+    Arrays,
+    Count,
+    Displaced,
+    Projected,
+    Reflection,
+    Target,
+    squared_norm,
+)
 from .linear import Linear
 from .registry import ConstraintRule, RuleContext, register_projection
 
@@ -121,6 +130,37 @@ class Convolution(AbstractConstraint):
         output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
         output = output.astype(self._output_dtype(lhs, rhs))
         return Projected(output, tuple(displacements), moved)
+
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        lhs, rhs = self._channels_first(operands)
+        _, *results, _ = pp.project_convolution_p.bind(
+            lhs,
+            rhs,
+            jnp.transpose(change, self.dimensions.out_spec),
+            window=self.window,
+            wanted=tuple(wanted),
+            relative=True,
+            precision=self.precision,
+            operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
+            weights=tuple(weights),
+        )
+        displacements: list[Array | None] = [None, None]
+        counts = self.multiplicity(self.shapes)
+        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
+            mean = jnp.transpose(array, _inverse(self._specs[side]))
+            displacements[side] = weights[side] * mean * jnp.asarray(counts[side], mean.dtype)
+        filters = rhs.reshape(rhs.shape[0], -1)
+        patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
+        damping = 1 + patches / weights[1] + squared_norm(filters) / filters.shape[0] / weights[0]
+        return Displaced(tuple(displacements), damping)
 
     def describe(self) -> str:
         window = self.window

@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
-from .registry import ConstraintRule, Rule, RuleContext, register_projection
+from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, squared_norm
+from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
+from .scalar import Scalar
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class Sum(AbstractConstraint):
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
 
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(change), change, inputs=len(operands))
+        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + len(operands))
+
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
 
@@ -85,6 +98,22 @@ class SumRelu(AbstractConstraint):
         step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
 
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        total = _signed_sum(self.signs + self.shifts, operands + constants)
+        # Where the sum is above zero it is the output: measured from it, no digit of the change is lost.
+        above, size = total > 0, len(operands)
+        near, _ = pp.displace_sum_relu_p.bind(total, output + change, inputs=size)
+        step = jnp.where(above, jnp.maximum(change / (size + 1), -total / size), near)
+        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + size)
+
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
 
@@ -115,6 +144,27 @@ class Product(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(pp.project_product_p.bind(*copies, target))
+
+
+@dataclass(frozen=True)
+class Quotient(AbstractConstraint):
+    """y = a / b, projected onto the closure a = y b: a product of y and b that is a."""
+
+    kind: ClassVar[str] = "quotient"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        return operands[0] / operands[1]
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return self.project_output(copies, target, constants)[0]
+
+    def project_output(
+        self, copies: Arrays, target: Target, constants: Arrays
+    ) -> tuple[Arrays, Array | None]:
+        """The output is known where b is 0, too."""
+        numerator, denominator = copies
+        output, denominator = pp.project_product_p.bind(target, denominator, numerator)
+        return (output * denominator, denominator), output
 
 
 @dataclass(frozen=True)
@@ -191,14 +241,38 @@ class Quantize(AbstractConstraint):
         return f"levels={self.levels} scale={self.scale:g}"
 
 
+@dataclass(frozen=True)
+class Round(AbstractConstraint):
+    """y = x rounded to an integer: "round" (ties by `method`), "floor" or "ceil"."""
+
+    function: str
+    method: Any = lax.RoundingMethod.TO_NEAREST_EVEN
+    kind: ClassVar[str] = "round"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        if self.function == "round":
+            return lax.round(operands[0], self.method)
+        return (jnp.floor if self.function == "floor" else jnp.ceil)(operands[0])
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return tuple(pp.project_round_p.bind(*copies, target, function=self.function))
+
+    def describe(self) -> str:
+        return self.function
+
+
 def _equal_steps(
     signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]
 ) -> Projected:
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
-    displacements = tuple(
-        _signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True)
-    )
+    displacements = _equal_displacements(signs, step, wanted)
     return Projected(output, displacements, len(signs) * squared_norm(step))
+
+
+def _equal_displacements(
+    signs: tuple[int, ...], step: Array, wanted: Sequence[bool]
+) -> tuple[Array | None, ...]:
+    return tuple(_signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True))
 
 
 def _signed(sign: int, array: Array) -> Array:
@@ -243,14 +317,19 @@ def _multiply(ctx: RuleContext) -> ConstraintRule:
 
 
 def _divide(ctx: RuleContext) -> ConstraintRule:
-    if not ctx.constant[1]:
-        raise NotImplementedError("division by a value that depends on a parameter")
-    return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
+    if ctx.constant[1]:
+        return ConstraintRule(Scale(divide=True), (0,), (1,), broadcast=True)
+    if ctx.literals[0] == 1:
+        return ConstraintRule(Scalar("reciprocal"), (1,))
+    # A constant numerator has copies, as constants in products do.
+    return ConstraintRule(Quotient(), (0, 1), broadcast=True)
 
 
 def _extremum(negate: bool) -> Rule:
-    def rule(ctx: RuleContext) -> ConstraintRule:
+    def rule(ctx: RuleContext) -> ConstraintRule | Movement:
         operands, constants = _split(ctx)
+        if any(ctx.literals[i] == (jnp.inf if negate else -jnp.inf) for i in constants):
+            return Movement("partial")
         if not negate and any(ctx.literals[i] == 0 for i in constants):
             return ConstraintRule(SumRelu((1,)), operands, broadcast=True)
         constraint = ShiftedRelu(negate) if constants else Maximum(negate)
@@ -267,6 +346,11 @@ register_projection(lax.div_p, _divide)
 register_projection(lax.max_p, _extremum(negate=False))
 register_projection(lax.min_p, _extremum(negate=True))
 register_projection(lax.sign_p, lambda ctx: ConstraintRule(Sign(), (0,)))
+register_projection(lax.ceil_p, lambda ctx: ConstraintRule(Round("ceil"), (0,)))
+register_projection(lax.floor_p, lambda ctx: ConstraintRule(Round("floor"), (0,)))
+register_projection(
+    lax.round_p, lambda ctx: ConstraintRule(Round("round", ctx.params["rounding_method"]), (0,))
+)
 register_projection(
     pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,))
 )

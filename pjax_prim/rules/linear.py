@@ -12,7 +12,7 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives.dot import row_dot
-from .constraint import AbstractConstraint, Arrays, Projected, Reflection, Target
+from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Reflection, Target, squared_norm
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -132,6 +132,32 @@ class Linear(AbstractConstraint):
         output = self._output(output).astype(self._output_dtype(a, b))
         return Projected(output, tuple(displacements), jnp.sum(moved))
 
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        a, b = self._canonical(operands)
+        _, *results, _ = pp.project_linear_p.bind(
+            a,
+            b,
+            change.reshape(*a.shape[:2], b.shape[1]),
+            wanted=tuple(wanted),
+            relative=True,
+            precision=self.precision,
+            operand_dtype=self.operand_dtype or jnp.result_type(a, b),
+            weights=tuple(weights),
+        )
+        displacements: list[Array | None] = [None, None]
+        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
+            scale = weights[side] * operands[1 - side].size / max(array.shape[0] * array.shape[2], 1)
+            displacements[side] = scale * self._original(array, side)
+        return Displaced(tuple(displacements), mean_damping(a, b, weights))
+
     @property
     def transposition(self) -> tuple[int, ...]:
         """The permutation of the output's axes that exchanging the two operands amounts to."""
@@ -195,6 +221,13 @@ class Linear(AbstractConstraint):
         }
         right = [shared.get(axis) or next(names) for axis in range(len(self.shapes[1]))]
         return "".join(left.values()), "".join(right)
+
+
+def mean_damping(a: Array, b: Array, weights: Sequence[float]) -> Array:
+    """Of dot projections of the rows of two arrays with small changes, to first order."""
+    rows = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in (a, b))
+    norm_a, norm_b = rows
+    return 1 + norm_a / weights[1] + norm_b / weights[0]
 
 
 def _dot_general(ctx: RuleContext) -> ConstraintRule:

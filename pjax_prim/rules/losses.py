@@ -30,6 +30,20 @@ class Loss(AbstractConstraint):
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(_LOSSES[self.name][1].bind(*copies, *constants, **dict(self.static)))
 
+    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+        """By how much the proximal operator with step `lam` moves the operand.
+
+        Of a condition (margin, equality) it is that of half the squared distance from its set. For
+        small steps this is minus `lam` times the gradient.
+        """
+        (x,), (labels,) = operands, constants
+        if self.name == "cross_entropy":
+            return pp.displace_cross_entropy_p.bind(x, labels, lam=lam)[0]
+        if self.name == "squared_error":
+            return (labels - x) * (lam / (1 + lam))
+        (projected,) = self.project(operands, None, constants)
+        return (projected - x) * (lam / (1 + lam))
+
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         return ((len(shapes[0]) - 1,),) if self.name in CLASSIFICATION else ((),)
 

@@ -6,6 +6,7 @@ from jax import lax
 from .._compat import EXTRA_MOVEMENTS
 from ..errors import GraphError
 from .registry import Movement, MovementKind, Rule, RuleContext, register_projection
+from .remedies import remedy
 
 
 def _moves(kind: MovementKind, data: slice = slice(None), instead: str = "") -> Rule:
@@ -26,6 +27,8 @@ def _moves(kind: MovementKind, data: slice = slice(None), instead: str = "") -> 
 
 def _convert(ctx: RuleContext) -> Movement:
     dtype = ctx.outputs[0].dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise GraphError(f"conversion to {dtype}: {remedy('complex')}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise GraphError(
             f"conversion of a value that depends on a parameter to {dtype}: this rounds, so it is "
@@ -40,11 +43,13 @@ for _primitive in (
     lax.squeeze_p,
     lax.rev_p,
     lax.copy_p,
+    lax.reduce_precision_p,  # an identity: states are not rounded
     lax.concatenate_p,
     *(p for p in EXTRA_MOVEMENTS if p.name == "stack"),
 ):
     register_projection(_primitive, _moves("bijective"))
-for _primitive in (lax.slice_p, lax.split_p):
+# What is behind `stop_gradient` is read and never moved: its way back is zero, so it counts as unused.
+for _primitive in (lax.slice_p, lax.split_p, lax.optimization_barrier_p, lax.stop_gradient_p):
     register_projection(_primitive, _moves("partial"))
 for _primitive in (lax.broadcast_in_dim_p, *(p for p in EXTRA_MOVEMENTS if p.name == "tile")):
     register_projection(_primitive, _moves("repeating"))

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -19,7 +19,8 @@ from ..solving import make_problem, problem_parts
 from ..transform import prepare
 from .config import HIDDEN
 
-CASES: dict[str, pjp.AbstractSolver] = {
+CASES: dict[str, pjp.AbstractSolver | None] = {
+    "displacement": None,
     "ap": pjp.AlternatingProjections(),
     "ap-expanded": pjp.AlternatingProjections(form="expanded"),
     "ar": pjp.AlternatingReflections(),
@@ -29,6 +30,10 @@ CASES: dict[str, pjp.AbstractSolver] = {
     "cp-expanded": pjp.CyclicProjections(form="expanded"),
     "cdr": pjp.CyclicDouglasRachford(),
 }
+
+Call = Literal["keep", "give", "loop"]
+LOOP = 10
+"""Steps in a call of the kind "loop"."""
 
 
 def benchmark(
@@ -40,12 +45,14 @@ def benchmark(
     classes: int = 10,
     skip: bool = True,
     repeats: int = 11,
+    call: Call = "keep",
 ) -> dict[str, Any]:
     """Times one solver step of a classifier on random data.
 
     **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
     32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
-    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each.
+    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each; `call`, see
+    `compare`.
 
     **Returns:** see `compare`.
     """
@@ -63,40 +70,53 @@ def benchmark(
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
-    return compare(CASES[case], loss, network, (x, labels), repeats)
+    return compare(CASES[case], loss, network, (x, labels), repeats, call)
 
 
 def compare(
-    solver: pjp.AbstractSolver, loss: Any, network: Any, batch: tuple[Any, ...], repeats: int = 11
+    solver: pjp.AbstractSolver | None,
+    loss: Any,
+    network: Any,
+    batch: tuple[Any, ...],
+    repeats: int = 11,
+    call: Call = "keep",
 ) -> dict[str, Any]:
     """Times one solver step beside an Adam step of the same `loss(network, *batch)`.
 
+    No solver stands for Adam with `pjp.displacement` in the gradient's place.
+
     Everything is one jitted call that is waited for; the contestants take turns, and each figure is
-    the median over the turns. The first calls do not count. Both kinds of step give their state up
-    (`donate_argnums`), as training loops do, and go on from the last one's.
+    the median over the turns. The first calls do not count.
+
+    **Arguments:** `call`, how both kinds of step are called: "keep" gives new arrays, "give" overwrites
+    the state (`donate_argnums`), "loop" takes 10 steps in one call, as `solve` does, and counts a
+    tenth of it.
 
     **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
     `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
     `ratio_to_products`;
     `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
     new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
-    from; `state_bytes`; `peak_bytes` of the step and of Adam's, arguments and results included, by
-    the compiler's account; `compile_s`, tracing included.
+    from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
+    arguments included, by the compiler's account; `compile_s`, tracing included.
     """
     started = time.perf_counter()
-    step, start = _solver_step(solver, loss, network, *batch)
-    step_compiled = step.lower(start).compile()
+    if solver is None:
+        step, start = _adam_step(pjp.displacement(loss), network, *batch)
+    else:
+        step, start = _solver_step(solver, loss, network, *batch)
+    timed_step = _compiled(step, start, call)
     compile_s = time.perf_counter() - started
-    adam, adam_state = _adam_step(loss, network, *batch)
-    adam_compiled = adam.lower(adam_state).compile()
-    state, _ = start
+    adam, adam_state = _adam_step(_gradient(loss), network, *batch)
+    peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
+    state = start if solver is None else start[0]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
 
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
-        "step": (step_compiled, start),
-        "adam_step": (adam_compiled, adam_state),
+        "step": (timed_step, start),
+        "adam_step": (_compiled(adam, adam_state, call), adam_state),
         "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
@@ -108,9 +128,10 @@ def compare(
             started = time.perf_counter()
             result = jax.block_until_ready(function(argument))
             if turn >= 2:
-                milliseconds[name].append(1e3 * (time.perf_counter() - started))
+                steps = LOOP if call == "loop" and name in ("step", "adam_step") else 1
+                milliseconds[name].append(1e3 * (time.perf_counter() - started) / steps)
             if name in ("step", "adam_step", "in_place_floor"):
-                timed[name] = (function, result)  # its argument is gone
+                timed[name] = (function, result)  # its argument may be gone
             del argument, result
     medians = {f"{name}_ms": statistics.median(times) for name, times in milliseconds.items()}
     return {
@@ -120,14 +141,14 @@ def compare(
         "ratio_to_floor": medians["step_ms"] / medians["floor_ms"],
         "ratio_to_in_place_floor": medians["step_ms"] / medians["in_place_floor_ms"],
         "state_bytes": state_bytes,
-        "peak_bytes": _peak_bytes(step_compiled),
-        "adam_peak_bytes": _peak_bytes(adam_compiled),
+        "peak_bytes": peaks[0],
+        "adam_peak_bytes": peaks[1],
         "compile_s": compile_s,
     }
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted step of a solver as `solve` takes it, and what it starts from: state and gaps."""
+    """A step of a solver as `solve` takes it, and what it starts from: state and gaps."""
     graph, arrays = problem_parts(prepare(loss, model, batch), solver)
 
     def first(arrays: Any) -> Any:
@@ -137,22 +158,36 @@ def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any)
         return solver.step(make_problem(graph, solver.form, arrays), carry[0])
 
     state = jax.jit(first)(arrays)
-    return jax.jit(step, donate_argnums=0), (state, jnp.zeros(len(graph.nodes)))
+    return step, (state, jnp.zeros(len(graph.nodes)))
 
 
-def _adam_step(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A jitted Adam step, and its first state."""
+def _gradient(loss: Any) -> Any:
+    return eqx.filter_grad(lambda model, *batch: jnp.mean(loss(model, *batch)))
+
+
+def _adam_step(direction: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
+    """An Adam step with `direction(model, *batch)` for a gradient, and its first state."""
     trained, fixed = eqx.partition(model, eqx.is_inexact_array)
     optimiser = optax.adam(1e-3)
 
     def step(state: Any) -> Any:
         trained, moments = state
-        gradient = jax.grad(lambda model: jnp.mean(loss(eqx.combine(model, fixed), *batch)))(trained)
-        updates, moments = optimiser.update(gradient, moments)
+        updates, moments = optimiser.update(direction(eqx.combine(trained, fixed), *batch), moments)
         return eqx.apply_updates(trained, updates), moments
 
-    first = jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
-    return jax.jit(step, donate_argnums=0), first
+    return step, jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
+
+
+def _compiled(step: Callable[[Any], Any], start: Any, call: Call) -> Any:
+    """A step, compiled for one way to call it."""
+    if call == "keep":
+        return jax.jit(step).lower(start).compile()
+
+    def steps(state: Any) -> Any:
+        count = LOOP if call == "loop" else 1
+        return step(state) if count == 1 else jax.lax.fori_loop(0, count, lambda _, x: step(x), state)
+
+    return jax.jit(steps, donate_argnums=0).lower(start).compile()
 
 
 def _products(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:

@@ -14,13 +14,14 @@ from ..models import CNN, MLP
 from ..sharding import MeshConfig
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
-GRADIENT_SOLVERS = {"adam": 1e-3, "sgd": 0.1}
-"""optax optimisers and their default learning rates."""
+OPTAX_SOLVERS = {"displacement": 2e-3, "adam": 1e-3, "sgd": 0.1}
+"""What hands a direction to optax, and the default learning rates: `displacement` that of projections
+to Adam, the others gradients."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data": DATASETS,
     "model": ("mlp", "cnn"),
-    "solver": (*PROJECTION_SOLVERS, *GRADIENT_SOLVERS),
+    "solver": (*PROJECTION_SOLVERS, *OPTAX_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
 }
@@ -32,7 +33,7 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
-    "learning_rate": ("solver", tuple(GRADIENT_SOLVERS)),
+    "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
     "lam": ("loss", ("cross_entropy", "squared_error")),
     "dropout": ("model", ("mlp",)),
 }
@@ -123,7 +124,7 @@ class TrainConfig:
     @property
     def steps(self) -> int:
         """`steps_per_batch`, or the solver's default."""
-        return self.steps_per_batch or (1 if self.solver in GRADIENT_SOLVERS else 50)
+        return self.steps_per_batch or (1 if self.solver in OPTAX_SOLVERS else 50)
 
     def is_evaluated(self, batches: int) -> bool:
         """Whether accuracy is taken after this many batches; always at the end."""

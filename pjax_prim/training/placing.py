@@ -18,7 +18,7 @@ from ..data import Dataset
 from ..problem import Placement
 from ..sharding import make_mesh, make_plan
 from ..sharding.processes import distribute, from_local_rows, local_rows, whole
-from .config import GRADIENT_SOLVERS, TrainConfig
+from .config import OPTAX_SOLVERS, TrainConfig
 from .state import TrainState
 from .steps import batch_key, make_loss, make_solver
 
@@ -45,7 +45,7 @@ class Placing:
         x = jax.ShapeDtypeStruct((config.batch_size, dataset.features), dataset.train_x.dtype)
         labels = jax.ShapeDtypeStruct((config.batch_size,), dataset.train_y.dtype)
         key = batch_key(config, state)
-        gradients = config.solver in GRADIENT_SOLVERS
+        gradients = config.solver in OPTAX_SOLVERS
         self.plan = make_plan(
             make_loss(config),
             state.model,

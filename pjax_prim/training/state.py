@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .config import GRADIENT_SOLVERS, TrainConfig
+from .config import OPTAX_SOLVERS, TrainConfig
 
 
 class Best(eqx.Module):
@@ -63,10 +63,10 @@ def make_state(config: TrainConfig, model: Any) -> TrainState:
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation | None:
     """The optimiser of `config.solver`; None for projections."""
-    if config.solver not in GRADIENT_SOLVERS:
+    if config.solver not in OPTAX_SOLVERS:
         return None
-    rate = config.learning_rate or GRADIENT_SOLVERS[config.solver]
-    return {"adam": optax.adam, "sgd": optax.sgd}[config.solver](rate)
+    rate = config.learning_rate or OPTAX_SOLVERS[config.solver]
+    return (optax.sgd if config.solver == "sgd" else optax.adam)(rate)
 
 
 def note_accuracy(state: TrainState, accuracy: float) -> TrainState:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 import pjax_prim as pjp
 
 from ..problem import Placement
-from .config import GRADIENT_SOLVERS, TrainConfig
+from .config import OPTAX_SOLVERS, TrainConfig
 from .state import TrainState, make_optimiser
 
 Loss = Callable[..., Array]
@@ -83,8 +83,8 @@ def make_step(config: TrainConfig, start: int = 0, placement: Placement | None =
     count = chunk(config, start)
     last = start + count == config.steps
     loss = make_loss(config)
-    if config.solver in GRADIENT_SOLVERS:
-        solve = _gradient_chunk(config, loss, count)
+    if config.solver in OPTAX_SOLVERS:
+        solve = _optax_chunk(config, loss, count)
     else:
         solve = _projection_chunk(config, loss, count, placement)
 
@@ -128,8 +128,8 @@ def non_finite_reason(config: TrainConfig, state: TrainState, x: np.ndarray, lab
 
     **Cost:** projections run the batch once more, to learn the node.
     """
-    if config.solver in GRADIENT_SOLVERS:
-        return "The loss, a gradient or an update is not finite."
+    if config.solver in OPTAX_SOLVERS:
+        return "The loss, a direction or an update is not finite."
     batch = (x, labels, batch_key(config, state))
     solver = make_solver(config)
     return pjp.solve(make_loss(config), state.model, *batch, solver=solver, max_steps=config.steps).message
@@ -155,20 +155,24 @@ def _projection_chunk(
     return advance
 
 
-def _gradient_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
+def _optax_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
     optimiser = make_optimiser(config)
     assert optimiser is not None
 
     def mean_loss(model: Any, batch: Batch) -> Array:
         return jnp.mean(loss(model, *batch))
 
+    direction = eqx.filter_grad(mean_loss)
+    if config.solver == "displacement":
+        lam = config.lam
+        direction = pjp.displacement(mean_loss) if lam is None else pjp.displacement(mean_loss, lam=lam)
+
     def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
         start, static = eqx.partition((state.model, state.memory), eqx.is_array)
 
         def update(_: int, arrays: PyTree) -> PyTree:
             model, memory = eqx.combine(arrays, static)
-            gradient = eqx.filter_grad(mean_loss)(model, batch)
-            updates, memory = optimiser.update(gradient, memory)
+            updates, memory = optimiser.update(direction(model, batch), memory)
             return eqx.filter((eqx.apply_updates(model, updates), memory), eqx.is_array)
 
         arrays = jax.lax.fori_loop(0, steps, update, start if state.solver is None else state.solver)

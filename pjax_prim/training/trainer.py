@@ -120,6 +120,7 @@ def train(
         if init_from is not None:
             model = _initial(init_from, model)
         state = make_state(config, model)
+        make_step(config)  # checks the solver's settings before anything is written
         return dataset, state, Placing(config, dataset, state)
 
     dataset, state, placing = group.together("configuration", set_up, lambda _: config.to_dict())

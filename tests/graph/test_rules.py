@@ -18,6 +18,7 @@ import pjax_prim as pjp
 from pjax_prim.graph.graph import Use
 from pjax_prim.problem import AbstractProblem, CompressedProblem, ExpandedProblem
 from pjax_prim.rules import registry
+from pjax_prim.rules.scalar import Scalar
 from pjax_prim.transform import prepare
 
 A = jax.random.normal(jax.random.key(0), (3, 4))
@@ -26,18 +27,62 @@ C = jax.random.normal(jax.random.key(2), (3, 4))  # a constant
 HOT = jnp.eye(4)[:3]
 
 Forward = Callable[[Array, Array], Any]
+
+
+def pool(operation: Any, start: float) -> Callable[[Array], Array]:
+    """Overlapping windows of 2 by 2, one row of padding."""
+    return lambda x: lax.reduce_window(x, start, operation, (2, 2), (1, 1), ((1, 0), (0, 0)))
+
+
 PLAIN: dict[str, Forward] = {
     "add": lambda a, b: a + b + C,
     "sub": lambda a, b: C - (a - b) - 1,
     "neg": lambda a, b: -(a * b),
     "mul": lambda a, b: a * b * C * 2,
-    "div": lambda a, b: a / C,
+    "div": lambda a, b: (a / C, a / (1 + b * b), 2 / (1 + a * a), 1 / (1 + b * b)),
     "max": lambda a, b: jnp.maximum(jnp.maximum(a, b), C),
     "min": lambda a, b: jnp.minimum(jnp.minimum(a, b), C),
     "sign": lambda a, b: jnp.sign(a),
     "quantize": lambda a, b: pjp.quantize(a, levels=5, scale=2.0),
     "sum_relu": lambda a, b: pjp.sum_relu(a, b, C),
     "dot_general": lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))),
+    "abs": lambda a, b: jnp.abs(a),
+    "atan": lambda a, b: jnp.arctan(a),
+    "cbrt": lambda a, b: jnp.cbrt(a),
+    "clamp": lambda a, b: lax.clamp(-0.5, a, 1.0),
+    "cos": lambda a, b: jnp.cos(a),
+    "erf": lambda a, b: lax.erf(a),
+    "erf_inv": lambda a, b: lax.erf_inv(0.3 * a),
+    "erfc": lambda a, b: lax.erfc(a),
+    "exp": lambda a, b: jnp.exp(a),
+    "exp2": lambda a, b: jnp.exp2(a),
+    "expm1": lambda a, b: jnp.expm1(a),
+    "integer_pow": lambda a, b: a**3,
+    "log": lambda a, b: jnp.log(a * a),
+    "log1p": lambda a, b: jnp.log1p(a * a),
+    "logistic": lambda a, b: jax.nn.sigmoid(a),
+    "pow": lambda a, b: (a * a) ** 1.5,
+    "rsqrt": lambda a, b: lax.rsqrt(a * a),
+    "sin": lambda a, b: jnp.sin(a),
+    "sqrt": lambda a, b: jnp.sqrt(jnp.sum(a * a, 1)),
+    "square": lambda a, b: lax.square(a),
+    "tanh": lambda a, b: jnp.tanh(a),
+    "scalar": lambda a, b: (jax.nn.gelu(a), jax.nn.silu(b)),
+    "select": lambda a, b: (jnp.where(a > C, b, 2 * a), jnp.where(a <= b, 1.0, a)),
+    "ceil": lambda a, b: jnp.ceil(3 * a),
+    "floor": lambda a, b: jnp.floor(3 * a),
+    "round": lambda a, b: jnp.round(3 * a),
+    "cumsum": lambda a, b: (jnp.cumsum(a, 1), lax.cumsum(b, 0, reverse=True)),
+    "reduce_window_sum": lambda a, b: lax.reduce_window(a, 0.0, lax.add, (2, 3), (1, 2), "SAME"),
+    "reduce_window_max": lambda a, b: jax.vmap(pool(lax.max, -jnp.inf))(jnp.stack([a, b])),
+    "reduce_window_min": lambda a, b: pool(lax.min, jnp.inf)(a),
+    "scatter-add": lambda a, b: (
+        jnp.zeros((5, 4)).at[jnp.array([1, 2, 1])].add(a), a.at[jnp.array([1, 0])].add(b[1:])
+    ),
+    "scatter": lambda a, b: a.at[jnp.array([0, 2])].set(b[:2]),
+    "stop_gradient": lambda a, b: a * lax.stop_gradient(b),
+    "optimization_barrier": lambda a, b: lax.optimization_barrier((a, b)),
+    "reduce_precision": lambda a, b: lax.reduce_precision(a, 11, 52),
     "conv_general_dilated": lambda a, b: lax.conv(a[:, None], b[:, None, :2], (1,), "SAME"),
     "reduce_sum": lambda a, b: jnp.sum(a, 1),
     "reduce_max": lambda a, b: jnp.max(a.reshape(2, 3, 2), (0, 2)),
@@ -63,6 +108,11 @@ PLAIN: dict[str, Forward] = {
     "select_n": lambda a, b: jnp.where(C > 0, a, b),
 }
 """Primitive -> a function of two parameters that uses it."""
+
+SCALARS = {
+    "abs", "atan", "cbrt", "clamp", "cos", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow",
+    "log1p", "logistic", "pow", "rsqrt", "sin", "sqrt", "square",
+}  # fmt: skip
 
 LOSSES: dict[str, Forward] = {
     "margin_loss": lambda a, b: pjp.margin_loss(a, HOT),
@@ -106,7 +156,13 @@ def test_constraint_or_movement(row: str) -> None:
 
     graph, problems = problems_of(fn)
     if row not in ("stack", "tile"):  # some versions of JAX make them of others
-        assert row in primitives_of(graph)
+        kinds = {node.constraint.kind for node in graph.nodes if node.constraint is not None}
+        assert row in primitives_of(graph) | kinds
+    if row in SCALARS:
+        (node,) = (node for node in graph.nodes if node.name == "scalar_0")
+        assert isinstance(node.constraint, Scalar) and node.constraint.function == row
+    if row in SCALARS:
+        return  # one constraint: its projection is tested for each function, its cycle for "tanh"
     for problem in problems:
         state = problem.initial([A, B])
         for loss, result in zip(graph.losses, results, strict=True):
@@ -134,16 +190,39 @@ def test_loss(row: str) -> None:
             np.testing.assert_allclose(resting, SOLUTIONS[row], rtol=0, atol=1e-15)
 
 
+@jax.custom_jvp
+def halved(x: Array) -> Array:
+    return jnp.tan(x)
+
+
+halved.defjvp(lambda primals, tangents: (halved(*primals), tangents[0]))
+
+
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda a, b: a / b, "division by a value that depends on a parameter"),
-        (lambda a, b: jnp.where(a > 0, a, b), "no projection rule for primitive 'gt'"),
+        (lambda a, b: (a > 0) * b, "primitive 'gt'.*can only choose"),
+        (lambda a, b: jnp.where((a > 0) & (b > 0), a, b), "primitive 'gt'.*nest several of them"),
+        (lambda a, b: jnp.where(a == b, a, b), "primitive 'eq'.*can only choose: jnp.where"),
+        (lambda a, b: jnp.sort(a), "primitive 'sort'.*chooses by order"),
+        (lambda a, b: a[jnp.argmax(b[:, 0])], "primitive 'argmax'.*chooses by order"),
+        (lambda a, b: jnp.prod(a, 1), r"primitive 'reduce_prod'.*jnp.exp\(jnp.sum"),
+        (lambda a, b: jnp.arctan2(a, b), "primitive 'atan2'"),
+        (lambda a, b: jnp.linalg.svd(a)[1], "primitive 'svd'.*Factorisations"),
+        (lambda a, b: jnp.abs(jnp.fft.fft(a)), "Complex values have no projection"),
+        (lambda a, b: jax.jit(jnp.sinh)(a), "primitive 'sinh'.*0.5"),
+        (lambda a, b: halved(a), "primitive 'tan'"),
+        (lambda a, b: a.at[jnp.int32(b[0, 0])].set(1.0), "rounds|decides where"),
+        (lambda a, b: lax.reduce_window(a, 0.0, lax.add, (2, 2), (1, 1), "SAME", (2, 2)), "base_dilation"),
         (lambda a, b: a.astype("int32").astype(float), "this rounds"),
         (lambda a, b: lax.pad(a, b[0, 0], ((1, 0, 0), (0, 0, 0))), "pad with a constant"),
         (lambda a, b: a[:, :0] @ b[:, :0].T, "a product that contracts an empty axis"),
-        (lambda a, b: jnp.max(jnp.exp(C) * a, 1) ** 2, "no projection rule for primitive"),
+        (lambda a, b: lax.cumprod(jnp.exp(C) * a), "no projection rule for primitive"),
+        (lambda a, b: jnp.abs(a) ** b, "exponent is no number"),
+        (lambda a, b: 2.0**a, "exponent is no number"),
+        (lambda a, b: lax.clamp(C, a, C + 1), "bounds that are no numbers"),
+        (lambda a, b: lax.integer_pow(a, 0), "the power 0"),
     ],
 )
 def test_what_the_rules_do_not_cover(forward: Forward, message: str) -> None:

@@ -49,7 +49,8 @@ def both(first: Rows, second: Rows) -> Rows:
 def test_nearest_point(case: Case, dtype: str) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{case} {dtype}".encode()))
     for n in case.sizes:
-        rows = both(case.random(rng, 2000 if n == case.sizes[-1] else 200, n), case.hostile(rng, 500, n))
+        count = case.count if n == case.sizes[-1] else 200
+        rows = both(case.random(rng, count, n), case.hostile(rng, min(500, count), n))
         assert excess_over_bound(case, rows, dtype).max() <= 1
 
 

@@ -122,6 +122,26 @@ def plain_reflect_dot(
     return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), squared)
 
 
+def plain_displace_cumsum(r: jax.Array) -> jax.Array:
+    n = r.shape[-1]
+    matrix = jnp.tril(jnp.ones((n, n)))
+    step = jnp.linalg.solve(jnp.eye(n) + matrix.T @ matrix, matrix.T @ r[..., None])[..., 0]
+    return jnp.stack([step, jnp.cumsum(step, -1)], -1)
+
+
+def displace_scalar(x: jax.Array, z: jax.Array) -> jax.Array:
+    static = {"function": "silu", "parameters": ()}
+    absolute = pp.displace_scalar_p.bind(x, z, relative=False, **static)
+    relative = pp.displace_scalar_p.bind(x, z - jax.nn.silu(x), relative=True, **static)
+    return jnp.stack([*absolute, *relative], -1)
+
+
+def plain_displace_scalar(x: jax.Array, z: jax.Array) -> jax.Array:
+    moved = pp.project_scalar(x, z + 0 * x, "silu")
+    before, after = jax.nn.silu(x), jax.nn.silu(moved)
+    return jnp.stack([moved - x, after, moved - x, after - before], -1)
+
+
 def matrices(count: int) -> list[jax.Array]:
     return [normal(count, 3, 4), jnp.cos(normal(count, 2, 4)), 3 * normal(count, 3, 2)]
 
@@ -215,6 +235,23 @@ OPERATIONS = [
         lambda s, z: pp.displace_sum_relu_p.bind(s, z, inputs=2)[0],
         lambda s, z: pp.project_sum_relu((0.3 * s, 0.7 * s), z + 0 * s)[0] - 0.3 * s,
         lambda count: [normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
+    Operation(
+        "displace_scalar", pp.displace_scalar_p, displace_scalar, plain_displace_scalar,
+        lambda count: [normal(count, 4), 3 * jnp.cos(normal(count, 4))],
+    ),
+    Operation(
+        "displace_cumsum", pp.displace_cumsum_p, lambda r: jnp.stack(pp.displace_cumsum_p.bind(r), -1),
+        plain_displace_cumsum, lambda count: [normal(count, 6)],
+    ),
+    Operation(
+        "scalar", pp.scalar_p, lambda x: pp.scalar_p.bind(x, function="log_sigmoid", parameters=())[0],
+        jax.nn.log_sigmoid, lambda count: [normal(count, 4)],
+    ),
+    Operation(
+        "select", pp.select_p, lambda *x: pp.select_p.bind(*x, compare="le")[0],
+        lambda x, y, a, b: jnp.where(x <= y, a, b),
+        lambda count: [normal(count, 4), jnp.cos(normal(count, 4)), normal(count, 4) ** 2, normal(count, 4)],
     ),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(

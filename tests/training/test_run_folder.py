@@ -26,15 +26,19 @@ def test_model_round_trip(tmp_path) -> None:
 def test_a_run_is_not_overwritten_by_accident(tmp_path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     folder.create(TrainConfig())
-    folder.append_metrics({"batch": 1})
+    folder.append_metrics({"batch": 1}, 0.5)
+    (folder.checkpoints.step_path(3) / "state").mkdir(parents=True)
     other = folder.path / "notes.txt"
     other.touch()
-    with pytest.raises(RunError, match=re.escape(f"{folder.path}: holds a run already (config.json)")):
+    with pytest.raises(
+        RunError, match=re.escape(f"{folder.path}: holds a run already (config.json); --resume")
+    ):
         folder.create(TrainConfig(seed=1))
     assert folder.load_config() == TrainConfig()
     folder.create(TrainConfig(seed=1), overwrite=True)
     assert folder.load_config() == TrainConfig(seed=1)
-    assert not folder.metrics.exists() and other.exists()
+    assert not folder.metrics.exists() and not folder.timings.exists() and other.exists()
+    assert folder.checkpoints.steps() == []
 
 
 def test_bad_folders(tmp_path) -> None:
@@ -50,7 +54,7 @@ def test_bad_folders(tmp_path) -> None:
     with pytest.raises(RunError, match="model.eqx: damaged"):
         folder.load_model(make())
     folder.save_model(make(width=5))
-    with pytest.raises(RunError, match="model.eqx: damaged, or not the model of config.json"):
+    with pytest.raises(RunError, match="model.eqx: damaged, or of another model"):
         folder.load_model(make())
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="file: cannot be written"):

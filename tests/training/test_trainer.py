@@ -18,6 +18,7 @@ from pjax_prim.training import (
     accuracy,
     evaluate_run,
     make_loss,
+    make_state,
     make_step,
     params_sha256,
     train,
@@ -55,8 +56,8 @@ def test_every_solver_trains(solver: str) -> None:
 def test_the_step_is_solve() -> None:
     config = replace(SMALL, solver="dr", relaxation=0.7, loss="margin")
     model, (x, labels) = one_batch(config)
-    state, step = make_step(config, model)
-    (trained, _), metrics = eqx.filter_jit(step)(state, x, labels)
+    state, metrics = eqx.filter_jit(make_step(config))(make_state(config, model), x, labels)
+    trained = state.model
 
     def loss(model, x, labels):
         return pjp.margin_loss(jax.vmap(model)(x), labels)
@@ -73,8 +74,8 @@ def test_the_step_is_solve() -> None:
 def test_sgd_is_a_gradient_step_on_the_same_loss(loss: str) -> None:
     config = replace(SMALL, solver="sgd", learning_rate=0.5, steps_per_batch=None, loss=loss)
     model, (x, labels) = one_batch(config)
-    state, step = make_step(config, model)
-    (trained, _), metrics = eqx.filter_jit(step)(state, x, labels)
+    state, metrics = eqx.filter_jit(make_step(config))(make_state(config, model), x, labels)
+    trained = state.model
     value, gradient = eqx.filter_value_and_grad(lambda m: jnp.mean(make_loss(config)(m, x, labels)))(model)
     expected = eqx.apply_updates(model, jax.tree.map(lambda g: -0.5 * g, gradient))
     chex.assert_trees_all_close(
@@ -89,6 +90,8 @@ def test_run_folder_holds_the_run(tmp_path) -> None:
     result = train(replace(SMALL, solver="adam"), folder, on_batch=seen.append)
     assert seen == result.rows
     assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == result.rows
+    timings = [json.loads(line) for line in folder.timings.read_text().splitlines()]
+    assert [row["seconds"] for row in timings] == result.timings == sorted(result.timings)
     assert folder.load_config() == result.config
     assert folder.curves.read_bytes().startswith(b"\x89PNG")
     summary = result.summary()

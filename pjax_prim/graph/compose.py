@@ -1,0 +1,256 @@
+"""Equations that only together have a good projection become one.
+
+- A composition of elementwise operations on one value that is a function of `primitives.curves`, or
+  a relu (`jax.nn.gelu` and its like arrive as such chains).
+- `jnp.where` with a comparison of values that depend on parameters.
+
+`plan_compositions` and `plan_selections` only analyse; `compose` makes the new equations.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from .. import primitives as pp
+from ..primitives.recognise import SAMPLES, recognise
+from .ir import Equation, Value
+from .trace import FlatFunction
+
+_ELEMENTWISE = {
+    lax.abs_p, lax.add_p, lax.cbrt_p, lax.clamp_p, lax.convert_element_type_p, lax.copy_p, lax.cos_p,
+    lax.div_p, lax.eq_p, lax.erf_inv_p, lax.erf_p, lax.erfc_p, lax.exp2_p, lax.exp_p, lax.expm1_p,
+    lax.ge_p, lax.gt_p, lax.integer_pow_p, lax.le_p, lax.log1p_p, lax.log_p, lax.logistic_p, lax.lt_p,
+    lax.max_p, lax.min_p, lax.mul_p, lax.ne_p, lax.neg_p, lax.pow_p, lax.rsqrt_p, lax.select_n_p,
+    lax.sign_p, lax.sin_p, lax.sqrt_p, lax.square_p, lax.sub_p, lax.tanh_p,
+}  # fmt: skip
+_COMPARISONS = {lax.gt_p: "gt", lax.ge_p: "ge", lax.lt_p: "lt", lax.le_p: "le"}
+_LONGEST = 24
+"""Equations of a composition."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """`output` is the named function of `root`."""
+
+    root: Value
+    output: Value
+    function: str
+    parameters: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The select equation that makes `output` chooses by `comparison`.
+
+    If `always` is a value it is that one, because iterates are finite: the comparison asks whether
+    something is.
+    """
+
+    output: Value
+    comparison: Equation
+    always: Value | None = None
+
+
+def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
+    """The function with compositions and selections as single equations."""
+    compositions = {plan.output: plan for plan in plan_compositions(function, varying)}
+    selections = {plan.output: plan for plan in plan_selections(function, varying)}
+    equations = []
+    for equation in function.equations:
+        first = equation.outputs[0] if equation.outputs else None
+        if first in compositions:
+            equation = _composed(equation, compositions[first])
+        elif first in selections:
+            equation = _selected(equation, selections[first])
+        equations.append(equation)
+    return replace(function, equations=tuple(equations))
+
+
+def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Composition]:
+    """The longest compositions that are in the table, last ones first.
+
+    Values inside must be used nowhere else: they have no copies then.
+    """
+    made_by = {value: equation for equation in function.equations for value in equation.outputs}
+    order = {equation: number for number, equation in enumerate(function.equations)}
+    readers = (*function.equations, *function.carries)
+    uses = Counter(value for equation in readers for value in equation.inputs)
+    uses.update(function.outputs)
+    plans: list[Composition] = []
+    taken: set[Equation] = set()
+    known: dict[str, Any] = {}
+    for equation in reversed(function.equations):
+        if equation in taken or not _is_pointwise(equation, varying):
+            continue
+        output = equation.outputs[0]
+        if not jnp.issubdtype(output.dtype, jnp.floating):
+            continue
+        for root, members in _candidates(equation, varying, made_by, order, uses)[::-1]:
+            found = _function_of(root, output, members, varying, made_by, known)
+            if found is not None:
+                plans.append(Composition(root, output, *found))
+                taken.update(members)
+                break
+    return plans
+
+
+def _is_pointwise(equation: Equation, varying: set[Value]) -> bool:
+    if equation.primitive not in _ELEMENTWISE or equation.outputs[0] not in varying:
+        return False
+    shape = equation.outputs[0].shape
+    return all(value.shape == shape for value in equation.inputs if value in varying)
+
+
+def _candidates(
+    last: Equation,
+    varying: set[Value],
+    made_by: dict[Value, Equation],
+    order: dict[Equation, int],
+    uses: Counter[Value],
+) -> list[tuple[Value, list[Equation]]]:
+    """(root, equations from it to `last`), the shortest first, of at least two equations."""
+    members = [last]
+    read = Counter(value for value in last.inputs)
+    frontier = {value for value in last.inputs if value in varying}
+    found = []
+    while len(members) < _LONGEST:
+        inner = [v for v in frontier if v in made_by and _is_pointwise(made_by[v], varying)]
+        if len(frontier) == 1 and len(members) > 1:
+            inside = [x.outputs[0] for x in members if x is not last]
+            if all(read[value] == uses[value] for value in inside):
+                found.append((next(iter(frontier)), members[::-1]))
+        if not inner:
+            break
+        value = max(inner, key=lambda v: order[made_by[v]])
+        members = [*members, made_by[value]]
+        read.update(made_by[value].inputs)
+        frontier = (frontier - {value}) | {v for v in made_by[value].inputs if v in varying}
+    return found
+
+
+def _function_of(
+    root: Value,
+    output: Value,
+    members: list[Equation],
+    varying: set[Value],
+    made_by: dict[Value, Equation],
+    known: dict[str, Any],
+) -> tuple[str, tuple[float, ...]] | None:
+    """The name of the function that the members compute, with its parameters."""
+    steps: list[Equation] = []
+    seen: set[Value] = {root}
+
+    def visit(value: Value) -> bool:
+        """Adds the equations of a number that depends on nothing."""
+        if value in seen or value.literal is not None:
+            return value in seen or np.size(value.literal) == 1
+        equation = made_by.get(value)
+        uniform = equation is not None and (
+            equation.primitive in _ELEMENTWISE or equation.primitive is lax.broadcast_in_dim_p
+        )
+        if equation is None or not uniform or not all(visit(x) for x in equation.inputs):
+            return False
+        seen.add(value)
+        steps.append(equation)
+        return True
+
+    for equation in members:
+        if not all(visit(value) for value in equation.inputs):
+            return None
+        steps.append(equation)
+        seen.add(equation.outputs[0])
+    numbers = {value: number for number, value in enumerate([root, *(x.outputs[0] for x in steps)])}
+    key = repr([
+        (x.primitive, sorted((k, str(v)) for k, v in x.params.items() if k not in ("shape", "sharding",
+         "broadcast_dimensions")), [numbers.get(v, v.literal) for v in x.inputs])
+        for x in steps
+    ] + [root.dtype])  # fmt: skip
+    if key not in known:
+        with jax.ensure_compile_time_eval():
+            values = np.asarray(jax.jit(partial(_evaluate, steps, root, output))(_samples(root)))
+        known[key] = recognise(values.astype(np.float64), float(jnp.finfo(root.dtype).eps))
+    result: tuple[str, tuple[float, ...]] | None = known[key]
+    return result
+
+
+def _samples(root: Value) -> Array:
+    return jnp.asarray(SAMPLES, root.dtype)
+
+
+def _evaluate(steps: list[Equation], root: Value, output: Value, x: Array) -> Array:
+    """The steps on any array in the place of the root."""
+    environment: dict[Value, Array] = {root: x}
+    for step in steps:
+        inputs = [
+            jnp.broadcast_to(jnp.asarray(value.literal, value.dtype).reshape(()), x.shape)
+            if value.literal is not None
+            else environment[value]
+            for value in step.inputs
+        ]
+        if step.primitive is lax.broadcast_in_dim_p:
+            environment[step.outputs[0]] = inputs[0]
+        else:
+            environment[step.outputs[0]] = step.primitive.bind(*inputs, **step.params)
+    return environment[output]
+
+
+def plan_selections(function: FlatFunction, varying: set[Value]) -> list[Selection]:
+    """Selects whose predicate is a comparison that depends on parameters."""
+    made_by = {value: equation for equation in function.equations for value in equation.outputs}
+    plans = []
+    for equation in function.equations:
+        if equation.primitive is not lax.select_n_p or len(equation.inputs) != 3:
+            continue
+        comparison = made_by.get(equation.inputs[0])
+        if equation.inputs[0] not in varying or comparison is None:
+            continue
+        _, when_false, when_true = equation.inputs
+        if comparison.primitive is lax.ne_p and comparison.inputs[0] is comparison.inputs[1]:
+            plans.append(Selection(equation.outputs[0], comparison, when_false))
+        elif comparison.primitive is lax.is_finite_p:
+            plans.append(Selection(equation.outputs[0], comparison, when_true))
+        elif comparison.primitive in _COMPARISONS and equation.inputs[0].shape == equation.outputs[0].shape:
+            plans.append(Selection(equation.outputs[0], comparison))
+    return plans
+
+
+def _composed(equation: Equation, plan: Composition) -> Equation:
+    if plan.function == "relu":
+        return replace(
+            equation,
+            primitive=pp.sum_relu_p.primitive,
+            params={},
+            inputs=(plan.root,),
+            apply=pp.sum_relu_p.bind,
+        )
+    params: dict[str, Any] = {"function": plan.function, "parameters": plan.parameters}
+    return replace(
+        equation,
+        primitive=pp.scalar_p.primitive,
+        params=params,
+        inputs=(plan.root,),
+        apply=partial(pp.scalar_p.bind, **params),
+    )
+
+
+def _selected(equation: Equation, plan: Selection) -> Equation:
+    if plan.always is not None:
+        return replace(
+            equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,)
+        )
+    _, when_false, when_true = equation.inputs
+    params = {"compare": _COMPARISONS[plan.comparison.primitive]}
+    return replace(
+        equation,
+        primitive=pp.select_p.primitive,
+        params=params,
+        inputs=(*plan.comparison.inputs, when_true, when_false),
+        apply=partial(pp.select_p.bind, **params),
+    )
