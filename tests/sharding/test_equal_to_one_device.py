@@ -16,7 +16,7 @@ from pjax_prim.sharding import Plan, make_mesh, make_plan
 import pjax_prim as pjp
 from tests.solvers.problems import SOLVERS, Problem
 
-from .problems import MLP, OTHERS
+from .problems import MLP, OTHERS, STRIDED
 
 STEPS = 6  # so many until labels reach the first layer
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
@@ -82,6 +82,12 @@ def test_every_solver_and_form(solver: str) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_on_every_mesh(solver: str, mesh: str, dtype: str) -> None:
     check(MLP, solver, mesh, dtype)
+
+
+def test_convolutions_with_groups_are_refused() -> None:
+    """XLA divides them wrongly, which would silently change a mean."""
+    with pytest.raises(pjp.ArgumentError, match="mesh: convolution_0 .* is a convolution with groups"):
+        plan_of(STRIDED, "alternating_projections_compressed", "data=2,model=2,stage=2")
 
 
 @pytest.mark.parametrize("problem", OTHERS, ids=str)
