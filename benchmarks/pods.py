@@ -41,6 +41,7 @@ TABLES: dict[str, list[Case]] = {
         Case("v5p:2x2x4", "data=4,model=4", "ap", (16384, 16384), 65536),
         Case("v5p:4x4x4", "data=16,model=4", "ap", (16384, 16384), 65536),
         Case("v5p:8x8x8", "data=128,model=4", "ap", (16384, 16384), 65536),
+        Case("v5p:8x8x8", "data=32,model=16", "ap", (16384, 16384), 65536),
     ],
 }
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
 from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
+from ..rules.convolution import Convolution
 from ..solvers import AbstractSolver
 from ..solving import make_problem, problem_parts
 from ..transform import is_data, is_trained, prepare
@@ -223,6 +224,13 @@ def make_plan(
         mesh = Mesh(mesh.devices, mesh.axis_names)
     prepared = prepare(fn, params, args)
     graph, _ = problem_parts(prepared, solver)
+    for node in graph.nodes:
+        if mesh.size > 1 and isinstance(node.constraint, Convolution) and node.constraint.window.groups > 1:
+            # Seen with jax 0.11.2: divided over one of two mesh axes, the mean over filters is wrong.
+            raise ArgumentError(
+                f"mesh: {node.name} ({node.source}) is a convolution with groups, which the compiler "
+                "divides wrongly; expected one device"
+            )
     given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
     data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
     paths = {

@@ -280,8 +280,8 @@ ERRORS: dict[str, tuple[Callable[[Params, Array], Any], str]] = {
         "no projection rule for primitive 'lgamma', whose input depends on parameters. Give it one",
     ),
     "rule does not cover": (
-        lambda p, x: lax.scan(lambda h, x: (1 / cell(p, h, x), None), START, x)[0],
-        "'div' does not cover division by a value that depends on a parameter",
+        lambda p, x: lax.scan(lambda h, x: (cell(p, h, x) ** 0, None), START, x)[0],
+        "the rule of primitive 'integer_pow' does not cover the power 0",
     ),
     "a loss and something else": (
         lambda p, x: lax.scan(

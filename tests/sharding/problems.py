@@ -47,20 +47,6 @@ OTHERS = (
         lambda: ({"w": normal(0, 6, 4), "b": normal(1, 7)}, normal(2, B, 3), normal(3, B, 7)),
     ),
     Problem(
-        "strided",
-        strided,
-        lambda: (
-            {
-                "grouped": normal(0, 4, 1, 3),
-                "b": normal(1, 4, 1),
-                "skipping": normal(2, 2, 4, 1),
-                "up": normal(3, 4, 2, 2),
-            },
-            normal(4, B, 2, 6),
-            normal(5, B, 4, 6),
-        ),
-    ),
-    Problem(
         "tied", tied, lambda: ({"w": normal(0, 4, 4), "b": normal(1, 4)}, normal(2, B, 4), normal(3, B, 4))
     ),
     Problem(
@@ -73,3 +59,19 @@ OTHERS = (
         ),
     ),
 )
+
+STRIDED = Problem(
+    "strided",
+    strided,
+    lambda: (
+        {
+            "grouped": normal(0, 4, 1, 3),
+            "b": normal(1, 4, 1),
+            "skipping": normal(2, 2, 4, 1),
+            "up": normal(3, 4, 2, 2),
+        },
+        normal(4, B, 2, 6),
+        normal(5, B, 4, 6),
+    ),
+)
+"""Its first convolution has groups."""

@@ -16,7 +16,7 @@ from pjax_prim.sharding import Plan, make_mesh, make_plan
 import pjax_prim as pjp
 from tests.solvers.problems import SOLVERS, Problem
 
-from .problems import MLP, OTHERS
+from .problems import MLP, OTHERS, STRIDED
 
 STEPS = 6  # so many until labels reach the first layer
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
@@ -57,8 +57,8 @@ def check(problem: Problem, solver: str, mesh: str, dtype: str = "float64") -> P
     first, *expected = alone(problem, solver, dtype)
     _, *found = states(plan, problem, dtype, start=first)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
-    for node in plan.graph.parameters:
-        assert node is not None and np.any(expected[0][node][0] != first[node][0])
+    moved = [np.any(expected[0][x][0] != first[x][0]) for x in plan.graph.parameters if x is not None]
+    assert all(moved) if problem is MLP else any(moved)  # steps hold some parameters
     for new, old in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
         assert old.dtype == dtype
         np.testing.assert_allclose(new, old, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -82,6 +82,12 @@ def test_every_solver_and_form(solver: str) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_on_every_mesh(solver: str, mesh: str, dtype: str) -> None:
     check(MLP, solver, mesh, dtype)
+
+
+def test_convolutions_with_groups_are_refused() -> None:
+    """XLA divides them wrongly, which would silently change a mean."""
+    with pytest.raises(pjp.ArgumentError, match="mesh: convolution_0 .* is a convolution with groups"):
+        plan_of(STRIDED, "alternating_projections_compressed", "data=2,model=2,stage=2")
 
 
 @pytest.mark.parametrize("problem", OTHERS, ids=str)

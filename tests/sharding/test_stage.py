@@ -81,7 +81,8 @@ def test_only_boundaries_are_exchanged(solver: str) -> None:
             for shape in x.arrays if x.kind == "collective-permute" else ():
                 assert np.prod(shape) <= rows * WIDTH, f"{x} moves more than a boundary"
         kinds[stages] = sum(x.kind == "collective-permute" for x in found)
-    assert len({*kinds.values()}) == 1 and kinds[8] > 0
+    # A value at each boundary and back, in each of the two sets.
+    assert 0 < min(kinds.values()) and max(kinds.values()) <= 4
 
 
 def test_what_a_stage_holds() -> None:
