@@ -5,15 +5,17 @@ from dataclasses import fields
 
 from rich.console import Console
 
-from ..training.config import CHOICES, ONLY_FOR, TrainConfig
+from ..training.config import CHOICES, HIDDEN, ONLY_FOR, TrainConfig
 
 DEFAULTS = TrainConfig()
+SIZES = "; ".join(f"{model}: {' '.join(map(str, widths))}" for model, widths in HIDDEN.items())
 
 NETWORK = {
     "data": (str, "the data set"),
     "data_dir": (str, "folder of the data files (none for digits)"),
+    "length": (int, "characters in an example (default: 64)"),
     "model": (str, "the network"),
-    "hidden": (int, "widths of the hidden layers; of a cnn, channels (default: 128 128; cnn: 32 32)"),
+    "hidden": (int, f"widths of the hidden layers; of a cnn, channels (default: {SIZES})"),
     "skip": (bool, "the output layer reads all hidden layers"),
     "loss": (str, "the output condition"),
     "lam": (float, "step of the loss's proximal operator"),

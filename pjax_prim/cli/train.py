@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .. import data
 from ..training import RunFolder, TrainConfig, TrainResult, train
 from .options import NETWORK, TRAINING, add_options, console, make_config
 
@@ -38,7 +39,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     out.print(make_table(result))
     out.print(f"compiled in {result.compile_seconds:.1f} s, trained in {result.seconds:.1f} s; run folder:")
     out.print(str(folder.path), soft_wrap=True)
-    return {**result.summary(), "run_dir": str(folder.path)}
+    name, share = data.baseline(config.load_data())
+    out.print(f"for comparison, the {name}: {share:.2%} of the test labels")
+    return {**result.summary(), "baseline_accuracy": share, "run_dir": str(folder.path)}
 
 
 def make_progress() -> Progress:

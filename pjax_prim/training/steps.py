@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 import pjax_prim as pjp
 
@@ -22,7 +22,7 @@ Step = Callable[[State, Array, Array], tuple[State, dict[str, Array]]]
 
 
 def make_loss(config: TrainConfig) -> Loss:
-    """`loss(model, x, labels)`: the loss of each example, as `pjp.solve` and `jax.grad` take it."""
+    """`loss(model, x, labels)`: the loss of each label, as `pjp.solve` and `jax.grad` take it."""
     functions: dict[str, Callable[..., Array]] = {
         "cross_entropy": pjp.cross_entropy,
         "margin": pjp.margin_loss,
@@ -31,7 +31,7 @@ def make_loss(config: TrainConfig) -> Loss:
     function = functions[config.loss]
     settings = {} if config.lam is None else {"lam": config.lam}
 
-    def loss(model: Any, x: Float[Array, "batch features"], labels: Int[Array, " batch"]) -> Array:
+    def loss(model: Any, x: Shaped[Array, "batch features"], labels: Int[Array, "batch ..."]) -> Array:
         return function(jax.vmap(model)(x), labels, **settings)
 
     return loss

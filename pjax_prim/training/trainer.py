@@ -71,7 +71,7 @@ def train(
     **Errors:** `DataError`, `ArgumentError` and `RunError` before anything is compiled.
     `NonFiniteError` if a value is not finite: the model before that batch is saved.
     """
-    dataset = data.load(config.data, config.data_dir)
+    dataset = config.load_data()
     state, step = make_step(config, config.make_model(dataset))
     if folder is not None:
         folder.create(config, overwrite=overwrite)
@@ -122,7 +122,7 @@ def evaluate_run(folder: RunFolder, data_dir: str | Path | None = None) -> dict[
     **Errors:** `RunError` where the folder holds no finished run, `DataError` for its data.
     """
     config = folder.load_config()
-    dataset = data.load(config.data, config.data_dir if data_dir is None else data_dir)
+    dataset = config.load_data(data_dir)
     model = folder.load_model(eqx.filter_eval_shape(config.make_model, dataset))
     return {
         "test_accuracy": accuracy(model, dataset.test_x, dataset.test_y),

@@ -1,0 +1,225 @@
+"""Every layer of `equinox.nn` in one small problem; `python -m tests.models.layers` writes the page.
+
+A problem trains a model with the layer in it to imitate the same model with other parameters: half the
+squared error of its outputs. It trains if the gap falls tenfold within `STEPS` alternating projections.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array
+
+import pjax_prim as pjp
+
+PAGE = Path(__file__).parents[2] / "docs" / "equinox.md"
+STEPS = 300
+EXAMPLES = 4
+
+Make = Callable[[Array], Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A model with a layer in it, `make(key)`, that maps an input of `shape`.
+
+    - `call`: how the model is applied to one example.
+    - `inputs`: makes one example from a key, if it is not normally distributed.
+    - `note`: for the page.
+    """
+
+    name: str
+    make: Make
+    shape: tuple[int, ...]
+    call: Callable[[Any, Array], Array] = lambda model, x: model(x)
+    inputs: Callable[[Array, tuple[int, ...]], Array] = jr.normal
+    note: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a layer: `error` of the trace, or None; the gap of the first and the last step."""
+
+    error: str | None
+    first: float = 0.0
+    last: float = 0.0
+
+    @property
+    def trains(self) -> bool:
+        """Whether the gap fell tenfold."""
+        return self.error is None and self.last <= self.first / 10
+
+
+def after_linear(layer: Any, *, size: int = 6, shape: tuple[int, ...] = (6,)) -> Make:
+    """A layer that has few parameters or none, fed by a linear map."""
+
+    def make(key: Array) -> Any:
+        features = 1
+        for axis in shape:
+            features *= axis
+        return eqx.nn.Sequential(
+            [
+                eqx.nn.Linear(size, features, key=key),
+                eqx.nn.Lambda(lambda x: x.reshape(shape)),
+                layer(key) if callable(layer) and not isinstance(layer, eqx.Module) else layer,
+            ]
+        )
+
+    return make
+
+
+def pool(kind: Any, axes: int, *sizes: int) -> Layer:
+    """A pooling layer on 2 channels."""
+    return Layer(kind.__name__, after_linear(kind(*sizes), shape=(2,) + (4,) * axes), (6,))
+
+
+def adaptive(kind: Any, axes: int) -> Layer:
+    """An adaptive pooling layer on 2 channels."""
+    return Layer(kind.__name__, after_linear(kind((2,) * axes), shape=(2,) + (5,) * axes), (6,))
+
+
+def attend(model: Any, x: Array) -> Array:
+    """Self-attention, causal."""
+    return model(x, x, x, jnp.tril(jnp.ones((len(x), len(x)), bool)))
+
+
+def run_cell(model: Any, x: Array) -> Array:
+    """The last state of a GRU."""
+    return jax.lax.scan(lambda h, x: (model(x, h), None), jnp.zeros(model.hidden_size), x)[0]
+
+
+def run_lstm(model: Any, x: Array) -> Array:
+    """The last state of an LSTM."""
+    start = (jnp.zeros(model.hidden_size), jnp.zeros(model.hidden_size))
+    return jax.lax.scan(lambda h, x: (model(x, h), None), start, x)[0][0]
+
+
+class Stateful(eqx.Module):
+    """A layer with its state."""
+
+    before: eqx.nn.Linear
+    layer: Any
+    state: eqx.nn.State
+
+    def __call__(self, x: Array) -> Array:
+        return self.layer(self.before(x), self.state)[0]
+
+
+def with_state(layer: Callable[[], Any]) -> Make:
+    """A layer with state, fed by a linear map."""
+
+    def make(key: Array) -> Any:
+        made, state = eqx.nn.make_with_state(layer)()
+        return Stateful(eqx.nn.Linear(6, 6, key=key), made, state)
+
+    return make
+
+
+NN = eqx.nn
+LAYERS: tuple[Layer, ...] = (
+    Layer("Linear", lambda key: NN.Linear(6, 5, key=key), (6,)),
+    *(
+        Layer(f"Conv{n}d", lambda key, n=n: NN.Conv(n, 2, 3, 3, key=key), (2,) + (4,) * n)
+        for n in (1, 2, 3)
+    ),
+    *(
+        Layer(
+            f"ConvTranspose{n}d",
+            lambda key, n=n: NN.ConvTranspose(n, 2, 3, 2, stride=2, key=key),
+            (2,) + (3,) * n,
+        )
+        for n in (1, 2, 3)
+    ),
+    Layer("MLP", lambda key: NN.MLP(6, 3, 8, 2, key=key), (6,)),
+    Layer("GRUCell", lambda key: NN.GRUCell(3, 4, key=key), (5, 3), run_cell, note="in a `jax.lax.scan`"),
+    Layer("LSTMCell", lambda key: NN.LSTMCell(3, 4, key=key), (5, 3), run_lstm, note="in a `jax.lax.scan`"),
+    pool(NN.AvgPool1d, 1, 2, 2),
+    pool(NN.AvgPool2d, 2, 2, 2),
+    pool(NN.AvgPool3d, 3, 2, 2),
+    pool(NN.MaxPool1d, 1, 2, 2),
+    pool(NN.MaxPool2d, 2, 2, 2),
+    pool(NN.MaxPool3d, 3, 2, 2),
+    adaptive(NN.AdaptiveAvgPool1d, 1),
+    adaptive(NN.AdaptiveAvgPool2d, 2),
+    adaptive(NN.AdaptiveAvgPool3d, 3),
+    adaptive(NN.AdaptiveMaxPool1d, 1),
+    adaptive(NN.AdaptiveMaxPool2d, 2),
+    adaptive(NN.AdaptiveMaxPool3d, 3),
+    Layer("LayerNorm", after_linear(NN.LayerNorm(6)), (6,)),
+    Layer("RMSNorm", after_linear(NN.RMSNorm(6)), (6,)),
+    Layer("GroupNorm", after_linear(NN.GroupNorm(2, 6)), (6,)),
+    Layer(
+        "BatchNorm, inference",
+        with_state(lambda: NN.BatchNorm(6, "batch", mode="ema", inference=True)),
+        (6,),
+    ),
+    Layer("BatchNorm, training", with_state(lambda: NN.BatchNorm(6, "batch", mode="ema")), (6,)),
+    Layer(
+        "Dropout",
+        lambda key: NN.MLP(6, 3, 8, 1, key=key),
+        (6,),
+        lambda model, x: NN.Dropout(0.5)(model(x), key=jr.key(0)),
+    ),
+    Layer(
+        "Embedding",
+        lambda key: NN.Embedding(5, 3, key=key),
+        (),
+        inputs=lambda key, shape: jr.randint(key, shape, 0, 5),
+    ),
+    Layer("PReLU", after_linear(NN.PReLU()), (6,)),
+    Layer("Lambda", after_linear(NN.Lambda(jnp.tanh)), (6,)),
+    Layer("Sequential", after_linear(NN.Lambda(jax.nn.gelu)), (6,)),
+    Layer(
+        "RotaryPositionalEmbedding",
+        after_linear(NN.RotaryPositionalEmbedding(4), shape=(3, 4)),
+        (6,),
+    ),
+    Layer("MultiheadAttention", lambda key: NN.MultiheadAttention(2, 4, key=key), (3, 4), attend),
+    Layer("WeightNorm", lambda key: NN.WeightNorm(NN.Linear(6, 5, key=key)), (6,)),
+    Layer(
+        "SpectralNorm",
+        with_state(lambda: NN.SpectralNorm(NN.Linear(6, 5, key=jr.key(1)), "weight", key=jr.key(2))),
+        (6,),
+    ),
+    Layer("Identity", after_linear(NN.Identity()), (6,)),
+)
+
+
+def attempt(layer: Layer) -> Outcome:
+    """Traces and trains the small problem of a layer."""
+    keys = jr.split(jr.key(0), EXAMPLES + 2)
+    x = jax.vmap(lambda key: layer.inputs(key, layer.shape))(keys[2:])
+    teacher, model = layer.make(keys[0]), layer.make(keys[1])
+
+    def outputs(model: Any, x: Array) -> Array:
+        result = jax.vmap(lambda x: layer.call(model, x), axis_name="batch")(x)
+        return result.reshape(len(x), -1)
+
+    def loss(model: Any, x: Array, targets: Array) -> Array:
+        return pjp.squared_error(outputs(model, x), targets)
+
+    targets = outputs(teacher, x)
+    try:
+        first = pjp.solve(loss, model, x, targets, solver=pjp.AlternatingProjections(), max_steps=1)
+    except pjp.PjaxError as error:
+        return Outcome(str(error))
+    last = pjp.solve(loss, model, x, targets, solver=pjp.AlternatingProjections(), max_steps=STEPS)
+    return Outcome(None, float(first.stats["gap"]), float(last.stats["gap"]))
+
+if __name__ == "__main__":
+    import sys
+    import time
+    for layer in LAYERS:
+        if len(sys.argv) > 1 and not any(a in layer.name for a in sys.argv[1:]): continue
+        t = time.time()
+        try: o = attempt(layer)
+        except Exception as e: print(layer, "FAIL", type(e), str(e)[:600]); continue
+        print(layer, o, o.trains, f"{time.time()-t:.1f}s", flush=True)
