@@ -24,9 +24,9 @@ EXAMPLES = 4
 
 HEAD = """# Equinox layers
 
-Made by `python -m tests.models.layers`; the problems are in `tests/models/layers.py`. A model with the layer in
-it learns to imitate the same model with other parameters, on a few examples. *Traces*: `pjp.solve` takes the
-layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps} steps of alternating projections.
+Made by `python -m tests.models.layers`; the problems are in `tests/models/layers.py`. A model with the
+layer in it learns to imitate the same model with other parameters, on a few examples. *Traces*: `pjp.solve`
+takes the layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps} steps of alternating projections.
 
 | `eqx.nn` | traces | trains | |
 |---|---|---|---|
@@ -41,6 +41,7 @@ class Layer:
 
     - `call`: how the model is applied to one example.
     - `inputs`: makes one example from a key, if it is not normally distributed.
+    - `stateful`: `make` returns the model and an `eqx.nn.State`, which the model also takes.
     - `note`: for the page.
     """
 
@@ -49,6 +50,7 @@ class Layer:
     shape: tuple[int, ...]
     call: Callable[[Any, Array], Array] = lambda model, x: model(x)
     inputs: Callable[[Array, tuple[int, ...]], Array] = jr.normal
+    stateful: bool = False
     note: str = ""
 
     def __str__(self) -> str:
@@ -113,25 +115,23 @@ def run_lstm(model: Any, x: Array) -> Array:
     return jax.lax.scan(lambda h, x: (model(x, h), None), start, x)[0][0]
 
 
-class Stateful(eqx.Module):
-    """A layer with its state."""
+class Fed(eqx.Module):
+    """A layer with state, fed by a linear map."""
 
     before: eqx.nn.Linear
     layer: Any
-    state: eqx.nn.State
 
-    def __call__(self, x: Array) -> Array:
-        return self.layer(self.before(x), self.state)[0]
+    def __call__(self, x: Array, state: eqx.nn.State) -> Array:
+        return self.layer(self.before(x), state)[0]
 
 
-def with_state(layer: Callable[[], Any]) -> Make:
-    """A layer with state, fed by a linear map."""
+def with_state(make_layer: Callable[[Array], Any]) -> Callable[[Array], tuple[Any, eqx.nn.State]]:
+    """A layer with state, fed by a linear map; its state apart, because it is not trained."""
 
     def make(key: Array) -> Any:
-        made, state = eqx.nn.make_with_state(layer)()
-        return Stateful(eqx.nn.Linear(6, 6, key=key), made, state)
+        return Fed(eqx.nn.Linear(6, 6, key=key), make_layer(key))
 
-    return make
+    return eqx.nn.make_with_state(make)
 
 
 NN = eqx.nn
@@ -169,10 +169,18 @@ LAYERS: tuple[Layer, ...] = (
     Layer("GroupNorm", after_linear(NN.GroupNorm(2, 6)), (6,)),
     Layer(
         "BatchNorm, inference",
-        with_state(lambda: NN.BatchNorm(6, "batch", mode="ema", inference=True)),
+        with_state(lambda key: NN.BatchNorm(6, "batch", mode="ema", inference=True)),
         (6,),
+        stateful=True,
+        note="its state passed in `args`",
     ),
-    Layer("BatchNorm, training", with_state(lambda: NN.BatchNorm(6, "batch", mode="ema")), (6,)),
+    Layer(
+        "BatchNorm",
+        with_state(lambda key: NN.BatchNorm(6, "batch", mode="batch")),
+        (6,),
+        stateful=True,
+        note="means and variances of the batch",
+    ),
     Layer(
         "Dropout",
         lambda key: NN.MLP(6, 3, 8, 1, key=key),
@@ -197,8 +205,10 @@ LAYERS: tuple[Layer, ...] = (
     Layer("WeightNorm", lambda key: NN.WeightNorm(NN.Linear(6, 5, key=key)), (6,)),
     Layer(
         "SpectralNorm",
-        with_state(lambda: NN.SpectralNorm(NN.Linear(6, 5, key=jr.key(1)), "weight", key=jr.key(2))),
+        with_state(lambda key: NN.SpectralNorm(NN.Linear(6, 5, key=key), "weight", key=jr.key(2))),
         (6,),
+        stateful=True,
+        note="its state passed in `args`",
     ),
     Layer("Identity", after_linear(NN.Identity()), (6,)),
 )
@@ -210,14 +220,18 @@ def problem(layer: Layer) -> tuple[Callable[..., Array], tuple[Any, ...]]:
     x = jax.vmap(lambda key: layer.inputs(key, layer.shape))(keys[2:])
     teacher, model = layer.make(keys[0]), layer.make(keys[1])
 
-    def outputs(model: Any, x: Array) -> Array:
-        result = jax.vmap(lambda x: layer.call(model, x), axis_name="batch")(x)
-        return result.reshape(len(x), -1)
+    def outputs(model: Any, state: Any, x: Array) -> Array:
+        def one(x: Array) -> Array:
+            return model(x, state) if layer.stateful else layer.call(model, x)
 
-    def loss(model: Any, x: Array, targets: Array) -> Array:
-        return pjp.squared_error(outputs(model, x), targets)
+        return jax.vmap(one, axis_name="batch")(x).reshape(len(x), -1)
 
-    return loss, (model, x, outputs(teacher, x))
+    def loss(model: Any, state: Any, x: Array, targets: Array) -> Array:
+        return pjp.squared_error(outputs(model, state, x), targets)
+
+    model, state = model if layer.stateful else (model, None)
+    teacher, first = teacher if layer.stateful else (teacher, None)
+    return loss, (model, state, x, outputs(teacher, first, x))
 
 
 def attempt(layer: Layer) -> Outcome:

@@ -9,7 +9,9 @@ from .layers import LAYERS, PAGE, Layer, attempt, problem, row
 
 QUICK = ("Linear", "MaxPool1d", "Embedding")
 EVERY_LAYER = pytest.mark.parametrize("layer", LAYERS, ids=str)
-NOT_LAYERS = {"AdaptivePool", "Conv", "ConvTranspose", "Pool", "Shared", "State", "StateIndex", "StatefulLayer"}
+NOT_LAYERS = {
+    *("AdaptivePool", "Conv", "ConvTranspose", "Pool", "Shared", "State", "StateIndex", "StatefulLayer")
+}
 """Base classes, and what is no layer (`test_import.py` has shared ones)."""
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,7 +25,7 @@ def committed() -> dict[str, str]:
 def test_the_page_has_every_layer() -> None:
     assert list(committed()) == [str(layer) for layer in LAYERS]
     names = {name for name in vars(eqx.nn) if name[0].isupper()} - NOT_LAYERS
-    assert names == {str(layer).split(",")[0] for layer in LAYERS}
+    assert names == {str(layer).split(",")[0] for layer in LAYERS}  # "BatchNorm, inference"
 
 
 @EVERY_LAYER
