@@ -47,8 +47,13 @@ class Inliner:
             self.trained.update(equation.outputs)
         return equation.outputs
 
-    def walk(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
-        """Appends the equations of a jaxpr applied to `inputs`; returns its results."""
+    def walk(
+        self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value], caller: str = ""
+    ) -> list[Value]:
+        """Appends the equations of a jaxpr applied to `inputs`; returns its results.
+
+        `caller` is the line that stands for equations without one, inside JAX's own functions.
+        """
         environment: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, constant in zip(jaxpr.constvars, constants, strict=True):
             environment[variable] = value = value_like(variable.aval)
@@ -64,12 +69,13 @@ class Inliner:
         for equation in jaxpr.eqns:
             operands = [look_up(atom) for atom in equation.invars]
             called = called_jaxpr(equation)
+            source = source_line(equation) or caller
             if called is not None:
-                results = self.walk(*open_jaxpr(called), operands)
+                results = self.walk(*open_jaxpr(called), operands, source)
             elif equation.primitive is scan_p and any(x in self.trained for x in operands):
                 results = inline_scan(self, equation, operands)
             else:
-                results = list(self.add(_flat(equation, operands)))
+                results = list(self.add(_flat(equation, operands, source)))
             environment.update(zip(equation.outvars, results, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
 
@@ -90,12 +96,12 @@ class Inliner:
         return results
 
 
-def _flat(equation: Any, operands: Sequence[Value]) -> Equation:
+def _flat(equation: Any, operands: Sequence[Value], source: str) -> Equation:
     return Equation(
         equation.primitive,
         dict(equation.params),
         tuple(operands),
         tuple(value_like(variable.aval) for variable in equation.outvars),
         evaluator(equation),
-        source_line(equation),
+        source,
     )

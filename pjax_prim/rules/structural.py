@@ -6,6 +6,7 @@ from jax import lax
 from .._compat import EXTRA_MOVEMENTS
 from ..errors import GraphError
 from .registry import Movement, MovementKind, Rule, RuleContext, register_projection
+from .remedies import remedy
 
 
 def _moves(kind: MovementKind, data: slice = slice(None), instead: str = "") -> Rule:
@@ -26,6 +27,8 @@ def _moves(kind: MovementKind, data: slice = slice(None), instead: str = "") -> 
 
 def _convert(ctx: RuleContext) -> Movement:
     dtype = ctx.outputs[0].dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise GraphError(f"conversion to {dtype}: {remedy('complex')}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise GraphError(
             f"conversion of a value that depends on a parameter to {dtype}: this rounds, so it is "

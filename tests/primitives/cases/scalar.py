@@ -1,6 +1,7 @@
 """Functions of one number: a fine grid on every scale, then golden section around its minima."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,23 @@ import pjax_prim.primitives as pp
 from .case import Case, Rows, search
 
 Function = Callable[[np.ndarray], np.ndarray]
-_SCALES = np.geomspace(1e-10, 1e8, 100)
+_SCALES = np.geomspace(1e-10, 1e14, 120)
 _ANYWHERE = np.concatenate([np.linspace(-30, 30, 401), -_SCALES, _SCALES])
 
 
+def _quiet(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Infinities and nan are meant."""
+
+    @wraps(function)
+    def silent(*arguments: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return function(*arguments)
+
+    return silent
+
+
 def _best(f: Function, inverse: Function | None) -> Callable[..., np.ndarray]:
+    @_quiet
     def best(a: np.ndarray, z: np.ndarray) -> np.ndarray:
         around = np.concatenate([-_SCALES, [0.0], _SCALES])
         points = [np.broadcast_to(_ANYWHERE, (len(a), len(_ANYWHERE))), a[:, None] + around]
@@ -62,31 +75,27 @@ def case(
     - `steep`: whether rounding x may change f by any amount.
     """
 
-    def quiet(x: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return f(x)
+    f, inverse = _quiet(f), None if inverse is None else _quiet(inverse)
 
-    def quiet_inverse(y: np.ndarray) -> np.ndarray:
-        assert inverse is not None
-        with np.errstate(all="ignore"):
-            return inverse(y)
-
+    @_quiet
     def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
         (a, z), (x,) = query, outputs
-        y = quiet(x)
+        y = f(x)
         if steep:
-            low, high = (quiet(x + sign * unit / 16) for sign in (-1, 1))
+            low, high = (f(x + sign * unit / 16) for sign in (-1, 1))
             y = np.clip(z, np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high))
         return _finite((x - a) ** 2 + (y - z) ** 2)
 
+    @_quiet
     def size(a: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Rounding x relative to itself changes f by the elasticity."""
-        change = np.abs(quiet(a * (1 + 1e-6)) - quiet(a * (1 - 1e-6))) / 2e-6
+        """Rounding x relative to itself changes f by the elasticity, which is moderate near z."""
+        change = np.abs(f(a * (1 + 1e-6)) - f(a * (1 - 1e-6))) / 2e-6
+        change = np.minimum(change, 100 * (np.abs(a) + np.abs(z)))
         return np.abs(a) + np.abs(z) + np.where(np.isfinite(change) & (not steep), change, 0)
 
-    best = _best(quiet, None if inverse is None else quiet_inverse)
-    if steep:  # the graph goes on where rounded x have no more values
-        across = _best(quiet_inverse, quiet)
+    best = _best(f, inverse)
+    if steep and inverse is not None:  # the graph goes on where rounded x have no more values
+        across = _best(inverse, f)
         along, best = best, lambda a, z: np.minimum(along(a, z), across(z, a))
 
     static: dict[str, Any] = {"function": function, "parameters": parameters}
@@ -99,7 +108,7 @@ def case(
         cost,
         best,
         size,
-        lambda a, z: (inside(a), quiet(inside(a))),
+        lambda a, z: (inside(a), f(inside(a))),
         kinked=kinked or steep,
         static=static,
         count=150,

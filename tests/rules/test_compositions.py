@@ -1,0 +1,94 @@
+"""Compositions that `jax.nn` and users write become one constraint, and only those that are one."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+import pjax_prim as pjp
+from pjax_prim.rules.scalar import Scalar
+
+X = jax.random.normal(jax.random.key(0), (3, 4))
+
+ONE: dict[str, tuple[Callable[[Array], Array], str]] = {
+    "gelu": (jax.nn.gelu, "scalar gelu_tanh"),
+    "gelu by erf": (lambda x: jax.nn.gelu(x, approximate=False), "scalar gelu"),
+    "silu": (jax.nn.silu, "scalar silu"),
+    "softplus": (jax.nn.softplus, "scalar softplus"),
+    "log_sigmoid": (jax.nn.log_sigmoid, "scalar log_sigmoid"),
+    "soft_sign": (jax.nn.soft_sign, "scalar soft_sign"),
+    "elu": (jax.nn.elu, "scalar elu 1 1 1"),
+    "selu": (jax.nn.selu, "scalar elu 1.0507 1.7581 1"),
+    "celu": (lambda x: jax.nn.celu(x, 2.0), "scalar elu 1 2 2"),
+    "leaky_relu": (jax.nn.leaky_relu, "scalar leaky_relu 0.01"),
+    "relu6": (jax.nn.relu6, "scalar clamp 0 6"),
+    "hard_tanh": (jax.nn.hard_tanh, "scalar clamp -1 1"),
+    "clip": (lambda x: jnp.clip(x, -1, 2), "scalar clamp -1 2"),
+    "where": (lambda x: jnp.where(x > 0, x, 0.0), "sum_relu "),
+    "sigmoid by hand": (lambda x: 1 / (1 + jnp.exp(-x)), "scalar logistic"),
+}
+MANY: dict[str, tuple[Callable[[Array], Array], list[str]]] = {
+    "an inner value is used": (
+        lambda x: jax.nn.sigmoid(x) * x + jax.nn.sigmoid(x)[::-1], ["scalar silu", "scalar logistic", "sum "]
+    ),
+    "not in the table": (lambda x: 2 * jnp.tanh(x) + 1, ["scalar tanh", "scale ", "sum ++c"]),
+    "of something else": (lambda x: jax.nn.silu(2 * x), ["scale ", "scalar silu"]),
+    "two arguments": (lambda x: jnp.where(x > x[::-1], 2 * x, x), ["scale ", "select x > y ? a : b"]),
+}  # fmt: skip
+
+
+def constraints(f: Callable[[Array], Array], x: Array = X) -> list[str]:
+    """All but the loss and identities."""
+    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape)))(x)
+    kinds = [node.constraint for node in graph.nodes if node.constraint is not None]
+    found = [f"{kind.kind} {kind.describe()}" for kind in kinds]
+    return [text for text in found if not text.startswith(("loss", "identity"))]
+
+
+@pytest.mark.parametrize("row", ONE)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_one_constraint(row: str, dtype: str) -> None:
+    f, text = ONE[row]
+    assert constraints(f, X.astype(dtype)) == [text]
+    assert constraints(jax.jit(f), X.astype(dtype)) == [text]
+
+
+@pytest.mark.parametrize("row", MANY)
+def test_several_constraints(row: str) -> None:
+    f, texts = MANY[row]
+    assert constraints(f) == texts
+
+
+@pytest.mark.parametrize("row", [row for row in ONE if row != "where"])
+def test_the_constraint_computes_the_function(row: str) -> None:
+    f, _ = ONE[row]
+    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape)))(X)
+    (constraint,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, Scalar))
+    chex.assert_trees_all_close(constraint.forward((3 * X,), ()), f(3 * X), rtol=1e-6, atol=1e-12)
+
+
+def attention(params: dict[str, Array], x: Array, target: Array) -> Array:
+    """A softmax, a learned slope below zero, a normalised sum and overlapping pools."""
+    h = jnp.tanh(x @ params["w"])
+    weights = jax.nn.softmax(h @ params["query"], -1)
+    bent = jnp.where(h >= 0, h, params["slope"] * h)
+    pooled = jax.lax.reduce_window(bent, -jnp.inf, jax.lax.max, (1, 2), (1, 1), "SAME")
+    mixed = pooled * jax.lax.rsqrt(jnp.mean(jnp.square(bent), -1, keepdims=True) + 0.1)
+    return pjp.squared_error(jnp.cumsum(weights, -1) + mixed, target)
+
+
+@pytest.mark.slow
+def test_both_forms_of_a_network_of_many_kinds() -> None:
+    shapes = ((3, 4), (4, 4), (4,), (5, 3), (5, 4))
+    w, query, slope, x, target = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
+    params = {"w": w, "query": query, "slope": slope}
+    compressed, expanded = (
+        pjp.solve(attention, params, x, target, solver=pjp.AlternatingProjections(form=form), max_steps=20)
+        for form in ("compressed", "expanded")
+    )
+    chex.assert_trees_all_close(compressed.params, expanded.params, rtol=0, atol=1e-10)
+    before, after = (jnp.sum(attention(p, x, target)) for p in (params, compressed.params))
+    assert after < before
