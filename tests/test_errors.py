@@ -151,7 +151,7 @@ BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "nothing": (lambda p, x, y: None, "fn: returned no array but None; return the losses"),
     "no array": (lambda p, x, y: {"loss": "network"}, "fn: returned no array but {'loss': 'network'}; "),
-    "frozen": (weight_through(lax.stop_gradient), "fn: no loss depends on the parameters"),
+    "frozen": (weight_through(lax.stop_gradient), "fn: every parameter is behind jax.lax.stop_gradient"),
     "while": (
         weight_through(lambda w: lax.while_loop(lambda w: w[0, 0] < 2, lambda w: w + 1, w)),
         "primitive 'while'.* use jax.lax.scan",

@@ -19,7 +19,7 @@ from jaxtyping import Array
 import pjax_prim as pjp
 
 PAGE = Path(__file__).parents[2] / "docs" / "equinox.md"
-STEPS = 300
+STEPS = 1000
 EXAMPLES = 4
 
 HEAD = """# Equinox layers
@@ -193,7 +193,7 @@ LAYERS: tuple[Layer, ...] = (
         (),
         inputs=lambda key, shape: jr.randint(key, shape, 0, 5),
     ),
-    Layer("PReLU", after_linear(NN.PReLU()), (6,)),
+    Layer("PReLU", after_linear(NN.Lambda(NN.PReLU())), (6,)),
     Layer("Lambda", after_linear(NN.Lambda(jnp.tanh)), (6,)),
     Layer("Sequential", after_linear(NN.Lambda(jax.nn.gelu)), (6,)),
     Layer(
