@@ -56,6 +56,13 @@ def benchmark(
 
     **Returns:** see `compare`.
     """
+    return compare(CASES[case], *make_case(hidden, batch_size, model, classes, skip), repeats, call)
+
+
+def make_case(
+    hidden: Sequence[int] | None, batch_size: int, model: str, classes: int = 10, skip: bool = True
+) -> tuple[Any, Any, tuple[Any, ...]]:
+    """`loss`, `network` and `batch` of a classifier on random data; arguments as for `benchmark`."""
     keys = jax.random.split(jax.random.key(0), 3)
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
     image_shape = (32, 32, 3)
@@ -71,7 +78,7 @@ def benchmark(
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
-    return compare(CASES[case], loss, network, (x, labels), repeats, call)
+    return loss, network, (x, labels)
 
 
 def compare(
@@ -141,6 +148,25 @@ def compare(
         "adam_peak_bytes": peaks[1],
         "compile_s": compile_s,
     }
+
+
+def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: str) -> tuple[int, int]:
+    """Bytes of a solver's state, and of a step that overwrites it with all it needs, by the compiler's
+    account; arguments as for `benchmark`. Compiles the step and runs nothing.
+    """
+    solver = CASES[case]
+    loss, network, batch = make_case(hidden, batch_size, model)
+    graph, arrays = problem_parts(prepare(loss, network, batch), solver)
+
+    def first(arrays: Any) -> Any:
+        return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
+
+    def step(state: Any, arrays: Any) -> Any:
+        return solver.step(make_problem(graph, solver.form, arrays), state)
+
+    state = jax.eval_shape(first, arrays)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays).compile()
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)), _peak_bytes(compiled)
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:

@@ -26,7 +26,8 @@ HEAD = """# Equinox layers
 
 Made by `python -m tests.models.layers`; the problems are in `tests/models/layers.py`. A model with the
 layer in it learns to imitate the same model with other parameters, on a few examples. *Traces*: `pjp.solve`
-takes the layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps} steps of alternating projections.
+takes the layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps} steps of alternating
+projections.
 
 | `eqx.nn` | traces | trains | |
 |---|---|---|---|
@@ -105,14 +106,24 @@ def attend(model: Any, x: Array) -> Array:
 
 
 def run_cell(model: Any, x: Array) -> Array:
-    """The last state of a GRU."""
-    return jax.lax.scan(lambda h, x: (model(x, h), None), jnp.zeros(model.hidden_size), x)[0]
+    """The states of a GRU that reads a sequence."""
+
+    def step(state: Array, x: Array) -> tuple[Array, Array]:
+        state = model(x, state)
+        return state, state
+
+    return jax.lax.scan(step, jnp.zeros(model.hidden_size), x)[1]
 
 
 def run_lstm(model: Any, x: Array) -> Array:
-    """The last state of an LSTM."""
-    start = (jnp.zeros(model.hidden_size), jnp.zeros(model.hidden_size))
-    return jax.lax.scan(lambda h, x: (model(x, h), None), start, x)[0][0]
+    """The outputs of an LSTM that reads a sequence."""
+
+    def step(state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
+        state = model(x, state)
+        return state, state[0]
+
+    zeros = jnp.zeros(model.hidden_size)
+    return jax.lax.scan(step, (zeros, zeros), x)[1]
 
 
 class Fed(eqx.Module):
