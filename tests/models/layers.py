@@ -22,7 +22,32 @@ PAGE = Path(__file__).parents[2] / "docs" / "equinox.md"
 STEPS = 1000
 EXAMPLES = 4
 
-HEAD = """# Equinox layers
+HEAD = """# Equinox models
+
+`pjp.solve(loss, model, *args, ...)` trains the floating-point arrays of an Equinox model as it is, freshly
+made, trained by Adam or read with `eqx.tree_deserialise_leaves`, and returns a model of the same structure.
+Layers that are applied several times, and those of `eqx.nn.Shared`, stay one.
+
+**Frozen parts**: partition as for `eqx.filter_grad`; what is passed in `args` is not trained.
+
+```python
+trained, frozen = eqx.partition(model, filter_spec)
+
+def partial_loss(trained, frozen, x, labels):
+    return loss(eqx.combine(trained, frozen), x, labels)
+
+solution = pjp.solve(partial_loss, trained, frozen, x, labels, solver=solver, max_steps=50)
+model = eqx.combine(solution.params, frozen)
+```
+
+**Layers with state** (`BatchNorm`, `SpectralNorm`): pass the `eqx.nn.State` in `args` and return the losses
+only; a new state is no loss, and the solver would have nothing to ask of it. Get it afterwards, from the
+trained model, as in inference: `_, state = jax.vmap(model, axis_name="batch", in_axes=(0, None),
+out_axes=(0, None))(x, state)`.
+
+**Dropout**: pass the key in `args`. The mask is a constant of the solve.
+
+## Every layer
 
 Made by `python -m tests.models.layers`; the problems are in `tests/models/layers.py`. A model with the
 layer in it learns to imitate the same model with other parameters, on a few examples. *Traces*: `pjp.solve`
