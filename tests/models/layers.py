@@ -19,7 +19,7 @@ from jaxtyping import Array
 import pjax_prim as pjp
 
 PAGE = Path(__file__).parents[2] / "docs" / "equinox.md"
-STEPS = 1000
+STEPS = 4000
 EXAMPLES = 4
 
 HEAD = """# Equinox models
@@ -85,7 +85,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a layer: `error` of the trace, or None; the gap of the first and the last step."""
+    """What became of a layer: `error` of the trace, or None; the gap of the first and of a late step."""
 
     error: str | None
     first: float = 0.0
@@ -273,14 +273,18 @@ def problem(layer: Layer) -> tuple[Callable[..., Array], tuple[Any, ...]]:
 def attempt(layer: Layer) -> Outcome:
     """Traces and trains the small problem of a layer."""
     loss, arguments = problem(layer)
+    gaps: list[float] = []
     try:
-        first, last = (
-            pjp.solve(loss, *arguments, solver=pjp.AlternatingProjections(), max_steps=steps)
-            for steps in (1, STEPS)
-        )
+        for steps in (1, STEPS // 16, STEPS // 4, STEPS):
+            solution = pjp.solve(
+                loss, *arguments, solver=pjp.AlternatingProjections(), max_steps=steps
+            )
+            gaps.append(float(solution.stats["gap"]))
+            if gaps[-1] <= gaps[0] / 10:
+                break
     except pjp.PjaxError as error:
         return Outcome(str(error))
-    return Outcome(None, float(first.stats["gap"]), float(last.stats["gap"]))
+    return Outcome(None, gaps[0], gaps[-1])
 
 
 def row(layer: Layer, outcome: Outcome) -> str:

@@ -124,3 +124,42 @@ def test_shared_layers_stay_one() -> None:
     solution = pjp.solve(loss, twice, X, LABELS, solver=SOLVER, max_steps=20)
     assert all(moved(twice, solution.params))
     assert loss(solution.params, X, LABELS).mean() < loss(twice, X, LABELS).mean()
+
+
+class Normed(eqx.Module):
+    """A network with state."""
+
+    linear: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self, key: Array):
+        self.linear = eqx.nn.Linear(4, 3, key=key)
+        self.norm = eqx.nn.BatchNorm(3, "batch", mode="batch")
+
+    def __call__(self, x: Array, state: eqx.nn.State) -> tuple[Array, eqx.nn.State]:
+        return self.norm(self.linear(x), state)
+
+
+def apply_to_batch(model: Any, state: Any, x: Array) -> tuple[Array, Any]:
+    return jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
+
+
+def test_state_is_an_argument_and_found_afterwards() -> None:
+    model, state = eqx.nn.make_with_state(Normed)(jr.key(0))
+
+    def stateful_loss(model: Any, state: Any, x: Array, labels: Array) -> Array:
+        return pjp.cross_entropy(apply_to_batch(model, state, x)[0], labels)
+
+    solution = pjp.solve(stateful_loss, model, state, X, LABELS, solver=SOLVER, max_steps=20)
+    assert all(moved(model.linear, solution.params.linear))
+    _, new_state = apply_to_batch(solution.params, state, X)
+    outputs = jax.vmap(solution.params.linear)(X)
+    hidden_mean, _ = new_state.get(model.norm.batch_state_index)
+    np.testing.assert_allclose(hidden_mean, 0.01 * outputs.mean(0), rtol=1e-6)
+
+    def returns_both(model: Any, state: Any, x: Array, labels: Array) -> tuple[Array, Any]:
+        outputs, state = apply_to_batch(model, state, x)
+        return pjp.cross_entropy(outputs, labels), state
+
+    with pytest.raises(pjp.GraphError, match="depends on parameters but is no loss; return the losses only"):
+        pjp.solve(returns_both, model, state, X, LABELS, solver=SOLVER, max_steps=1)
