@@ -4,6 +4,7 @@ A problem trains a model with the layer in it to imitate the same model with oth
 squared error of its outputs. It trains if the gap falls tenfold within `STEPS` alternating projections.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,32 +98,24 @@ class Outcome:
         return self.error is None and self.last <= self.first / 10
 
 
-def after_linear(layer: Any, *, size: int = 6, shape: tuple[int, ...] = (6,)) -> Make:
+def after_linear(layer: eqx.Module, shape: tuple[int, ...] = (6,)) -> Make:
     """A layer that has few parameters or none, fed by a linear map."""
 
     def make(key: Array) -> Any:
-        features = 1
-        for axis in shape:
-            features *= axis
-        return eqx.nn.Sequential(
-            [
-                eqx.nn.Linear(size, features, key=key),
-                eqx.nn.Lambda(lambda x: x.reshape(shape)),
-                layer(key) if callable(layer) and not isinstance(layer, eqx.Module) else layer,
-            ]
-        )
+        linear = eqx.nn.Linear(6, math.prod(shape), key=key)
+        return eqx.nn.Sequential([linear, eqx.nn.Lambda(lambda x: x.reshape(shape)), layer])
 
     return make
 
 
 def pool(kind: Any, axes: int, *sizes: int) -> Layer:
     """A pooling layer on 2 channels."""
-    return Layer(kind.__name__, after_linear(kind(*sizes), shape=(2,) + (4,) * axes), (6,))
+    return Layer(kind.__name__, after_linear(kind(*sizes), (2,) + (4,) * axes), (6,))
 
 
 def adaptive(kind: Any, axes: int) -> Layer:
     """An adaptive pooling layer on 2 channels."""
-    return Layer(kind.__name__, after_linear(kind((2,) * axes), shape=(2,) + (5,) * axes), (6,))
+    return Layer(kind.__name__, after_linear(kind((2,) * axes), (2,) + (5,) * axes), (6,))
 
 
 def attend(model: Any, x: Array) -> Array:
@@ -234,7 +227,7 @@ LAYERS: tuple[Layer, ...] = (
     Layer("Sequential", after_linear(NN.Lambda(jax.nn.gelu)), (6,)),
     Layer(
         "RotaryPositionalEmbedding",
-        after_linear(NN.RotaryPositionalEmbedding(4), shape=(3, 4)),
+        after_linear(NN.RotaryPositionalEmbedding(4), (3, 4)),
         (6,),
     ),
     Layer("MultiheadAttention", lambda key: NN.MultiheadAttention(2, 4, key=key), (3, 4), attend),
