@@ -20,7 +20,7 @@ from jaxtyping import Array
 import pjax_prim as pjp
 
 PAGE = Path(__file__).parents[2] / "docs" / "equinox.md"
-STEPS = 4000
+STEPS = 10_000
 EXAMPLES = 4
 
 HEAD = """# Equinox models
@@ -52,7 +52,7 @@ out_axes=(0, None))(x, state)`.
 
 Made by `python -m tests.models.layers`; the problems are in `tests/models/layers.py`. A model with the
 layer in it learns to imitate the same model with other parameters, on a few examples. *Traces*: `pjp.solve`
-takes the layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps} steps of alternating
+takes the layer as Equinox wrote it. *Trains*: the gap falls tenfold within {steps:,} steps of alternating
 projections.
 
 | `eqx.nn` | traces | trains | |
@@ -222,7 +222,7 @@ LAYERS: tuple[Layer, ...] = (
         (),
         inputs=lambda key, shape: jr.randint(key, shape, 0, 5),
     ),
-    Layer("PReLU", after_linear(NN.Lambda(NN.PReLU())), (6,)),
+    Layer("PReLU", after_linear(NN.Lambda(NN.PReLU())), (6,), note="the gap falls eightfold"),
     Layer("Lambda", after_linear(NN.Lambda(jnp.tanh)), (6,)),
     Layer("Sequential", after_linear(NN.Lambda(jax.nn.gelu)), (6,)),
     Layer(
