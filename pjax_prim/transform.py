@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .errors import ArgumentError
+from .errors import ArgumentError, GraphError
 from .graph import ConstraintGraph, build_graph
 from .primitives._arguments import check_labels as check_one_hot
 from .primitives._arguments import is_concrete
@@ -149,8 +149,11 @@ def _build(key: _Key) -> ConstraintGraph:
         moving = jtu.tree_unflatten(key.data_treedef, data)
         fixed, args = eqx.combine(moving, still)
         model = eqx.combine(jtu.tree_unflatten(key.treedef, parameters), fixed)
-        results = jtu.tree_leaves(key.fn(model, *args))
-        return [x for x in results if eqx.is_array_like(x)]
+        returned = key.fn(model, *args)
+        results = [x for x in jtu.tree_leaves(returned) if eqx.is_array_like(x)]
+        if not results:
+            raise GraphError(f"fn: returned no array but {returned!r}; return the losses")
+        return results
 
     return build_graph(function, key.parameters, key.data, key.names)
 

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import io_callback
 from jaxtyping import Array
 
 import pjax_prim as pjp
 
 X = jnp.linspace(-1, 1, 12).reshape(3, 4)
 PARAMS = {"w": jnp.ones((4, 2))}
+AS_WEIGHT = jax.ShapeDtypeStruct((4, 2), PARAMS["w"].dtype)
 HOT = jnp.eye(2)[jnp.array([0, 1, 1])]
 
 
@@ -119,6 +121,37 @@ BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
         lambda p, x, y: (jax.debug.print("{}", x), network(p, x, y))[1],
         "the function has side effects .*remove callbacks and debug prints",
     ),
+    "side effect in a loop": (
+        weight_through(lambda w: lax.fori_loop(0, 2, lambda i, w: (jax.debug.print("{}", w), w)[1], w)),
+        "the function has side effects .*remove callbacks and debug prints",
+    ),
+    "ordered callback": (
+        weight_through(lambda w: io_callback(lambda w: w, AS_WEIGHT, w, ordered=True)),
+        "the function has side effects .*remove callbacks and debug prints",
+    ),
+    "host callback": (
+        weight_through(lambda w: jax.pure_callback(lambda w: w, AS_WEIGHT, w)),
+        "test_errors.py.* primitive 'pure_callback'.* The host computes it.*: write it in JAX, or",
+    ),
+    "boolean index": (
+        weight_through(lambda w: w[w > 0].reshape(4, 2)),
+        "fn: a shape, .* needs the value of a traced array.* use jnp.where, masks and fixed shapes",
+    ),
+    "shape from a value": (
+        weight_through(lambda w: jnp.ones((int(w[0, 0]), 2)) @ w),
+        "fn: a shape, .* needs the value of a traced array",
+    ),
+    "branch on a value": (
+        weight_through(lambda w: w if w[0, 0] > 0 else -w),
+        "fn: a shape, .* or a branch needs the value of a traced array",
+    ),
+    "numpy": (
+        weight_through(lambda w: jnp.asarray(np.tanh(np.asarray(w)))),
+        "fn: a shape, .* needs the value of a traced array",
+    ),
+    "nothing": (lambda p, x, y: None, "fn: returned no array but None; return the losses"),
+    "no array": (lambda p, x, y: {"loss": "network"}, "fn: returned no array but {'loss': 'network'}; "),
+    "frozen": (weight_through(lax.stop_gradient), "fn: every parameter is behind jax.lax.stop_gradient"),
     "while": (
         weight_through(lambda w: lax.while_loop(lambda w: w[0, 0] < 2, lambda w: w + 1, w)),
         "primitive 'while'.* use jax.lax.scan",
@@ -149,7 +182,7 @@ def test_function_that_is_none() -> None:
 
 def unsupported(params: Any, x: Array, labels: Array) -> Array:
     h = x @ params["w"]
-    h = jnp.cbrt(h)  # this line is in the message
+    h = lax.lgamma(h)  # this line is in the message
     return pjp.cross_entropy(h, labels)
 
 
@@ -160,14 +193,48 @@ def line_of(function: Callable[..., Any], text: str) -> int:
     return first + next(i for i, line in enumerate(lines) if text in line)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda f: f, jax.jit, jax.checkpoint, eqx.filter_jit], ids=["plain", "jit", "remat", "eqx"]
-)
+def in_a_scan(fn: Callable[..., Array]) -> Callable[..., Array]:
+    def run(params: Any, x: Array, labels: Array) -> Array:
+        return lax.scan(lambda total, _: (total, fn(params, x, labels)), 0.0, None, length=3)[1]
+
+    return run
+
+
+def with_custom_jvp(fn: Callable[..., Array]) -> Callable[..., Array]:
+    custom = jax.custom_jvp(fn)
+    custom.defjvp(lambda primals, tangents: (fn(*primals), tangents[0]))
+    return custom
+
+
+def with_custom_vjp(fn: Callable[..., Array]) -> Callable[..., Array]:
+    custom = jax.custom_vjp(fn)
+    custom.defvjp(lambda *args: (fn(*args), None), lambda residual, g: (None, None, None))
+    return custom
+
+
+def under_vmap(fn: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda params, x, labels: jax.vmap(lambda x, y: fn(params, x[None], y[None]))(x, labels)
+
+
+WRAPPERS: dict[str, Callable[..., Any]] = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "remat": jax.checkpoint,
+    "eqx": eqx.filter_jit,
+    "scan": in_a_scan,
+    "scan of jit": lambda f: in_a_scan(jax.jit(f)),
+    "custom_jvp": with_custom_jvp,
+    "custom_vjp": with_custom_vjp,
+    "vmap": under_vmap,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
 def test_missing_rule_names_primitive_line_and_remedy(wrap: Callable[..., Any]) -> None:
     with pytest.raises(pjp.MissingRuleError) as caught:
         solve(wrap(unsupported))
     message = str(caught.value)
-    assert "primitive 'cbrt'" in message
+    assert "primitive 'lgamma'" in message
     assert f"test_errors.py:{line_of(unsupported, 'this line')}" in message
     assert "pjp.register_projection(primitive, rule)" in message
     assert isinstance(caught.value, NotImplementedError)
@@ -178,7 +245,7 @@ def test_missing_rule_inside_jit_of_the_solve() -> None:
     def run(params: Any) -> Any:
         return solve(unsupported, params).params
 
-    with pytest.raises(pjp.MissingRuleError, match="primitive 'cbrt'"):
+    with pytest.raises(pjp.MissingRuleError, match="primitive 'lgamma'"):
         run(PARAMS)
 
 

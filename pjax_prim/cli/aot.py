@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from rich.table import Table
 
-from .. import data, sharding
+from .. import sharding
 from ..errors import ArgumentError
 from ..sharding.topology import Analysis, analyse, topology_devices
 from ..training import make_loss
@@ -78,7 +78,7 @@ def make_plan(
 ) -> sharding.Plan:
     """The plan of a network's solver on the chips of a topology."""
     chips = sharding.make_mesh(mesh, topology_devices(topology))
-    dataset = data.load(config.data, config.data_dir)
+    dataset = config.load_data()
     batch = config.batch_size if batch_per_data is None else batch_per_data * chips.shape["data"]
     model = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, dtype) if isinstance(x, jax.ShapeDtypeStruct) else x,

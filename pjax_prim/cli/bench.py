@@ -7,8 +7,8 @@ from rich.table import Table
 
 from ..errors import ArgumentError
 from ..training.benchmark import CASES, Call, benchmark
-from ..training.config import HIDDEN
-from .options import console
+from ..training.config import HIDDEN, check_hidden
+from .options import SIZES, console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="*",
         metavar="N",
-        help="widths; of a cnn, channels (default: 128 128; cnn: 32 32)",
+        help=f"widths; of a cnn, channels (default: {SIZES})",
     )
     parser.add_argument(
         "--batch-size", type=int, default=256, metavar="N", help="examples per batch (default: 256)"
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the figures."""
     hidden = HIDDEN[options.model] if options.hidden is None else tuple(options.hidden)
-    if options.model == "cnn" and not hidden:
-        raise ArgumentError("--hidden: expected at least one width for --model cnn, given none")
+    if problem := check_hidden(options.model, hidden):
+        raise ArgumentError(f"--hidden: {problem}")
     sizes = {"--batch-size": options.batch_size, "--repeats": options.repeats, "--hidden": hidden}
     for flag, value in sizes.items():
         if any(number < 1 for number in (value if flag == "--hidden" else [value])):

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .. import data
 from ..checkpoint import export_params
 from ..training import RunFolder, load_run_model, params_sha256
 from .eval import add_choice
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Exports; returns the file, its size and the hash of the parameters."""
     folder = RunFolder(options.run_dir)
     config = folder.load_config()
-    dataset = data.load(config.data, options.data_dir or config.data_dir)
+    dataset = config.load_data(options.data_dir)
     model = load_run_model(folder, dataset, which=options.parameters, step=options.step)
     export_params(model, options.to)
     size = options.to.stat().st_size

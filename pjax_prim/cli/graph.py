@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the graph; returns its size."""
     config = make_config(options)
-    dataset = data.load(config.data, config.data_dir)
+    dataset = config.load_data()
     batch = data.batch(dataset, config.batch_size, seed=config.seed, step=0)
     graph = pjp.constraint_graph(make_loss(config))(config.make_model(dataset), *batch)
     console(options).print(str(graph), markup=False, soft_wrap=True)

@@ -6,15 +6,17 @@ from typing import Any
 
 from rich.console import Console
 
-from ..training.config import CHOICES, ONLY_FOR, TrainConfig
+from ..training.config import CHOICES, HIDDEN, ONLY_FOR, TrainConfig
 
 DEFAULTS = TrainConfig()
+SIZES = "; ".join(f"{model}: {' '.join(map(str, widths))}" for model, widths in HIDDEN.items())
 
 NETWORK = {
     "data": (str, "the data set"),
     "data_dir": (str, "folder of the data files (none for digits)"),
+    "length": (int, "characters in an example (default: 64)"),
     "model": (str, "the network"),
-    "hidden": (int, "widths of the hidden layers; of a cnn, channels (default: 128 128; cnn: 32 32)"),
+    "hidden": (int, f"widths of the hidden layers; of a cnn, channels (default: {SIZES})"),
     "skip": (bool, "the output layer reads all hidden layers"),
     "loss": (str, "the output condition"),
     "lam": (float, "step of the loss's proximal operator"),
@@ -28,7 +30,7 @@ TRAINING = {
     "form": (str, "whether all copies are stored"),
     "learning_rate": (float, "learning rate"),
     "batches": (int, "how many batches"),
-    "steps_per_batch": (int, "solver steps on each batch (default: 50; 1 for adam and sgd)"),
+    "steps_per_batch": (int, "solver steps on each batch (default: 50; 1 for displacement, adam, sgd)"),
     "chunk_steps": (int, "at most so many solver steps between two chances to save and stop"),
     "dropout": (float, "share of hidden values dropped in training"),
     "average": (float, "keep a moving average of the parameters with this decay"),

@@ -1,35 +1,51 @@
 """Data sets, read from their standard files, and deterministic batches of them.
 
-One file per format: `digits.py` (scikit-learn), `idx.py` (MNIST, Fashion-MNIST).
+One file per format: `digits.py` (scikit-learn), `idx.py` (MNIST, Fashion-MNIST), `cifar10.py`, `higgs.py`,
+`text.py`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ArgumentError, DataError
+from .baseline import baseline as baseline
 from .batches import batch as batch
 from .batches import batch_indices as batch_indices
+from .cifar10 import load_cifar10 as load_cifar10
 from .dataset import Dataset as Dataset
 from .digits import load_digits as load_digits
+from .higgs import load_higgs as load_higgs
 from .idx import load_mnist as load_mnist
 from .idx import read_idx as read_idx
+from .text import load_text as load_text
 
-FOLDERS: dict[str, Callable[[Path, str], Dataset]] = {"mnist": load_mnist, "fashion-mnist": load_mnist}
-"""Data sets read from a folder: name -> `load(folder, name)`."""
+FOLDERS: dict[str, Callable[..., Dataset]] = {
+    "mnist": load_mnist,
+    "fashion-mnist": load_mnist,
+    "cifar10": load_cifar10,
+    "higgs": load_higgs,
+    "text": load_text,
+}
+"""Data sets read from a folder: name -> `load(folder, name)`; `text` also takes a length."""
 
 DATASETS = ("digits", *FOLDERS)
 
 
-def load(name: str, folder: str | Path | None = None) -> Dataset:
+def load(name: str, folder: str | Path | None = None, *, length: int | None = None) -> Dataset:
     """The data set `name`, one of `DATASETS`.
 
-    **Arguments:** `folder`: where its files lie; `digits` needs none and takes none.
+    **Arguments:**
+
+    - `folder`: where its files lie; `digits` needs none and takes none.
+    - `length`: of the sequences of `text`, 64 by default; nothing else takes it.
 
     **Errors:** `ArgumentError` for another name, or a folder missing or not wanted; `DataError`
     for a file that is missing, truncated or of another format.
     """
     if name not in DATASETS:
         raise ArgumentError(f"data: expected one of {', '.join(DATASETS)}, given {name!r}")
+    if length is not None and name != "text":
+        raise ArgumentError(f"length: only for text, given with {name}")
     if name == "digits":
         if folder is not None:
             raise ArgumentError(f"data_dir: digits comes with scikit-learn, given {str(folder)!r}")
@@ -38,4 +54,5 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
         raise ArgumentError(f"data_dir: {name} needs the folder of its files")
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder")
-    return FOLDERS[name](Path(folder), name)
+    settings = {} if length is None else {"length": length}
+    return FOLDERS[name](Path(folder), name, **settings)

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import UnusedParameterWarning
+import numpy as np
+
+from ..errors import GraphError, UnusedParameterWarning
 from .cycles import cut_cycles
 from .draft import make_draft
 from .fuse import fuse
@@ -40,9 +42,18 @@ def build_graph(
     outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]
     everything = dict.fromkeys((*flat.parameters, *outputs), 0)
     used: set[Value] = set()
+    moved: set[Value] = set()
     for node in draft.nodes:
         for value in node.operands:
-            used.update(make_operand(value, everything, draft.moved_by).inputs)
+            operand = make_operand(value, everything, draft.moved_by)
+            used.update(operand.inputs)
+            moved.update(
+                x for x, n in zip(operand.inputs, operand.counts, strict=True) if n is None or np.any(n)
+            )
+    if moved.isdisjoint(flat.parameters):
+        raise GraphError(
+            "fn: every parameter is behind jax.lax.stop_gradient or reaches no loss: nothing is trained"
+        )
     nodes = [
         Node(name, None, output=value)
         for value, name in zip(flat.parameters, names, strict=True)

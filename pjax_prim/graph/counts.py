@@ -117,5 +117,6 @@ _BACK: dict[object, Back] = {
     lax.rev_p: lambda e, c: [np.flip(c, tuple(e.params["dimensions"]))],
     lax.convert_element_type_p: lambda e, c: [c],
     lax.copy_p: lambda e, c: [c],
+    lax.stop_gradient_p: lambda e, c: [np.zeros_like(c)],
 }
 """What the movement whose output has some counts means for its inputs."""

@@ -11,6 +11,13 @@ from ..errors import GraphError
 from .inline import Inliner
 from .ir import Equation, Value, value_like
 
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 @dataclass(frozen=True)
 class FlatFunction:
@@ -40,9 +47,16 @@ def flatten(
     `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through; a `scan` becomes
     its body's equations with one more axis (`loops.py`).
 
-    **Errors:** `GraphError` if the function has side effects.
+    **Errors:** `GraphError` if the function has side effects, or needs the values of its arguments.
     """
-    closed = jax.make_jaxpr(function)(list(parameters), list(data))
+    try:
+        closed = jax.make_jaxpr(function)(list(parameters), list(data))
+    except _NEEDS_VALUES as error:
+        raise GraphError(
+            "fn: a shape, an index into Python, or a branch needs the value of a traced array; a constraint "
+            "graph is fixed before there are values: use jnp.where, masks and fixed shapes, or compute it "
+            f"from Python numbers ({str(error).splitlines()[0]})"
+        ) from error
     jaxpr, constants = open_jaxpr(closed)
     if jaxpr.effects:
         raise GraphError(

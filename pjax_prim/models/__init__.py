@@ -2,3 +2,8 @@
 
 from .cnn import CNN as CNN
 from .mlp import MLP as MLP
+from .network import HEADS as HEADS
+from .network import SEQUENCE_NETWORKS as SEQUENCE_NETWORKS
+from .network import make_network as make_network
+from .recurrent import Recurrent as Recurrent
+from .transformer import Transformer as Transformer

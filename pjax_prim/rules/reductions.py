@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, squared_norm
-from .registry import ConstraintRule, Rule, RuleContext, register_projection
+from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,29 @@ def _reduce(make: Callable[[tuple[int, ...]], AbstractConstraint]) -> Rule:
     return rule
 
 
-register_projection(lax.reduce_sum_p, _reduce(ReduceSum))
-register_projection(lax.reduce_max_p, _reduce(ReduceMax))
-register_projection(lax.reduce_min_p, _reduce(lambda axes: ReduceMax(axes, negate=True)))
+def _collective(reduction: Rule) -> Rule:
+    """Of `jax.lax.psum` and the like inside `jax.vmap`, which leaves them the axes it maps over."""
+
+    def rule(ctx: RuleContext) -> ConstraintRule | Movement:
+        named = [axis for axis in ctx.params["axes"] if not isinstance(axis, int)]
+        if named:
+            raise NotImplementedError(f"the axis {named[0]!r} of a mesh, only those of jax.vmap")
+        if ctx.params["axis_index_groups"] is not None:
+            raise NotImplementedError("axis_index_groups")
+        return reduction(ctx)
+
+    return rule
+
+
+_SUM = _reduce(ReduceSum)
+_MAX = _reduce(ReduceMax)
+_MIN = _reduce(lambda axes: ReduceMax(axes, negate=True))
+for _primitive, _rule in (
+    (lax.reduce_sum_p, _SUM),
+    (lax.reduce_max_p, _MAX),
+    (lax.reduce_min_p, _MIN),
+    (lax.psum_p, _collective(_SUM)),
+    (lax.pmax_p, _collective(_MAX)),
+    (lax.pmin_p, _collective(_MIN)),
+):
+    register_projection(_primitive, _rule)

@@ -11,6 +11,9 @@ _INDEX = (
 _FACTOR = (
     "Factorisations have no projection: compute them from data, or write the operation with products"
 )
+_CALLBACK = (
+    "The host computes it, and nothing is known of it: write it in JAX, or call it on data before the solve"
+)
 _COMPLEX = "Complex values have no projection: keep real and imaginary parts as two arrays"
 
 _REMEDIES = {
@@ -22,6 +25,7 @@ _REMEDIES = {
          "triangular_solve", "tridiagonal_solve", "custom_linear_solve"), _FACTOR
     ),
     **dict.fromkeys(("real", "imag", "complex", "conj"), _COMPLEX),
+    **dict.fromkeys(("pure_callback", "io_callback"), _CALLBACK),
     "fft": "Multiply by the matrix of the transform, a constant: x @ jnp.cos(...), x @ jnp.sin(...)",
     "reduce_prod": "For positive values write jnp.exp(jnp.sum(jnp.log(x)))",
     "cumprod": "For positive values write jnp.exp(jnp.cumsum(jnp.log(x)))",

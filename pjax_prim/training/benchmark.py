@@ -1,5 +1,6 @@
 """Step times, each beside an Adam step and a copy of the state that are timed in the same run."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import optax
 
 import pjax_prim as pjp
 
-from ..models import CNN, MLP
+from ..models import SEQUENCE_NETWORKS, make_network
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
 from ..solving import make_problem, problem_parts
@@ -50,27 +51,35 @@ def benchmark(
     """Times one solver step of a classifier on random data.
 
     **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
-    32x32 images of 3 channels), `hidden` widths (those of `HIDDEN` if None), `classes` and whether
-    its output layer reads all hidden layers (`skip`); `batch_size`; `repeats` of each; `call`, see
-    `compare`.
+    32x32 images of 3 channels, "rnn", "gru" and "transformer" on sequences of 64), `hidden` widths
+    (those of `HIDDEN` if None), `classes` and whether its output layer reads all hidden layers
+    (`skip`); `batch_size`; `repeats` of each; `call`, see `compare`.
 
     **Returns:** see `compare`.
     """
+    return compare(CASES[case], *make_case(hidden, batch_size, model, classes, skip), repeats, call)
+
+
+def make_case(
+    hidden: Sequence[int] | None, batch_size: int, model: str, classes: int = 10, skip: bool = True
+) -> tuple[Any, Any, tuple[Any, ...]]:
+    """`loss`, `network` and `batch` of a classifier on random data; arguments as for `benchmark`."""
     keys = jax.random.split(jax.random.key(0), 3)
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
-    shape = {"mlp": (784,), "cnn": (32, 32, 3)}[model]
-    network: MLP | CNN
-    if model == "mlp":
-        network = MLP(784, classes, widths, skip=skip, key=keys[0])
-    else:
-        network = CNN((32, 32, 3), classes, widths, skip=skip, key=keys[0])
-    x = jax.random.uniform(keys[1], (batch_size, *shape))
+    image_shape = (32, 32, 3)
+    features = {"mlp": 784, "cnn": math.prod(image_shape)}.get(model, 64)
+    network = make_network(
+        model, features, classes, widths, image_shape=image_shape, skip=skip, key=keys[0]
+    )
+    x = jax.random.uniform(keys[1], (batch_size, features))
     labels = jax.random.randint(keys[2], (batch_size,), 0, classes)
+    if model in SEQUENCE_NETWORKS:
+        x, labels = jax.random.randint(keys[1], (2, batch_size, features), 0, classes)
 
     def loss(model: Any, x: Any, labels: Any) -> Any:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
-    return compare(CASES[case], loss, network, (x, labels), repeats, call)
+    return loss, network, (x, labels)
 
 
 def compare(
@@ -145,6 +154,27 @@ def compare(
         "adam_peak_bytes": peaks[1],
         "compile_s": compile_s,
     }
+
+
+def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: str) -> tuple[int, int]:
+    """Bytes of a solver's state, and of a step that overwrites it with all it needs, by the compiler's
+    account; arguments as for `benchmark`. Compiles the step and runs nothing.
+    """
+    solver = CASES[case]
+    if solver is None:
+        raise ValueError(f"case={case!r}: keeps no solver's state")
+    loss, network, batch = make_case(hidden, batch_size, model)
+    graph, arrays = problem_parts(prepare(loss, network, batch), solver)
+
+    def first(arrays: Any) -> Any:
+        return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
+
+    def step(state: Any, arrays: Any) -> Any:
+        return solver.step(make_problem(graph, solver.form, arrays), state)
+
+    state = jax.eval_shape(first, arrays)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays).compile()
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)), _peak_bytes(compiled)
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:

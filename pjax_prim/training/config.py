@@ -2,15 +2,17 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..data import DATASETS, Dataset
+from ..data import DATASETS, Dataset, load
 from ..errors import ArgumentError
-from ..models import CNN, MLP
+from ..models import HEADS, SEQUENCE_NETWORKS, make_network
 from ..sharding import MeshConfig
 
 PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
@@ -18,16 +20,22 @@ OPTAX_SOLVERS = {"displacement": 2e-3, "adam": 1e-3, "sgd": 0.1}
 """What hands a direction to optax, and the default learning rates: `displacement` that of projections
 to Adam, the others gradients."""
 
+HIDDEN: dict[str, tuple[int, ...]] = {
+    "mlp": (128, 128),
+    "cnn": (32, 32),
+    "rnn": (128,),
+    "gru": (128,),
+    "transformer": (64,),
+}
+"""The hidden layers of a model by default: widths, or channels of convolutions."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "data": DATASETS,
-    "model": ("mlp", "cnn"),
+    "model": tuple(HIDDEN),
     "solver": (*PROJECTION_SOLVERS, *OPTAX_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
 }
-
-HIDDEN: dict[str, tuple[int, ...]] = {"mlp": (128, 128), "cnn": (32, 32)}
-"""The hidden layers of a model by default: widths, or channels of convolutions."""
 
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
@@ -36,8 +44,18 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
     "lam": ("loss", ("cross_entropy", "squared_error")),
     "dropout": ("model", ("mlp",)),
+    "length": ("data", ("text",)),
 }
 """Options that would have no effect elsewhere: option -> (the field it hangs on, its values)."""
+
+
+def check_hidden(model: str, hidden: Sequence[int]) -> str | None:
+    """What is wrong with the widths of a network, or None."""
+    if not hidden and model != "mlp":
+        return f"expected at least one width for model {model}, given none"
+    if model == "transformer" and (len(set(hidden)) > 1 or hidden[0] % HEADS):
+        return f"expected equal multiples of {HEADS} for model transformer, given {tuple(hidden)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -47,8 +65,9 @@ class TrainConfig:
 
     **Arguments:** None means the default of the solver or loss concerned.
 
-    - `data`, `data_dir`: see `pjax_prim.data.load`.
-    - `model`, `hidden` (channels of a cnn), `skip`: see `pjax_prim.models`.
+    - `data`, `data_dir`, `length` (text): see `pjax_prim.data.load`.
+    - `model`, `hidden` (channels of a cnn, one width per block of a transformer), `skip`: see
+      `pjax_prim.models`.
     - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections) or `adam`, `sgd` (optax).
     - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (adam, sgd).
     - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
@@ -70,6 +89,7 @@ class TrainConfig:
 
     data: str = "digits"
     data_dir: str | None = None
+    length: int | None = None
     model: str = "mlp"
     hidden: tuple[int, ...] = None  # type: ignore[assignment]  # never None once made
     skip: bool = False
@@ -103,7 +123,7 @@ class TrainConfig:
                 raise ArgumentError(
                     f"{name}: only for {other} {', '.join(values)}, given with {getattr(self, other)}"
                 )
-        for name in ("batch_size", "batches", "steps_per_batch", "chunk_steps", "eval_every"):
+        for name in ("batch_size", "batches", "steps_per_batch", "chunk_steps", "eval_every", "length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ArgumentError(f"{name}: expected at least 1, given {value}")
         for name in ("learning_rate", "lam"):
@@ -114,8 +134,15 @@ class TrainConfig:
                 raise ArgumentError(f"{name}: expected a number above 0 and below 1, given {value}")
         if any(width < 1 for width in self.hidden):
             raise ArgumentError(f"hidden: expected widths of at least 1, given {self.hidden}")
-        if self.model == "cnn" and not self.hidden:
-            raise ArgumentError("hidden: expected at least one width for model cnn, given none")
+        if problem := check_hidden(self.model, self.hidden):
+            raise ArgumentError(f"hidden: {problem}")
+        if (self.data == "text") != (self.model in SEQUENCE_NETWORKS):
+            raise ArgumentError(
+                f"model: {', '.join(SEQUENCE_NETWORKS)} are for data text and no others are, "
+                f"given {self.model} with {self.data}"
+            )
+        if self.skip and self.model == "transformer":
+            raise ArgumentError("skip: not for model transformer, whose blocks add to one another")
         if self.mesh is not None:
             MeshConfig.parse(self.mesh)
         if self.seed < 0:
@@ -131,26 +158,28 @@ class TrainConfig:
         every = self.eval_every or max(1, self.batches // 10)
         return batches == self.batches or batches % every == 0
 
-    def make_model(self, dataset: Dataset) -> MLP | CNN:
+    def load_data(self, data_dir: str | Path | None = None) -> Dataset:
+        """The data set, from `data_dir` if that is where it lies now. Errors: see `data.load`."""
+        return load(self.data, self.data_dir if data_dir is None else data_dir, length=self.length)
+
+    def make_model(self, dataset: Dataset) -> Any:
         """The network with its initial float32 parameters.
 
         **Errors:** `ArgumentError` for a cnn on data that are no images.
         """
-        key = jax.random.key(self.seed)
-        if self.model == "mlp":
-            return MLP(
-                dataset.features,
-                dataset.classes,
-                self.hidden,
-                skip=self.skip,
-                dropout=self.dropout or 0.0,
-                dtype=jnp.float32,
-                key=key,
-            )
-        shape = dataset.image_shape
-        if shape is None:
+        if self.model == "cnn" and dataset.image_shape is None:
             raise ArgumentError(f"model: cnn takes images, and the examples of {dataset.name} are none")
-        return CNN(shape, dataset.classes, self.hidden, skip=self.skip, dtype=jnp.float32, key=key)
+        return make_network(
+            self.model,
+            dataset.features,
+            dataset.classes,
+            self.hidden,
+            image_shape=dataset.image_shape,
+            skip=self.skip,
+            dropout=self.dropout or 0.0,
+            dtype=jnp.float32,
+            key=jax.random.key(self.seed),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON gives them back."""

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier."""
+"""Accuracy of a classifier, also of every place of a sequence."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,13 @@ def _correct(model: Callable[..., Array], x: Array | np.ndarray, y: Array | np.n
 
 
 def accuracy(model: Callable[..., Array], x: np.ndarray, y: np.ndarray) -> float:
-    """The share of rows of `x` whose largest output is at index `y`.
+    """The share of labels `y` at which the outputs for the rows of `x` are largest.
 
-    **Cost:** one forward pass, 10,000 examples at a time.
+    **Cost:** one forward pass, 10,000 labels at a time.
     """
     correct = 0
-    for start in range(0, len(x), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    size = max(1, _CHUNK * len(y) // y.size)
+    for start in range(0, len(x), size):
+        chunk = slice(start, start + size)
         correct += int(_correct(model, x[chunk], y[chunk]))
-    return correct / len(x)
+    return correct / y.size

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 
 import pjax_prim as pjp
 
@@ -20,7 +20,7 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]
 
 
 def make_loss(config: TrainConfig) -> Loss:
-    """`loss(model, x, labels)`: the loss of each example, as `pjp.solve` and `jax.grad` take it.
+    """`loss(model, x, labels)`: the loss of each label, as `pjp.solve` and `jax.grad` take it.
 
     A key as fourth argument switches dropout on.
     """
@@ -34,8 +34,8 @@ def make_loss(config: TrainConfig) -> Loss:
 
     def loss(
         model: Any,
-        x: Float[Array, "batch features"],
-        labels: Int[Array, " batch"],
+        x: Shaped[Array, "batch features"],
+        labels: Int[Array, "batch ..."],
         key: PRNGKeyArray | None = None,
     ) -> Array:
         if key is None:

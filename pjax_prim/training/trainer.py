@@ -115,7 +115,7 @@ def train(
         raise ArgumentError("overwrite: not together with resume")
 
     def set_up() -> tuple[data.Dataset, TrainState, Placing]:
-        dataset = data.load(config.data, config.data_dir)
+        dataset = config.load_data()
         model = config.make_model(dataset)
         if init_from is not None:
             model = _initial(init_from, model)
@@ -250,7 +250,7 @@ def evaluate_run(
     for its data.
     """
     config = folder.load_config()
-    dataset = data.load(config.data, config.data_dir if data_dir is None else data_dir)
+    dataset = config.load_data(data_dir)
     model = load_run_model(folder, dataset, which=which, step=step)
     return {
         "test_accuracy": accuracy(model, dataset.test_x, dataset.test_y),

@@ -23,8 +23,8 @@ def test_the_split_is_fixed() -> None:
 
 
 def test_bad_names_and_folders(tmp_path) -> None:
-    with pytest.raises(ArgumentError, match=r"data: expected one of digits, mnist, .*, given 'higgs'"):
-        load("higgs")
+    with pytest.raises(ArgumentError, match=r"data: expected one of digits, mnist, .*, given 'imagenet'"):
+        load("imagenet")
     with pytest.raises(ArgumentError, match="data_dir: digits comes with scikit-learn"):
         load("digits", tmp_path)
     for name in DATASETS[1:]:

@@ -33,6 +33,23 @@ def test_train_then_eval(tmp_path, capsys) -> None:
     assert last_json(capsys.readouterr().out)["gap"] is None
 
 
+@pytest.mark.parametrize("model", ["rnn", "gru", "transformer"])
+def test_text(model: str, tmp_path, capsys) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat; " * 40)
+    run_dir = str(tmp_path / "run")
+    arguments = ["--data", "text", "--data-dir", str(tmp_path), "--length", "9"]
+    arguments += ["--model", model, "--hidden", "8"]
+    small = ["--batch-size", "4", "--batches", "2", "--steps-per-batch", "2"]
+    assert main(["train", *arguments, *small, "--run-dir", run_dir, "--json"]) == 0
+    captured = capsys.readouterr()
+    trained = last_json(captured.out)
+    assert trained["gap"] > 0 and 0 < trained["baseline_accuracy"] < 1 and "bigram table" in captured.err
+    assert main(["eval", "--run-dir", run_dir, "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["test_accuracy"] == trained["test_accuracy"]
+    assert main(["graph", *arguments, "--batch-size", "2"]) == 0
+    assert "cross_entropy" in capsys.readouterr().out
+
+
 def test_eval_and_table_on_standard_output(tmp_path, capsys) -> None:
     assert main(["train", *SMALL, "--solver", "sgd", "--run-dir", str(tmp_path)]) == 0
     assert "digits, mlp, sgd: 2 steps a batch of 64" in capsys.readouterr().out
@@ -54,7 +71,7 @@ def test_graph(capsys) -> None:
         ("train --no-such-option", "unrecognized arguments: --no-such-option"),
         ("train --batch 3", "unrecognized arguments: --batch"),
         ("train --solver newton", "invalid choice: 'newton'"),
-        ("train --data cifar10", "invalid choice: 'cifar10'"),
+        ("train --data imagenet", "invalid choice: 'imagenet'"),
         ("train --batches many", "invalid int value: 'many'"),
         ("eval", "the following arguments are required: --run-dir"),
         ("", "the following arguments are required: command"),
@@ -76,6 +93,9 @@ def test_argparse_errors(arguments: str, message: str, capsys) -> None:
         ("train --data mnist", "data_dir: mnist needs the folder of its files"),
         ("train --data mnist --data-dir absent", "absent: no such folder"),
         ("graph --hidden 0", "hidden: expected widths of at least 1"),
+        ("train --length 9", "length: only for data text, given with digits"),
+        ("train --data text --model cnn", "model: rnn, gru, transformer are for data text"),
+        ("bench --model transformer --hidden 6", "--hidden: expected equal multiples of 4"),
         ("eval --run-dir absent", "absent: holds no run"),
     ],
 )

@@ -17,15 +17,38 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"solver": "newton"}, "solver: expected one of ap, ar, dr, dm, cp, cdr, adam, sgd, given 'newton'"),
-        ({"data": "cifar10"}, "data: expected one of digits, mnist, fashion-mnist, given 'cifar10'"),
-        ({"model": "vgg"}, "model: expected one of mlp, cnn, given 'vgg'"),
+        (
+            {"solver": "newton"},
+            "solver: expected one of ap, ar, dr, dm, cp, cdr, displacement, adam, sgd, given 'newton'",
+        ),
+        (
+            {"data": "imagenet"},
+            "data: expected one of digits, mnist, fashion-mnist, cifar10, higgs, text, given",
+        ),
+        ({"model": "vgg"}, "model: expected one of mlp, cnn, rnn, gru, transformer, given 'vgg'"),
+        (
+            {"data": "text"},
+            "model: rnn, gru, transformer are for data text and no others are, given mlp with",
+        ),
+        (
+            {"model": "gru"},
+            "model: rnn, gru, transformer are for data text and no others are, given gru",
+        ),
+        ({"length": 8}, "length: only for data text, given with digits"),
+        ({"length": 0, "data": "text", "model": "rnn"}, "length: expected at least 1, given 0"),
+        ({"hidden": (), "model": "rnn"}, "hidden: expected at least one width for model rnn, given none"),
+        (
+            {"hidden": (6,), "model": "transformer"},
+            "hidden: expected equal multiples of 4 for model transformer, given (6,)",
+        ),
+        ({"hidden": (8, 4), "model": "transformer"}, "hidden: expected equal multiples of 4"),
+        ({"skip": True, "model": "transformer", "data": "text"}, "skip: not for model transformer"),
         ({"loss": "l1"}, "loss: expected one of cross_entropy, margin, squared_error, given 'l1'"),
         ({"form": "dense"}, "form: expected one of compressed, expanded, given 'dense'"),
         ({"form": "expanded", "solver": "dr"}, "form: only for solver ap, cp, given with dr"),
         ({"relaxation": 0.5}, "relaxation: only for solver dr, given with ap"),
         ({"beta": 1.0}, "beta: only for solver dm, given with ap"),
-        ({"learning_rate": 0.1}, "learning_rate: only for solver adam, sgd, given with ap"),
+        ({"learning_rate": 0.1}, "learning_rate: only for solver displacement, adam, sgd, given with ap"),
         ({"lam": 1.0, "loss": "margin"}, "lam: only for loss cross_entropy, squared_error, given with"),
         ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
         (

@@ -1,0 +1,23 @@
+"""Memory of solver steps by the compiler's account, without running them: `python -m benchmarks.memory`."""
+
+import argparse
+
+from pjax_prim.training.benchmark import CASES, step_bytes
+from pjax_prim.training.config import HIDDEN
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=["ap"], help=f"of {', '.join(CASES)} (default: ap)")
+    parser.add_argument("--model", choices=tuple(HIDDEN), default="cnn")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[32, 32, 32])
+    parser.add_argument("--batch-size", type=int, default=256)
+    options = parser.parse_args()
+    print("| case | state MB | peak MB |\n|---|---|---|")
+    for case in options.cases:
+        state, peak = step_bytes(case, options.hidden, options.batch_size, options.model)
+        print(f"| {case} | {state / 1e6:.1f} | {peak / 1e6:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
