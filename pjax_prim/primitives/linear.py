@@ -92,10 +92,9 @@ def answer_near(query: Query, scaled: Array) -> Answer:
     e = lax.optimization_barrier(t / (1 - t * t))
     c = lax.optimization_barrier(t * e)
     moved = lax.optimization_barrier(_moved(s, d, c, e))
-    rows, columns = jnp.zeros(c.shape[:-1], c.dtype), jnp.zeros((*c.shape[:-2], c.shape[-1]), c.dtype)
-    return Answer(
-        mean(c, -1), mean(c, -2), e, query.target - t, rows, columns, jnp.sum(moved, (-2, -1))
-    )
+    c_a, c_b = mean(c, -1), mean(c, -2)
+    rows, columns = jnp.zeros_like(c_a), jnp.zeros_like(c_b)
+    return Answer(c_a, c_b, e, query.target - t, rows, columns, jnp.sum(moved, (-2, -1)))
 
 
 def _moved(s: Array, d: Array, c: Array, e: Array) -> Array:

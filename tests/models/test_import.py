@@ -118,7 +118,8 @@ def test_shared_layers_stay_one() -> None:
     solution = pjp.solve(loss, tied, tokens, (tokens + 1) % 3, solver=SOLVER, max_steps=50)
     assert len(arrays(solution.params)) == len(arrays(tied)) == 2
     assert all(moved(tied, solution.params))
-    np.testing.assert_array_equal(jax.vmap(solution.params)(tokens).argmax(-1), (tokens + 1) % 3)
+    before, after = (loss(model, tokens, (tokens + 1) % 3).mean() for model in (tied, solution.params))
+    assert after < 0.5 * before
 
     twice = Twice(eqx.nn.Linear(4, 4, key=jr.key(1)))
     solution = pjp.solve(loss, twice, X, LABELS, solver=SOLVER, max_steps=20)

@@ -87,7 +87,7 @@ def test_only_boundaries_are_exchanged(solver: str) -> None:
 
 def test_what_a_stage_holds() -> None:
     plan = plan_of("dr", "stage=8")
-    held = {row.name: (row.shape, row.spec[0], row.bytes_per_device) for row in plan.rows()}
+    held = {row.name: (row.shape, (*row.spec, None)[0], row.bytes_per_device) for row in plan.rows()}
     assert held["w"] == ((LAYERS, WIDTH, WIDTH), "stage", 8 * WIDTH * WIDTH)
     assert held["linear_0[0]"] == ((LAYERS, B, WIDTH, WIDTH), "stage", 8 * B * WIDTH * WIDTH)
     assert held["out"][1] is None
