@@ -95,12 +95,16 @@ class AbstractProblem(abc.ABC):
         touched: Array | Count = 0
         for use in self.graph.uses[node]:
             count = self.uses(use.consumer, use.operand)[use.input]
+            if isinstance(count, int) and count == 0:
+                continue
             if isinstance(count, int):
                 means.append(mean(use))
                 touched = touched + 1
             else:
                 means.append(jnp.where(count > 0, mean(use), 0))
                 touched = touched + (count > 0)
+        if not means:
+            return present()
         total = functools.reduce(operator.add, means)
         value = None
         if isinstance(touched, int | np.ndarray):
