@@ -82,7 +82,7 @@ def topology_devices(topology: str) -> Sequence[Any]:
         raise ArgumentError("topology: compiling for TPUs needs libtpu: pip install 'pjax-prim[aot]'")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not jax.config.jax_platforms:
+    if not jax.config.jax_platforms:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_platforms", "cpu")  # the topology is described, not attached
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology)

@@ -221,7 +221,7 @@ class Record:
         digest = hashlib.sha256()
         arrays = {"train_x": self._dataset.train_x, "train_y": self._dataset.train_y}
         for array in arrays.values():
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         return {"data": self._dataset.name, **shapes, "sha256": digest.hexdigest()}
 
