@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import data
 from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
 from ..sharding import processes
@@ -128,7 +127,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         f"compiled in {result.compile_seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:"
     )
     out.print(str(folder.path), soft_wrap=True)
-    name, share = data.baseline(config.load_data())
+    name, share = result.baseline
     out.print(f"for comparison, the {name}: {share:.2%} of the test labels")
     return {**result.summary(), "baseline_accuracy": share, "run_dir": str(folder.path)}
 

@@ -81,7 +81,7 @@ def _project(
         return array.reshape(batch, groups, 1, -1)
 
     # In a query of filters and patches, the filters come first.
-    found = linear.answer_weighted(
+    found, ratio = linear.answer_weighted(
         linear.Query(
             product.reshape(batch, groups, queries, -1),
             jnp.sum(jnp.square(w), tuple(range(2, w.ndim)))[..., None],
@@ -113,7 +113,7 @@ def _project(
             )
         )
         first = (np.arange(x.shape[2]) == 0).reshape(-1, *[1] * window.dims)
-        across = window.grouped(across.astype(wide)) / found.ratio
+        across = window.grouped(across.astype(wide)) / ratio
         total = x * within + across + jnp.where(first, ahead, 0)
         copies = queries * np.maximum(window.counts(x.shape[3:]), 1)
         results.append(window.ungrouped(total / copies.astype(wide)))
@@ -123,7 +123,7 @@ def _project(
         )(cross)
         along = w * jnp.mean(found.c_a, 0).reshape(groups, queries, *[1] * (w.ndim - 2))
         copies = batch * math.prod(positions)
-        mean = along + across.astype(wide).reshape(w.shape) * (found.ratio / copies)
+        mean = along + across.astype(wide).reshape(w.shape) * (ratio / copies)
         results.append(mean.at[corner].add(jnp.mean(found.step_a, 0)).reshape(rhs.shape))
     return (*results, jnp.sum(found.moved))
 

@@ -160,28 +160,17 @@ def _answer_block(query: Query) -> Answer:
     return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
 
 
-class Weighted(NamedTuple):
-    """An `Answer` in the original vectors: the displacements are $c a + e \\rho b$ and $c b + e a/\\rho$."""
-
-    c_a: Array
-    c_b: Array
-    e: Array
-    output: Array
-    step_a: Array
-    step_b: Array
-    moved: Array
-    ratio: float
-
-
 def answer_weighted(
     query: Query, weights: tuple[float, float], answer: Callable[[Query], Answer]
-) -> Weighted:
+) -> tuple[Answer, float]:
     """The answer for the distance u |a' - a|^2 + v |b' - b|^2 + (a' . b' - z)^2.
 
     In a/sqrt(v), b/sqrt(u) and z/sqrt(u v) it is the unweighted one times u v.
+
+    **Returns:** the answer and a ratio r: the displacements are $c a + r e b$ and $c b + e a / r$.
     """
     if weights == (1, 1):
-        return Weighted(*answer(query), 1.0)
+        return answer(query), 1.0
     u, v = weights
     x, y = v**-0.5, u**-0.5
     found = answer(
@@ -195,16 +184,13 @@ def answer_weighted(
             query.relative,
         )
     )
-    return Weighted(
-        found.c_a,
-        found.c_b,
-        found.e,
-        found.output / (x * y),
-        found.step_a / x,
-        found.step_b / y,
-        found.moved * (u * v),
-        y / x,
+    unscaled = found._replace(
+        output=found.output / (x * y),
+        step_a=found.step_a / x,
+        step_b=found.step_b / y,
+        moved=found.moved * (u * v),
     )
+    return unscaled, y / x
 
 
 def _block_count(length: int, size: int, block: int) -> int:
@@ -233,7 +219,7 @@ def reference(
 
     p = product("...pk,...qk->...pq", a, b)
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
-    found = answer_weighted(
+    found, ratio = answer_weighted(
         Query(
             p,
             jnp.sum(jnp.square(a), -1)[..., :, None],
@@ -249,11 +235,11 @@ def reference(
     results = [found.output]
     if wanted[0]:
         along = a * found.c_a[..., None]
-        across = product("...pq,...qk->...pk", found.e, b) * (found.ratio / max(b.shape[-2], 1))
+        across = product("...pq,...qk->...pk", found.e, b) * (ratio / max(b.shape[-2], 1))
         results.append(along + across + _first(found.step_a, a))
     if wanted[1]:
         along = b * found.c_b[..., None]
-        across = product("...pq,...pk->...qk", found.e, a) / (found.ratio * max(a.shape[-2], 1))
+        across = product("...pq,...pk->...qk", found.e, a) / (ratio * max(a.shape[-2], 1))
         results.append(along + across + _first(found.step_b, b))
     return (*results, found.moved)
 

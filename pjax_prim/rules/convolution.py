@@ -25,7 +25,7 @@ from .constraint import (
     Target,
     squared_norm,
 )
-from .linear import Linear
+from .linear import Linear, dot_damping
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -113,23 +113,7 @@ class Convolution(AbstractConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         """Three convolutions and one elementwise solve (`primitives.convolution`), no copies."""
-        lhs, rhs = self._channels_first(operands)
-        output, *results, moved = pp.project_convolution_p.bind(
-            lhs,
-            rhs,
-            jnp.transpose(target, self.dimensions.out_spec),
-            window=self.window,
-            wanted=tuple(wanted),
-            relative=False,
-            precision=self.precision,
-            operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
-        )
-        displacements: list[Array | None] = [None, None]
-        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            displacements[side] = jnp.transpose(array, _inverse(self._specs[side]))
-        output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
-        output = output.astype(self._output_dtype(lhs, rhs))
-        return Projected(output, tuple(displacements), moved)
+        return self._projected(operands, target, wanted)
 
     def displace(
         self,
@@ -140,27 +124,44 @@ class Convolution(AbstractConstraint):
         wanted: Sequence[bool],
         weights: Sequence[float],
     ) -> Displaced:
+        means = self._projected(operands, change, wanted, relative=True, weights=weights).displacements
+        copies = self.multiplicity(self.shapes)
+        displacements = tuple(
+            None if mean is None else weight * jnp.asarray(count, mean.dtype) * mean
+            for mean, weight, count in zip(means, weights, copies, strict=True)
+        )
         lhs, rhs = self._channels_first(operands)
-        _, *results, _ = pp.project_convolution_p.bind(
+        patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
+        return Displaced(displacements, dot_damping(patches, squared_norm(rhs) / rhs.shape[0], weights))
+
+    def _projected(
+        self,
+        operands: Arrays,
+        target: Array,
+        wanted: Sequence[bool],
+        *,
+        relative: bool = False,
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> Projected:
+        """The settings are those of `primitives.convolution`."""
+        lhs, rhs = self._channels_first(operands)
+        output, *results, moved = pp.project_convolution_p.bind(
             lhs,
             rhs,
-            jnp.transpose(change, self.dimensions.out_spec),
+            jnp.transpose(target, self.dimensions.out_spec),
             window=self.window,
             wanted=tuple(wanted),
-            relative=True,
+            relative=relative,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
             weights=tuple(weights),
         )
         displacements: list[Array | None] = [None, None]
-        counts = self.multiplicity(self.shapes)
         for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            mean = jnp.transpose(array, _inverse(self._specs[side]))
-            displacements[side] = weights[side] * mean * jnp.asarray(counts[side], mean.dtype)
-        filters = rhs.reshape(rhs.shape[0], -1)
-        patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
-        damping = 1 + patches / weights[1] + squared_norm(filters) / filters.shape[0] / weights[0]
-        return Displaced(tuple(displacements), damping)
+            displacements[side] = jnp.transpose(array, _inverse(self._specs[side]))
+        output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
+        output = output.astype(self._output_dtype(lhs, rhs))
+        return Projected(output, tuple(displacements), moved)
 
     def describe(self) -> str:
         window = self.window

@@ -116,21 +116,7 @@ class Linear(AbstractConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         """Three matrix products and one elementwise solve (`primitives.linear`), no copies."""
-        a, b = self._canonical(operands)
-        output, *results, moved = pp.project_linear_p.bind(
-            a,
-            b,
-            target.reshape(*a.shape[:2], b.shape[1]),
-            wanted=tuple(wanted),
-            relative=False,
-            precision=self.precision,
-            operand_dtype=self.operand_dtype or jnp.result_type(a, b),
-        )
-        displacements: list[Array | None] = [None, None]
-        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            displacements[side] = self._original(array, side)
-        output = self._output(output).astype(self._output_dtype(a, b))
-        return Projected(output, tuple(displacements), jnp.sum(moved))
+        return self._projected(operands, target, wanted)
 
     def displace(
         self,
@@ -141,22 +127,43 @@ class Linear(AbstractConstraint):
         wanted: Sequence[bool],
         weights: Sequence[float],
     ) -> Displaced:
+        means = self._projected(operands, change, wanted, relative=True, weights=weights).displacements
+        copies = self.multiplicity(self.shapes)
+        displacements = tuple(
+            None if mean is None else weight * count * mean
+            for mean, weight, count in zip(means, weights, copies, strict=True)
+        )
+        norm_a, norm_b = (
+            squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(operands)
+        )
+        return Displaced(displacements, dot_damping(norm_a, norm_b, weights))
+
+    def _projected(
+        self,
+        operands: Arrays,
+        target: Array,
+        wanted: Sequence[bool],
+        *,
+        relative: bool = False,
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> Projected:
+        """The settings are those of `primitives.linear`."""
         a, b = self._canonical(operands)
-        _, *results, _ = pp.project_linear_p.bind(
+        output, *results, moved = pp.project_linear_p.bind(
             a,
             b,
-            change.reshape(*a.shape[:2], b.shape[1]),
+            target.reshape(*a.shape[:2], b.shape[1]),
             wanted=tuple(wanted),
-            relative=True,
+            relative=relative,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             weights=tuple(weights),
         )
         displacements: list[Array | None] = [None, None]
         for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            scale = weights[side] * operands[1 - side].size / max(array.shape[0] * array.shape[2], 1)
-            displacements[side] = scale * self._original(array, side)
-        return Displaced(tuple(displacements), mean_damping(a, b, weights))
+            displacements[side] = self._original(array, side)
+        output = self._output(output).astype(self._output_dtype(a, b))
+        return Projected(output, tuple(displacements), jnp.sum(moved))
 
     @property
     def transposition(self) -> tuple[int, ...]:
@@ -223,10 +230,8 @@ class Linear(AbstractConstraint):
         return "".join(left.values()), "".join(right)
 
 
-def mean_damping(a: Array, b: Array, weights: Sequence[float]) -> Array:
-    """Of dot projections of the rows of two arrays with small changes, to first order."""
-    rows = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in (a, b))
-    norm_a, norm_b = rows
+def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float]) -> Array:
+    """Of dot projections with small changes, to first order, from the mean squared norms of the vectors."""
     return 1 + norm_a / weights[1] + norm_b / weights[0]
 
 

@@ -164,7 +164,17 @@ def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: 
     if solver is None:
         raise ValueError(f"case={case!r}: keeps no solver's state")
     loss, network, batch = make_case(hidden, batch_size, model)
-    graph, arrays = problem_parts(prepare(loss, network, batch), solver)
+    _, arrays, first, step = _solver_parts(solver, loss, network, *batch)
+    state = jax.eval_shape(first, arrays)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays).compile()
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)), _peak_bytes(compiled)
+
+
+def _solver_parts(
+    solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any
+) -> tuple[Any, Any, Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """A problem's graph and arrays, `first(arrays) -> state` and `step(state, arrays)`."""
+    graph, arrays = problem_parts(prepare(loss, model, batch), solver)
 
     def first(arrays: Any) -> Any:
         return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
@@ -172,23 +182,14 @@ def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: 
     def step(state: Any, arrays: Any) -> Any:
         return solver.step(make_problem(graph, solver.form, arrays), state)
 
-    state = jax.eval_shape(first, arrays)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays).compile()
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)), _peak_bytes(compiled)
+    return graph, arrays, first, step
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
     """A step of a solver as `solve` takes it, and what it starts from: state and gaps."""
-    graph, arrays = problem_parts(prepare(loss, model, batch), solver)
-
-    def first(arrays: Any) -> Any:
-        return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
-
-    def step(carry: Any) -> Any:
-        return solver.step(make_problem(graph, solver.form, arrays), carry[0])
-
-    state = jax.jit(first)(arrays)
-    return step, (state, jnp.zeros(len(graph.nodes)))
+    graph, arrays, first, step = _solver_parts(solver, loss, model, *batch)
+    start = jax.jit(first)(arrays), jnp.zeros(len(graph.nodes))
+    return lambda carry: step(carry[0], arrays), start
 
 
 def _gradient(loss: Any) -> Any:

@@ -36,6 +36,7 @@ class TrainResult:
       `test_accuracy`.
     - `timings`: after each row the seconds in training steps, without compiling and evaluating.
     - `compile_seconds`: for tracing and compiling the step.
+    - `baseline`: see `pjax_prim.data.baseline`.
     - `blocked`: the seconds that each save of a checkpoint took the training.
     """
 
@@ -44,6 +45,7 @@ class TrainResult:
     rows: list[dict[str, Any]]
     timings: list[float]
     compile_seconds: float
+    baseline: tuple[str, float]
     blocked: list[float] = field(default_factory=list)
 
     @property
@@ -155,7 +157,15 @@ def train(
         if folder is not None and group.is_first:
             folder.save_model(state.model)
             draw_curves(progress.rows, f"{config.data}, {config.model}, {config.solver}", folder.curves)
-    return TrainResult(config, state, progress.rows, progress.timings, steps.seconds, record.blocked)
+    return TrainResult(
+        config,
+        state,
+        progress.rows,
+        progress.timings,
+        steps.seconds,
+        data.baseline(dataset),
+        record.blocked,
+    )
 
 
 class _CompiledSteps:
