@@ -1,6 +1,6 @@
 """Train an ordinary Equinox network on scikit-learn's digits by projections, batch after batch.
 
-    python examples/train_equinox.py
+python examples/train_equinox.py
 """
 
 import equinox as eqx

@@ -85,9 +85,7 @@ def _run(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]
     problem = make_problem(graph, "compressed", arrays)
     return [
         jnp.zeros_like(given) if moved is None else (-moved).astype(given.dtype)
-        for given, moved in zip(
-            arrays[0], displacements(problem, arrays[0], settings), strict=True
-        )
+        for given, moved in zip(arrays[0], displacements(problem, arrays[0], settings), strict=True)
     ]
 
 

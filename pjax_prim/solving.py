@@ -148,16 +148,12 @@ def _run(
     bad = progress.first_nonfinite >= 0
     kinds: Any = RESULTS  # an enumeration's members are its items, which type checkers cannot know
     solved = ~bad & solver.terminate(progress.gap, tol)
-    result = kinds.where(
-        bad, kinds.nonfinite, kinds.where(solved, kinds.converged, kinds.max_steps_reached)
-    )
+    result = kinds.where(bad, kinds.nonfinite, kinds.where(solved, kinds.converged, kinds.max_steps_reached))
     # A start that is not finite has no finite shadow: the parameters are then as given.
     unusable = bad & (progress.steps == 0)
     new = [
         given if read is None else jnp.where(unusable, given, read).astype(given.dtype)
-        for given, read in zip(
-            parameters, problem.parameters(progress.state, readout), strict=True
-        )
+        for given, read in zip(parameters, problem.parameters(progress.state, readout), strict=True)
     ]
     stats = {
         "num_steps": progress.steps,
@@ -184,9 +180,7 @@ def _check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> Non
         raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
 
 
-def _check_state(
-    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any
-) -> None:
+def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:
     expected = jax.eval_shape(
         lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
     )

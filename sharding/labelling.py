@@ -70,9 +70,7 @@ def label_graph(
                 outputs[producer] = fit(_produced(graph.nodes[producer]).shape, found)
         consumed, stored, output = tracer.labels([outputs[x] or () for x in tracer.producers])
         stored = tracer.aligned(stored)
-        copies[index] = tuple(
-            fit(x.shape, labels) for x, labels in zip(node.stored, stored, strict=True)
-        )
+        copies[index] = tuple(fit(x.shape, labels) for x, labels in zip(node.stored, stored, strict=True))
         operands[index] = tuple(
             fit(x.value.shape, labels)
             for x, labels in zip(node.operands, tracer.consumed(consumed, stored), strict=True)
@@ -164,9 +162,9 @@ class _Tracer:
         best: tuple[tuple[bool, int], str] | None = None
         for shape, own, spans in zip(self.stored, tagged, self.spanned, strict=True):
             for axis, tag in enumerate(own):
-                beside = {
-                    x[axis] for other, x in zip(self.stored, known, strict=True) if other == shape
-                } - {None}
+                beside = {x[axis] for other, x in zip(self.stored, known, strict=True) if other == shape} - {
+                    None
+                }
                 if tag is None or tag in stacked or axis in spans or not beside <= {features}:
                     continue
                 rating = (bool(beside), shape[axis])

@@ -127,9 +127,7 @@ class Plan:
         table = [heading, *cells, ("total", "", "", "", f"{total:,}")]
         widths = [max(len(row[i]) for row in table) for i in range(len(heading))]
         *left, right = widths
-        lines = [
-            "  ".join([*map(str.ljust, cells, left), last.rjust(right)]) for *cells, last in table
-        ]
+        lines = ["  ".join([*map(str.ljust, cells, left), last.rjust(right)]) for *cells, last in table]
         return "\n".join([f"mesh of {self.mesh.size} devices: {sizes}", *lines])
 
     @cached_property
@@ -233,9 +231,7 @@ def make_plan(
             )
     given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
     data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
-    paths = {
-        path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None
-    }
+    paths = {path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None}
     shapes = {path: _shape(graph, node) for path, node in paths.items()}
     chosen = apply_rules(rules, shapes, mesh)
     labels = label_graph(
@@ -266,12 +262,9 @@ def make_plan(
         kind(graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
     )
     parameters = tuple(
-        replicated if node is None else placement.outputs[node] or replicated
-        for node in graph.parameters
+        replicated if node is None else placement.outputs[node] or replicated for node in graph.parameters
     )
-    return Plan(
-        mesh, solver, graph, parameters, tuple(NamedSharding(mesh, spec) for spec in data), placement
-    )
+    return Plan(mesh, solver, graph, parameters, tuple(NamedSharding(mesh, spec) for spec in data), placement)
 
 
 def _input_specs(

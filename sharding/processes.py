@@ -172,9 +172,7 @@ def start(
     if num_processes is not None and num_processes < 1:
         raise ArgumentError(f"num_processes: expected at least 1, given {num_processes}")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
-        raise ArgumentError(
-            f"process_id: expected 0 to {(num_processes or 1) - 1}, given {process_id}"
-        )
+        raise ArgumentError(f"process_id: expected 0 to {(num_processes or 1) - 1}, given {process_id}")
     seconds = max(1, round(timeout))
     try:
         jax.distributed.initialize(

@@ -63,9 +63,7 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def roofline(
-    topology: str, flops: float, bytes_accessed: float, exchanged: Sequence[Collective]
-) -> Roofline:
+def roofline(topology: str, flops: float, bytes_accessed: float, exchanged: Sequence[Collective]) -> Roofline:
     """The terms of one step on a topology, from what the compiler counts for one chip.
 
     A collective uses one link of each chip, or two where the slice's axes are rings; never the links

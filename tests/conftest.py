@@ -21,3 +21,10 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clear_compiled() -> Iterator[None]:
+    """Every executable of the CPU backend maps memory, and a process has 65,530 maps by default."""
+    yield
+    jax.clear_caches()

@@ -70,9 +70,7 @@ def test_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, math.nan, True, "half", None])
 def test_relaxation(value: Any) -> None:
-    with pytest.raises(
-        pjp.ArgumentError, match="relaxation: expected a number above 0 and at most 1, given"
-    ):
+    with pytest.raises(pjp.ArgumentError, match="relaxation: expected a number above 0 and at most 1, given"):
         pjp.DouglasRachford(relaxation=value)
 
 

@@ -14,9 +14,7 @@ from .options import SIZES, console
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pjax-prim bench`."""
     parser.add_argument("--case", choices=tuple(CASES), default="ap", help="the solver (default: ap)")
-    parser.add_argument(
-        "--model", choices=tuple(HIDDEN), default="mlp", help="the network (default: mlp)"
-    )
+    parser.add_argument("--model", choices=tuple(HIDDEN), default="mlp", help="the network (default: mlp)")
     parser.add_argument(
         "--hidden",
         type=int,

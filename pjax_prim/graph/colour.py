@@ -73,9 +73,7 @@ def _spread_colours(
     return colours, cycle
 
 
-def _cycle(
-    reached_from: dict[int, tuple[int, int]], a: int, b: int, producer: int
-) -> list[int]:
+def _cycle(reached_from: dict[int, tuple[int, int]], a: int, b: int, producer: int) -> list[int]:
     """The producers on the cycle that the edge between `a` and `b` closes in a search tree."""
 
     def to_root(node: int) -> dict[tuple[int, int], None]:

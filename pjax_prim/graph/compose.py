@@ -242,9 +242,7 @@ def _composed(equation: Equation, plan: Composition) -> Equation:
 
 def _selected(equation: Equation, plan: Selection) -> Equation:
     if plan.always is not None:
-        return replace(
-            equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,)
-        )
+        return replace(equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,))
     _, when_false, when_true = equation.inputs
     params = {"compare": _COMPARISONS[plan.comparison.primitive]}
     return replace(

@@ -34,6 +34,4 @@ def _insert(draft: Draft, value: Value) -> None:
     moved = Value(value.shape, value.dtype)
     outputs = tuple(moved if x is value else x for x in equation.outputs)
     draft.move(replace(equation, outputs=outputs), movement)
-    draft.nodes.insert(
-        0, DraftNode(Identity(), (moved,), (), value, equation.source, equation.loops)
-    )
+    draft.nodes.insert(0, DraftNode(Identity(), (moved,), (), value, equation.source, equation.loops))

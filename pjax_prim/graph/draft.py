@@ -71,9 +71,7 @@ class Draft:
     ) -> Value:
         """A new value `function(value)`, constant or moved as `value` is."""
         result = Value(shape, value.dtype)
-        equation = Equation(
-            primitive, params, (value,), (result,), lambda x: (function(x),), source
-        )
+        equation = Equation(primitive, params, (value,), (result,), lambda x: (function(x),), source)
         if value in self.variables:
             self.move(equation, movement)
         else:
@@ -119,9 +117,7 @@ def _solved(function: FlatFunction) -> list[Equation]:
     return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
 
 
-def _dependencies(
-    function: FlatFunction, equations: Sequence[Equation]
-) -> tuple[set[Value], set[Equation]]:
+def _dependencies(function: FlatFunction, equations: Sequence[Equation]) -> tuple[set[Value], set[Equation]]:
     """Values that depend on a parameter, including through a loss, and the loss equations."""
     varying = _closure(set(function.parameters), equations)
     losses = {x for x in equations if is_loss(x.primitive) and any(y in varying for y in x.inputs)}
@@ -161,9 +157,7 @@ def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
     return values
 
 
-def _needed(
-    equations: Sequence[Equation], varying: set[Value], losses: set[Equation]
-) -> set[Equation]:
+def _needed(equations: Sequence[Equation], varying: set[Value], losses: set[Equation]) -> set[Equation]:
     """The equations between parameters and losses."""
     needed = set(losses)
     wanted: set[Value] = set()
@@ -204,14 +198,11 @@ def _apply_rule(draft: Draft, equation: Equation) -> None:
     if isinstance(meaning, Movement):
         draft.move(equation, meaning)
         return
-    chosen = [
-        [equation.inputs[i] for i in positions] for positions in (meaning.operands, meaning.constants)
-    ]
+    chosen = [[equation.inputs[i] for i in positions] for positions in (meaning.operands, meaning.constants)]
     (output,) = equation.outputs
     if meaning.broadcast:
         chosen = [
-            [draft.broadcast(value, output.shape, equation.source) for value in values]
-            for values in chosen
+            [draft.broadcast(value, output.shape, equation.source) for value in values] for values in chosen
         ]
     operands, constants = chosen
     draft.nodes.append(

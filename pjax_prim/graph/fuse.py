@@ -34,11 +34,7 @@ def plan_fusion(draft: Draft) -> Fusion | None:
 
     A sum is fused only if its value is used nowhere else, because it then has no copies.
     """
-    sums = {
-        node.output: index
-        for index, node in enumerate(draft.nodes)
-        if isinstance(node.constraint, Sum)
-    }
+    sums = {node.output: index for index, node in enumerate(draft.nodes) if isinstance(node.constraint, Sum)}
     uses = draft.count_uses()
     for root, node in enumerate(draft.nodes):
         if not isinstance(node.constraint, Sum | SumRelu):

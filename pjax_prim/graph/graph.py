@@ -137,9 +137,7 @@ class ConstraintGraph:
         if self.colours is None:
             return self.backward_sets()
         coloured = list(enumerate(self.colours))
-        return tuple(
-            tuple(index for index, other in coloured if other == colour) for colour in (0, 1)
-        )
+        return tuple(tuple(index for index, other in coloured if other == colour) for colour in (0, 1))
 
     def constants(self, data: Sequence[Any], captured: Sequence[Any] | None = None) -> Environment:
         """The constant values, from the function's data arrays.
@@ -201,9 +199,7 @@ def _two_coloured(graph: ConstraintGraph) -> ConstraintGraph:
     for new, colour in enumerate(new_colours):  # an identity follows its producer
         new_colours[new] = 1 - new_colours[new - 1] if colour < 0 else colour
     parameters = tuple(None if p is None else index_of[p] for p in graph.parameters)
-    return replace(
-        graph, nodes=tuple(nodes), parameters=parameters, colours=tuple(new_colours)
-    )
+    return replace(graph, nodes=tuple(nodes), parameters=parameters, colours=tuple(new_colours))
 
 
 def insert_identities(

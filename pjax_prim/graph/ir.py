@@ -84,9 +84,7 @@ def evaluate(equations: Iterable[Equation], environment: Environment) -> None:
         environment.update(zip(equation.outputs, results, strict=True))
 
 
-def leading_to(
-    equations: Sequence[Equation], wanted: Iterable[Value]
-) -> list[Equation]:
+def leading_to(equations: Sequence[Equation], wanted: Iterable[Value]) -> list[Equation]:
     """The equations that some wanted values depend on, in their order."""
     found = []
     wanted = set(wanted)

@@ -53,10 +53,7 @@ def inline_scan(outer: Inliner, equation: Any, operands: Sequence[Value]) -> lis
     depends = _loop_dependence(equation, [x in outer.trained for x in operands])
     outer.trained.update(x for x, trained in zip(inputs, depends, strict=True) if trained)
     outputs = body.walk(jaxpr, constants, inputs)
-    carries = [
-        Carry(*each)
-        for each in zip(inits, inputs[split:], outputs[:carry_count], strict=False)
-    ]
+    carries = [Carry(*each) for each in zip(inits, inputs[split:], outputs[:carry_count], strict=False)]
     changing = [carry for carry in carries if not carry.invariant]
     scan = _Scan(outer, body, loop, bool(equation.params["reverse"]), source_line(equation))
     scan.outside = dict(zip(inputs, operands, strict=True))
@@ -324,9 +321,7 @@ def _dependence(jaxpr: Any, depends: Sequence[bool]) -> list[bool]:
             results = _dependence(open_jaxpr(called)[0], flags)
         elif any(flags) and equation.primitive is lax.scan_p:
             start, count = scan_operands(equation)
-            inner = _dependence(
-                open_jaxpr(equation.params["jaxpr"])[0], _loop_dependence(equation, flags)
-            )
+            inner = _dependence(open_jaxpr(equation.params["jaxpr"])[0], _loop_dependence(equation, flags))
             results = inner if equation.params["length"] else [*flags[start : start + count], *inner[count:]]
         trained.update(x for x, known in zip(equation.outvars, results, strict=True) if known)
     return of(jaxpr.outvars)

@@ -251,9 +251,7 @@ def _clamp(low: float, high: float) -> Curve:
 def _elu(slope: float, alpha: float, width: float) -> Curve:
     """slope x above 0 and alpha (exp(x / width) - 1) below: elu, selu and celu."""
     if not (alpha > 0 and width > 0 and slope > 0):
-        raise ArgumentError(
-            f"parameters: expected numbers above zero, given {(slope, alpha, width)}"
-        )
+        raise ArgumentError(f"parameters: expected numbers above zero, given {(slope, alpha, width)}")
 
     def below(x: Array) -> Array:
         return alpha * jnp.expm1(x / width)
@@ -303,11 +301,21 @@ def _arctangent_jet(x: Array) -> tuple[Array, Array, Array]:
     return jnp.arctan(x), slope, -2 * jnp.where(far, slope * u / (1 + u * u), x * slope * slope)
 
 
+def _error_jet(x: Array) -> tuple[Array, Array, Array]:
+    slope = 2 / math.sqrt(math.pi) * jnp.exp(-x * x)  # jet_of would multiply infinity by zero
+    return lax.erf(x), slope, -2 * (x * slope)
+
+
+def _complement_jet(x: Array) -> tuple[Array, Array, Array]:
+    _, slope, bend = _error_jet(x)
+    return lax.erfc(x), -slope, -bend
+
+
 def _inverse_error_function() -> Curve:
-    knots = (-INFINITY, -0.977035816, 0.0, 0.977035816, INFINITY)
-    return Curve(lax.erf_inv, (Arcs(jet_of(lax.erf), knots, swapped=True),), domain=(-1.0, 1.0))
+    return Curve(lax.erf_inv, (Arcs(_error_jet, _ERROR, swapped=True),), domain=(-1.0, 1.0))
 
 
+_ERROR = (-INFINITY, -0.977035816, 0.0, 0.977035816, INFINITY)
 _SIGMOID = (-INFINITY, -1.363753704, 0.0, 1.363753704, INFINITY)
 _SILU = (-3.443870601, -2.399357281, -0.391727755, 2.399357281, 3.494002022)
 _GELU = (-2.006851572, -1.414213562, -0.281824112, 1.414213562, 2.042320721)
@@ -317,8 +325,8 @@ _SOFTPLUS = (-0.481211825,)
 _CURVES: dict[str, tuple[int, Callable[..., Curve]]] = {
     "tanh": (0, lambda: _smooth(jnp.tanh, 0.7699, -INFINITY, -0.919021362, 0.0, 0.919021362, INFINITY)),
     "logistic": (0, lambda: _smooth(lax.logistic, 0.0963, *_SIGMOID)),
-    "erf": (0, lambda: _smooth(lax.erf, 0.968, -INFINITY, -0.977035816, 0.0, 0.977035816, INFINITY)),
-    "erfc": (0, lambda: _smooth(lax.erfc, 0.968, -INFINITY, -0.977035816, 0.0, 0.977035816, INFINITY)),
+    "erf": (0, lambda: _smooth(lax.erf, 0.968, *_ERROR, jet=_error_jet)),
+    "erfc": (0, lambda: _smooth(lax.erfc, 0.968, *_ERROR, jet=_complement_jet)),
     "erf_inv": (0, _inverse_error_function),
     "atan": (
         0,
@@ -372,9 +380,7 @@ def curve(function: str, parameters: Parameters = ()) -> Curve:
         raise ArgumentError(f"function: expected one of {', '.join(_CURVES)}, given {function!r}")
     count, make = _CURVES[function]
     if len(parameters) != count:
-        raise ArgumentError(
-            f"parameters: expected {count} number(s) for {function!r}, given {parameters!r}"
-        )
+        raise ArgumentError(f"parameters: expected {count} number(s) for {function!r}, given {parameters!r}")
     return make(*parameters)
 
 

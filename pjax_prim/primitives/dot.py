@@ -163,9 +163,7 @@ def coefficients(u: Array) -> tuple[Array, Array, Array]:
     return c, k, jnp.where(u < 0, -1, 1).astype(u.dtype)
 
 
-def displacement(
-    s: Array, d: Array, residual: Array, z: Array
-) -> tuple[Array, Array, Array, Array, Array]:
+def displacement(s: Array, d: Array, residual: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
     r"""The projection as coefficients `(c, e, r_a, r_b)` and its output.
 
     $\Delta a = c a + e b + r_a e_1$ and $\Delta b = c b + e a + r_b e_1$, with the arguments of

@@ -58,9 +58,7 @@ def find_by_search(a: Array, z: Array) -> Found:
     return Found(y, block * size + place, moved)
 
 
-def _search_where(
-    wanted: Array, a: Array, z: Array, largest: Array, start: Array
-) -> tuple[Array, Array]:
+def _search_where(wanted: Array, a: Array, z: Array, largest: Array, start: Array) -> tuple[Array, Array]:
     """`_search` of the wanted rows, all others as they start; of few rows at the price of few."""
     shape, few = start.shape, -(-start.size // 16)
     a, *rest = a.reshape(-1, a.shape[-1]), z.ravel(), largest.ravel(), start.ravel()

@@ -99,9 +99,7 @@ def _update(
     dtypes = a.dtype, b.dtype
     a, b, mean_a, mean_b = widen(a, b, mean_a, mean_b)
 
-    def combine(
-        x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float
-    ) -> Array:
+    def combine(x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float) -> Array:
         """keep x + rate v, without the step."""
         mean_x, mean_y, *weights = _apart(
             mean_x, mean_y, keep - rate * (1 + c), -rate * e, rate * ahead, rate * across

@@ -53,9 +53,7 @@ def is_near(x: Array, residual: Array, known: Curve) -> Array:
     return bend * radius * (1 + jnp.abs(slope) + bend * radius) <= _NEAR
 
 
-def solve_near(
-    x: Array, residual: Array, known: Curve, *, straight: bool
-) -> tuple[Array, Array]:
+def solve_near(x: Array, residual: Array, known: Curve, *, straight: bool) -> tuple[Array, Array]:
     """The displacement of a query with a near target, and that of its output."""
     assert known.jet is not None
     jet = known.jet
@@ -165,9 +163,7 @@ def solve_far(x: Array, target: Array, known: Curve) -> Solution:
     assert best is not None
     _, step, new, value = best
     fine = jnp.isfinite(step)
-    return Solution(
-        jnp.where(fine, step, 0), jnp.where(fine, new + turns, x), value
-    )
+    return Solution(jnp.where(fine, step, 0), jnp.where(fine, new + turns, x), value)
 
 
 def _solve(

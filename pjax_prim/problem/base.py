@@ -29,9 +29,7 @@ class AbstractProblem(abc.ABC):
     arrays lie on a mesh.
     """
 
-    def __init__(
-        self, graph: ConstraintGraph, constants: Environment, placement: Placement | None = None
-    ):
+    def __init__(self, graph: ConstraintGraph, constants: Environment, placement: Placement | None = None):
         self.graph = graph
         self.constants = constants
         self.placement = placement
@@ -80,9 +78,7 @@ class AbstractProblem(abc.ABC):
 
         return [None if node is None else read(node) for node in self.graph.parameters]
 
-    def target(
-        self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]
-    ) -> Array:
+    def target(self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]) -> Array:
         """The consensus value of what a node produces.
 
         The mean runs over the consumers that touch an element; an element that nobody uses keeps

@@ -38,9 +38,7 @@ class CompressedProblem(AbstractProblem):
     def initial(self, parameters: Sequence[Array]) -> State:
         produced = self.outputs(parameters)
         held: list[Inputs] = [
-            (produced[index],)
-            if node.constraint is None
-            else self._inputs(index, produced.__getitem__)
+            (produced[index],) if node.constraint is None else self._inputs(index, produced.__getitem__)
             for index, node in enumerate(self.graph.nodes)
         ]
         return self._pack(held)
@@ -100,9 +98,7 @@ class CompressedProblem(AbstractProblem):
     def _unpack(self, state: State) -> list[Inputs]:
         """The inverse of `_pack`."""
         source = {
-            place: state[producer][-1]
-            for producer, places in self._readers.items()
-            for place in places
+            place: state[producer][-1] for producer, places in self._readers.items() for place in places
         }
         held: list[Inputs] = []
         for index, arrays in enumerate(state):
@@ -117,9 +113,7 @@ class CompressedProblem(AbstractProblem):
     def _slots(self, index: int) -> tuple[int, ...]:
         """The producers of a node's inputs, operand after operand."""
         return tuple(
-            producer
-            for operand in self.graph.nodes[index].operands
-            for producer in operand.producers
+            producer for operand in self.graph.nodes[index].operands for producer in operand.producers
         )
 
     def cycle(self, state: State) -> tuple[State, list[Array]]:
@@ -136,9 +130,7 @@ class CompressedProblem(AbstractProblem):
                 constraint = self.graph.nodes[index].constraint
                 target = None
                 if constraint is None or not constraint.is_loss:
-                    target = self.target(
-                        index, means, partial(self._output, before, index, produced)
-                    )
+                    target = self.target(index, means, partial(self._output, before, index, produced))
                 if constraint is None:
                     assert target is not None
                     distances[index] = squared_distance(target, held[index][0])
@@ -168,9 +160,7 @@ class CompressedProblem(AbstractProblem):
                     produced[index] = projected.output
             after = tuple(held)
             present = cache(lambda index, s=after: self._output(s, index, produced))
-            overwritten = {
-                index: self._inputs(index, present) for index in self.fed_by(members)
-            }
+            overwritten = {index: self._inputs(index, present) for index in self.fed_by(members)}
             for index, inputs in overwritten.items():
                 distances[index] = scattered_before.get(index, jnp.zeros(())) + self._distance(
                     index, inputs, before[index]
@@ -215,9 +205,7 @@ class CompressedProblem(AbstractProblem):
             return held[index][0]
         return constraint.forward(self._operands(index, held[index]), self.constant_operands(index))
 
-    def _displaced(
-        self, index: int, inputs: Inputs, projected: Projected
-    ) -> tuple[Inputs, Array]:
+    def _displaced(self, index: int, inputs: Inputs, projected: Projected) -> tuple[Inputs, Array]:
         """The means of projected copies, and the squared distance of the copies from them.
 
         All copies came from `inputs`: the distance is what they moved in all, less what their
@@ -269,9 +257,7 @@ class CompressedProblem(AbstractProblem):
         new, output = constraint.project_output(copies, target, self.constant_operands(index))
         return Projected(output, (None,) * len(new), squared_distances(new, copies)), new
 
-    def _scatter_of_copies(
-        self, index: int, copies: tuple[Array, ...], inputs: Inputs
-    ) -> Array:
+    def _scatter_of_copies(self, index: int, copies: tuple[Array, ...], inputs: Inputs) -> Array:
         """The squared distance of copies from the means `inputs`; of constants, from the constants."""
         constraint = self.graph.nodes[index].constraint
         assert constraint is not None

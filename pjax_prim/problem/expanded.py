@@ -136,19 +136,13 @@ class ExpandedProblem(AbstractProblem):
         target = self._target(index, state, means)
         if constraint is None:
             return (_given(target),), target
-        copies, output = constraint.project_output(
-            state[index], target, self.constant_operands(index)
-        )
+        copies, output = constraint.project_output(state[index], target, self.constant_operands(index))
         return self.place_copies(index, copies), output
 
-    def _spread_means(
-        self, averages: Callable[[int], tuple[Array, ...]]
-    ) -> Callable[[Use], Array]:
+    def _spread_means(self, averages: Callable[[int], tuple[Array, ...]]) -> Callable[[Use], Array]:
         """Means over all copies of a use, from a node's averages over the copies of its operands."""
         averages = cache(lambda node, given=averages: self.place_means(node, given(node)))
-        means = cache(
-            lambda node, operand: self.mean_over_uses(node, operand, averages(node)[operand])
-        )
+        means = cache(lambda node, operand: self.mean_over_uses(node, operand, averages(node)[operand]))
         return lambda use: means(use.consumer, use.operand)[use.input]
 
     def _target(self, node: int, state: State, means: Callable[[Use], Array]) -> Array | None:

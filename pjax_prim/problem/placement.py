@@ -38,9 +38,7 @@ class Placement:
         """The operands of a node."""
         return tuple(map(jax.lax.with_sharding_constraint, operands, self.operands[node]))
 
-    def place_means(
-        self, node: int, means: tuple[Array | None, ...]
-    ) -> tuple[Array | None, ...]:
+    def place_means(self, node: int, means: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
         """Means over copies of the operands of a node; those that are None stay so."""
         return tuple(
             None if x is None else jax.lax.with_sharding_constraint(x, sharding)

@@ -81,12 +81,9 @@ def _back(
         if change is None:  # no loss depends on it
             return []
         weights = [
-            settings.weight if _is_parameter(problem, operand.producers) else 1.0
-            for operand in node.operands
+            settings.weight if _is_parameter(problem, operand.producers) else 1.0 for operand in node.operands
         ]
-        moves, factor = constraint.displace(
-            operands, produced[index], change, constants, wanted, weights
-        )
+        moves, factor = constraint.displace(operands, produced[index], change, constants, wanted, weights)
     passed: list[tuple[int, Array]] = []
     for operand, move in zip(node.operands, moves, strict=True):
         if move is not None and not operand.is_constant:

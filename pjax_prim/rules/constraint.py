@@ -162,8 +162,7 @@ class AbstractConstraint(abc.ABC):
         def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
             shadow = self.expand(operands)
             moved = tuple(
-                x + 2 * relaxation * (m - p)
-                for x, m, p in zip(copies, shadow, projected, strict=True)
+                x + 2 * relaxation * (m - p) for x, m, p in zip(copies, shadow, projected, strict=True)
             )
             return moved, squared_distances(shadow, projected)
 
@@ -188,10 +187,7 @@ class AbstractConstraint(abc.ABC):
         shadow = self.expand(operands)
         reflected = tuple(2 * m - x for m, x in zip(shadow, copies, strict=True))
         projected, output = self.project_output(reflected, target, constants)
-        moved = tuple(
-            x + 2 * relaxation * (p - m)
-            for x, p, m in zip(copies, projected, shadow, strict=True)
-        )
+        moved = tuple(x + 2 * relaxation * (p - m) for x, p, m in zip(copies, projected, shadow, strict=True))
         return moved, output, squared_distances(projected, shadow)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

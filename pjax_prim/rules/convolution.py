@@ -52,9 +52,7 @@ class Convolution(AbstractConstraint):
     kind: ClassVar[str] = "convolution"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        lhs, rhs = (
-            x.astype(self.operand_dtype or x.dtype) for x in self._channels_first(operands)
-        )
+        lhs, rhs = (x.astype(self.operand_dtype or x.dtype) for x in self._channels_first(operands))
         (output,) = pp.convolve_p.bind(
             lhs,
             rhs,
@@ -237,14 +235,12 @@ class Convolution(AbstractConstraint):
         lhs_shape, rhs_shape = (
             _permuted(shape, spec) for shape, spec in zip(self.shapes, self._specs, strict=True)
         )
-        (total,) = jax.linear_transpose(
-            self._patch_rows, jax.ShapeDtypeStruct(lhs_shape, patches.dtype)
-        )(patches)
+        (total,) = jax.linear_transpose(self._patch_rows, jax.ShapeDtypeStruct(lhs_shape, patches.dtype))(
+            patches
+        )
         counts = np.maximum(self.window.counts(lhs_shape[2:]), 1)
         means = total / counts.astype(total.dtype), filters.reshape(rhs_shape)
-        return tuple(
-            jnp.transpose(x, _inverse(spec)) for x, spec in zip(means, self._specs, strict=True)
-        )
+        return tuple(jnp.transpose(x, _inverse(spec)) for x, spec in zip(means, self._specs, strict=True))
 
     def _row_target(self, target: Target) -> Array:
         """A value of the output's shape as (G, Q, P)."""

@@ -50,9 +50,7 @@ class CumulativeSum(AbstractConstraint):
 
 
 def _cumsum(ctx: RuleContext) -> ConstraintRule:
-    return ConstraintRule(
-        CumulativeSum(int(ctx.params["axis"]), bool(ctx.params["reverse"])), (0,)
-    )
+    return ConstraintRule(CumulativeSum(int(ctx.params["axis"]), bool(ctx.params["reverse"])), (0,))
 
 
 register_projection(lax.cumsum_p, _cumsum)

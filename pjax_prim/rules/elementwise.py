@@ -199,9 +199,7 @@ class ShiftedRelu(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         sign, (bound,) = -1 if self.negate else 1, constants
-        (moved,) = pp.project_sum_relu_p.bind(
-            _signed(sign, copies[0] - bound), _signed(sign, target - bound)
-        )
+        (moved,) = pp.project_sum_relu_p.bind(_signed(sign, copies[0] - bound), _signed(sign, target - bound))
         return (_signed(sign, moved) + bound,)
 
     def describe(self) -> str:
@@ -233,9 +231,7 @@ class Quantize(AbstractConstraint):
         return pp.quantize_p.bind(*operands, levels=self.levels, scale=self.scale)[0]
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        return tuple(
-            pp.project_quantize_p.bind(*copies, target, levels=self.levels, scale=self.scale)
-        )
+        return tuple(pp.project_quantize_p.bind(*copies, target, levels=self.levels, scale=self.scale))
 
     def describe(self) -> str:
         return f"levels={self.levels} scale={self.scale:g}"
@@ -261,9 +257,7 @@ class Round(AbstractConstraint):
         return self.function
 
 
-def _equal_steps(
-    signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]
-) -> Projected:
+def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]) -> Projected:
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
     displacements = _equal_displacements(signs, step, wanted)
     return Projected(output, displacements, len(signs) * squared_norm(step))
@@ -351,9 +345,7 @@ register_projection(lax.floor_p, lambda ctx: ConstraintRule(Round("floor"), (0,)
 register_projection(
     lax.round_p, lambda ctx: ConstraintRule(Round("round", ctx.params["rounding_method"]), (0,))
 )
-register_projection(
-    pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,))
-)
+register_projection(pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,)))
 
 
 def _sum_relu(ctx: RuleContext) -> ConstraintRule:

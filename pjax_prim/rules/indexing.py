@@ -41,9 +41,7 @@ class ScatterSum(AbstractConstraint):
     ) -> Projected:
         return Projected(*self._displace(operands, target, constants))
 
-    def _displace(
-        self, operands: Arrays, target: Target, constants: Arrays
-    ) -> tuple[Array, Arrays, Array]:
+    def _displace(self, operands: Arrays, target: Target, constants: Arrays) -> tuple[Array, Arrays, Array]:
         """The new output, the displacements and their squared norm."""
         x, indices, updates = self._all(operands, constants)
         total = self._scatter(x, indices, updates)

@@ -133,9 +133,7 @@ class Linear(AbstractConstraint):
             None if mean is None else weight * count * mean
             for mean, weight, count in zip(means, weights, copies, strict=True)
         )
-        norm_a, norm_b = (
-            squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(operands)
-        )
+        norm_a, norm_b = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(operands))
         return Displaced(displacements, dot_damping(norm_a, norm_b, weights))
 
     def _projected(
@@ -177,9 +175,7 @@ class Linear(AbstractConstraint):
     def exchanged(self) -> "Linear":
         """The same product with its operands exchanged."""
         (contracted, batch), shapes = self.dimensions, self.shapes
-        return replace(
-            self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1])
-        )
+        return replace(self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1]))
 
     def describe(self) -> str:
         a, b = self._letters()
@@ -237,8 +233,7 @@ def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float]) -> Array
 
 def _dot_general(ctx: RuleContext) -> ConstraintRule:
     contracted, batch = (
-        (tuple(map(int, left)), tuple(map(int, right)))
-        for left, right in ctx.params["dimension_numbers"]
+        (tuple(map(int, left)), tuple(map(int, right))) for left, right in ctx.params["dimension_numbers"]
     )
     dimensions = contracted, batch
     shapes = tuple(ctx.inputs[0].shape), tuple(ctx.inputs[1].shape)

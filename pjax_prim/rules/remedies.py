@@ -8,9 +8,7 @@ _INDEX = (
     "It chooses by order, which has no projection: take a maximum (jnp.max), or compute the indices "
     "from data and gather with them"
 )
-_FACTOR = (
-    "Factorisations have no projection: compute them from data, or write the operation with products"
-)
+_FACTOR = "Factorisations have no projection: compute them from data, or write the operation with products"
 _CALLBACK = (
     "The host computes it, and nothing is known of it: write it in JAX, or call it on data before the solve"
 )

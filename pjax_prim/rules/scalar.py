@@ -41,9 +41,7 @@ class Scalar(AbstractConstraint):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        step, output = pp.displace_scalar_p.bind(
-            *operands, target, relative=False, **self._static
-        )
+        step, output = pp.displace_scalar_p.bind(*operands, target, relative=False, **self._static)
         return Projected(output, (step,), squared_norm(step))
 
     def displace(
@@ -118,15 +116,12 @@ def _clamp(ctx: RuleContext) -> ConstraintRule:
     low, _, high = ctx.literals
     if low is None or high is None:
         raise NotImplementedError(
-            "bounds that are no numbers written in the function; "
-            "use jnp.minimum(jnp.maximum(x, low), high)"
+            "bounds that are no numbers written in the function; use jnp.minimum(jnp.maximum(x, low), high)"
         )
     return ConstraintRule(Scalar("clamp", (low, high)), (1,))
 
 
-register_projection(
-    pp.scalar_p.primitive, lambda ctx: ConstraintRule(Scalar(**ctx.params), (0,))
-)
+register_projection(pp.scalar_p.primitive, lambda ctx: ConstraintRule(Scalar(**ctx.params), (0,)))
 register_projection(lax.integer_pow_p, _integer_pow)
 register_projection(lax.pow_p, _pow)
 register_projection(lax.clamp_p, _clamp)

@@ -59,6 +59,4 @@ _INDEX = "index with constants"
 register_projection(lax.gather_p, _moves("partial", slice(0, 1), _INDEX))
 register_projection(lax.dynamic_slice_p, _moves("partial", slice(0, 1), _INDEX))
 register_projection(lax.dynamic_update_slice_p, _moves("partial", slice(0, 2), _INDEX))
-register_projection(
-    lax.select_n_p, _moves("partial", slice(1, None), "select with a constant predicate")
-)
+register_projection(lax.select_n_p, _moves("partial", slice(1, None), "select with a constant predicate"))

@@ -62,8 +62,4 @@ def reflect(projected: State, state: State) -> State:
 def check_range(name: str, value: Any, high: float) -> None:
     """A solver's parameter is a number in (0, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high:
-        raise ArgumentError(
-            f"{name}: expected a number above 0 and at most {high:g}, given {value!r}"
-        )
-
-
+        raise ArgumentError(f"{name}: expected a number above 0 and at most {high:g}, given {value!r}")

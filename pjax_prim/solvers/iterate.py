@@ -103,6 +103,4 @@ def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
 
 def _change(problem: AbstractProblem, new: State, old: State) -> Array:
     parameters = [index for index in problem.graph.parameters if index is not None]
-    return jnp.sqrt(
-        sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(()))
-    )
+    return jnp.sqrt(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))

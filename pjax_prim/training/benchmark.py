@@ -68,9 +68,7 @@ def make_case(
     widths = HIDDEN[model] if hidden is None else tuple(hidden)
     image_shape = (32, 32, 3)
     features = {"mlp": 784, "cnn": math.prod(image_shape)}.get(model, 64)
-    network = make_network(
-        model, features, classes, widths, image_shape=image_shape, skip=skip, key=keys[0]
-    )
+    network = make_network(model, features, classes, widths, image_shape=image_shape, skip=skip, key=keys[0])
     x = jax.random.uniform(keys[1], (batch_size, features))
     labels = jax.random.randint(keys[2], (batch_size,), 0, classes)
     if model in SEQUENCE_NETWORKS:

@@ -140,9 +140,7 @@ Chunk = Callable[[TrainState, Batch], tuple[Any, PyTree, PyTree, dict[str, Array
 """From state and batch to the model, the optimiser's state, what the next chunk starts from, metrics."""
 
 
-def _projection_chunk(
-    config: TrainConfig, loss: Loss, steps: int, placement: Placement | None
-) -> Chunk:
+def _projection_chunk(config: TrainConfig, loss: Loss, steps: int, placement: Placement | None) -> Chunk:
     solver = make_solver(config)
 
     def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:

@@ -43,9 +43,7 @@ def test_reads_what_was_written(tmp_path, subfolder: str, inside: bool) -> None:
         ("test_batch", data.test_x, data.test_y),
     ):
         planes = written[part][0].reshape(2, 3, 32, 32)
-        np.testing.assert_allclose(
-            images.reshape(2, 32, 32, 3) * 255, np.moveaxis(planes, 1, -1), rtol=1e-6
-        )
+        np.testing.assert_allclose(images.reshape(2, 32, 32, 3) * 255, np.moveaxis(planes, 1, -1), rtol=1e-6)
         np.testing.assert_array_equal(labels, written[part][1])
 
 

@@ -52,9 +52,7 @@ def test_repeats_average_and_unused_elements_stay() -> None:
 
 def test_the_mean_is_over_consumers_of_each_consumers_mean() -> None:
     """A consumer with many copies counts as much as one with few."""
-    found = consensus(
-        lambda v: [jnp.broadcast_to(v, (3, 4)), v], [jnp.full((3, 4), 2.0), jnp.full(4, 6.0)]
-    )
+    found = consensus(lambda v: [jnp.broadcast_to(v, (3, 4)), v], [jnp.full((3, 4), 2.0), jnp.full(4, 6.0)])
     np.testing.assert_array_equal(found, [4, 4, 4, 4])
 
 

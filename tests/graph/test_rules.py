@@ -77,7 +77,8 @@ PLAIN: dict[str, Forward] = {
     "reduce_window_max": lambda a, b: jax.vmap(pool(lax.max, -jnp.inf))(jnp.stack([a, b])),
     "reduce_window_min": lambda a, b: pool(lax.min, jnp.inf)(a),
     "scatter-add": lambda a, b: (
-        jnp.zeros((5, 4)).at[jnp.array([1, 2, 1])].add(a), a.at[jnp.array([1, 0])].add(b[1:])
+        jnp.zeros((5, 4)).at[jnp.array([1, 2, 1])].add(a),
+        a.at[jnp.array([1, 0])].add(b[1:]),
     ),
     "scatter": lambda a, b: a.at[jnp.array([0, 2])].set(b[:2]),
     "stop_gradient": lambda a, b: a * lax.stop_gradient(b),

@@ -52,9 +52,7 @@ def test_linear() -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_mlp(depth: int, use_bias: bool) -> None:
-    model = eqx.nn.MLP(
-        4, 3, 6, depth, use_bias=use_bias, use_final_bias=use_bias, key=jax.random.key(0)
-    )
+    model = eqx.nn.MLP(4, 3, 6, depth, use_bias=use_bias, use_final_bias=use_bias, key=jax.random.key(0))
     graph = graph_of(lambda model: jax.vmap(model)(X), model)
     layers = depth + 1
     expected = Counter(parameter=layers * (1 + use_bias), linear=layers, sum_relu=depth, loss=1)

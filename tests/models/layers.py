@@ -166,10 +166,7 @@ def with_state(make_layer: Callable[[Array], Any]) -> Callable[[Array], tuple[An
 NN = eqx.nn
 LAYERS: tuple[Layer, ...] = (
     Layer("Linear", lambda key: NN.Linear(6, 5, key=key), (6,)),
-    *(
-        Layer(f"Conv{n}d", lambda key, n=n: NN.Conv(n, 2, 3, 3, key=key), (2,) + (4,) * n)
-        for n in (1, 2, 3)
-    ),
+    *(Layer(f"Conv{n}d", lambda key, n=n: NN.Conv(n, 2, 3, 3, key=key), (2,) + (4,) * n) for n in (1, 2, 3)),
     *(
         Layer(
             f"ConvTranspose{n}d",
@@ -269,9 +266,7 @@ def attempt(layer: Layer) -> Outcome:
     gaps: list[float] = []
     try:
         for steps in (1, STEPS // 16, STEPS // 4, STEPS):
-            solution = pjp.solve(
-                loss, *arguments, solver=pjp.AlternatingProjections(), max_steps=steps
-            )
+            solution = pjp.solve(loss, *arguments, solver=pjp.AlternatingProjections(), max_steps=steps)
             gaps.append(float(solution.stats["gap"]))
             if gaps[-1] <= gaps[0] / 10:
                 break

@@ -44,9 +44,7 @@ def test_a_model_from_a_file_trains_on(tmp_path: Path) -> None:
     model = eqx.apply_updates(model, updates)
     eqx.tree_serialise_leaves(tmp_path / "model.eqx", model)
     loaded = eqx.tree_deserialise_leaves(tmp_path / "model.eqx", make(1))
-    here, there = (
-        pjp.solve(loss, m, X, LABELS, solver=SOLVER, max_steps=20) for m in (model, loaded)
-    )
+    here, there = (pjp.solve(loss, m, X, LABELS, solver=SOLVER, max_steps=20) for m in (model, loaded))
     assert jax.tree.structure(there.params) == jax.tree.structure(model)
     for a, b in zip(arrays(here.params), arrays(there.params), strict=True):
         np.testing.assert_array_equal(a, b)

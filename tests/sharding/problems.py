@@ -20,9 +20,7 @@ from tests.solvers.problems import (
 B = 8  # examples
 LABELS = jnp.arange(B) % 3
 
-MLP = Problem(
-    "mlp", mlp, lambda: (eqx.nn.MLP(5, 3, 6, 1, key=jr.key(0)), normal(1, B, 5), LABELS)
-)
+MLP = Problem("mlp", mlp, lambda: (eqx.nn.MLP(5, 3, 6, 1, key=jr.key(0)), normal(1, B, 5), LABELS))
 """Widths of 6 are divided by 2, not by 4; 5 features and 3 classes are not divided at all."""
 
 OTHERS = (

@@ -84,7 +84,5 @@ def test_every_trajectory_in_the_file_is_tested() -> None:
     of_networks = {key.split("/")[0] + "/" + key.split("/")[1] for key in fixtures()}
     losses = {key for key in of_networks if key.split("/")[1] in ("cross_entropy", "margin")}
     assert losses == {f"{name}/{loss}" for name, loss, _ in FIXTURE_PROBLEMS}
-    solvers = {
-        key.split("/")[2] for key in fixtures() if key.count("/") == 4
-    }
+    solvers = {key.split("/")[2] for key in fixtures() if key.count("/") == 4}
     assert solvers == {*ONE_FORM, *TWO_FORMS}

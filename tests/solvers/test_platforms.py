@@ -30,9 +30,7 @@ def test_a_batch_spread_over_devices_gives_the_same_solution(solver: pjp.Abstrac
     assert mesh.size > 1
     spread = NamedSharding(mesh, PartitionSpec("data"))
     alone = pjp.solve(loss, model, x, labels, solver=solver, max_steps=5)
-    shared = pjp.solve(
-        loss, model, *jax.device_put((x, labels), spread), solver=solver, max_steps=5
-    )
+    shared = pjp.solve(loss, model, *jax.device_put((x, labels), spread), solver=solver, max_steps=5)
     arrays = [eqx.filter(s.params, eqx.is_array) for s in (alone, shared)]
     chex.assert_trees_all_close(*arrays, rtol=1e-10)
     chex.assert_trees_all_close(alone.stats["gap"], shared.stats["gap"], rtol=1e-10)

@@ -46,9 +46,7 @@ def test_starts_and_warm_starts(solver: pjp.AbstractSolver) -> None:
     # Five steps and five more are ten.
     whole, half = run(10), run(5)
     rest = run(5, state=half.state)
-    chex.assert_trees_all_close(
-        (rest.params, rest.state), (whole.params, whole.state), rtol=0, atol=1e-12
-    )
+    chex.assert_trees_all_close((rest.params, rest.state), (whole.params, whole.state), rtol=0, atol=1e-12)
     assert int(rest.stats["num_steps"]) == 5
     np.testing.assert_allclose(rest.stats["gap"], whole.stats["gap"], rtol=1e-8)
 
@@ -101,9 +99,7 @@ class TestTransformations(chex.TestCase):
 
         result = self.variant(run)(PARAMS, X, TARGET)  # type: ignore[attr-defined]
         eager = SMALL.solve(pjp.AlternatingProjections(), 7)
-        chex.assert_trees_all_close(
-            result, (eager.params, eager.state, eager.stats), rtol=1e-8, atol=1e-10
-        )
+        chex.assert_trees_all_close(result, (eager.params, eager.state, eager.stats), rtol=1e-8, atol=1e-10)
 
 
 def test_inside_jit_is_the_same() -> None:
@@ -221,9 +217,7 @@ def test_overflow_returns_the_last_finite_step() -> None:
     assert overflowed.result == pjp.RESULTS.nonfinite
     assert int(overflowed.stats["num_steps"]) == 3
     chex.assert_tree_all_finite((overflowed.params, overflowed.state))
-    chex.assert_trees_all_equal(
-        (overflowed.params, overflowed.state), (last.params, last.state)
-    )
+    chex.assert_trees_all_equal((overflowed.params, overflowed.state), (last.params, last.state))
     first = overflowed.node_names[int(overflowed.stats["first_nonfinite"])]
     assert overflowed.message.endswith(f"First at node {first!r}.")
 
@@ -231,9 +225,7 @@ def test_overflow_returns_the_last_finite_step() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @TWO_SOLVERS
 def test_input_that_is_not_finite(solver: pjp.AbstractSolver, bad: float) -> None:
-    solution = pjp.solve(
-        SMALL.fn, PARAMS, X.at[1, 2].set(bad), TARGET, solver=solver, max_steps=10
-    )
+    solution = pjp.solve(SMALL.fn, PARAMS, X.at[1, 2].set(bad), TARGET, solver=solver, max_steps=10)
     assert solution.result == pjp.RESULTS.nonfinite
     assert int(solution.stats["num_steps"]) == 0
     node = solution.node_names[int(solution.stats["first_nonfinite"])]
@@ -268,9 +260,7 @@ def test_nonfinite_inside_vmap() -> None:
     starts["b"] = starts["b"].at[0, 0].set(np.nan)
 
     def run(params: Any) -> tuple[Any, Array, Array]:
-        solution = pjp.solve(
-            SMALL.fn, params, X, TARGET, solver=pjp.AlternatingProjections(), max_steps=5
-        )
+        solution = pjp.solve(SMALL.fn, params, X, TARGET, solver=pjp.AlternatingProjections(), max_steps=5)
         return solution.params, solution.stats["first_nonfinite"], solution.stats["num_steps"]
 
     params, first, steps = jax.vmap(run)(starts)
@@ -286,9 +276,7 @@ def test_nonfinite_inside_vmap() -> None:
 def test_parameters_without_a_loss_stay() -> None:
     params = {**PARAMS, "spare": jnp.ones(3)}
     with pytest.warns(pjp.UnusedParameterWarning, match="'spare'"):
-        solution = pjp.solve(
-            SMALL.fn, params, X, TARGET, solver=pjp.AlternatingProjections(), max_steps=2
-        )
+        solution = pjp.solve(SMALL.fn, params, X, TARGET, solver=pjp.AlternatingProjections(), max_steps=2)
     np.testing.assert_array_equal(solution.params["spare"], params["spare"])
 
 
@@ -312,8 +300,6 @@ def test_models_keep_what_is_not_trained() -> None:
     np.testing.assert_array_equal(new.permutation, model.permutation)
     assert not np.array_equal(new.linear.weight, linear.weight)
     assert new(X[0]).shape == (2,)
-
-
 
 
 @pytest.mark.parametrize(

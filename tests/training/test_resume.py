@@ -180,13 +180,13 @@ def test_every_changed_field_is_listed(tmp_path, monkeypatch) -> None:
         "solver: 'adam' in the checkpoint, 'dr' here",
         "seed: 3 in the checkpoint, 4 here",
     ]
-    load = data.load
+    load = TrainConfig.load_data
 
-    def other(name: str, path=None):
-        dataset = load(name, path)
+    def other(config: TrainConfig, data_dir=None):
+        dataset = load(config, data_dir)
         return replace(dataset, train_x=dataset.train_x[:-1] + 1, train_y=dataset.train_y[:-1])
 
-    monkeypatch.setattr(data, "load", other)
+    monkeypatch.setattr(TrainConfig, "load_data", other)
     with pytest.raises(
         CheckpointError, match=r"train_x: \[1437, 64\] in the checkpoint, \[1436, 64\] here"
     ) as error:
