@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from ..errors import CheckpointError
 from .manifest import damage, read_manifest
+from .memory import returning_memory
 from .naming import describe, differences, named_arrays, named_settings, with_arrays
 
 _READ_AT_ONCE = 100_000_000
@@ -142,7 +143,7 @@ class CheckpointFolder:
         # What is read at once must take the largest array, at worst; more would only take memory.
         most = max(math.prod(x.shape) * x.dtype.itemsize for x in target.values()) + 1
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=max(most, _READ_AT_ONCE) / 1e9)
-        with ocp.Checkpointer(handler) as checkpointer:
+        with returning_memory(), ocp.Checkpointer(handler) as checkpointer:
             restored: dict[str, Any] = checkpointer.restore(
                 self.step_path(step).absolute() / STATE,
                 args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True),
