@@ -1,8 +1,5 @@
 """Rules for CPU.
 
-Functions summed by a reduction are recomputed there by code that does not use vector
-instructions: the proximal operator of the cross-entropy takes 6 times as long.
-
 An elementwise function as long as the solve of a dot projection becomes many loops there, so a
 branch for the usual case, that all targets are near, saves more than it costs; taken block by block
 its arrays stay small. Block sizes are measured.
@@ -26,15 +23,12 @@ from jaxtyping import Array
 from pjax_prim._compat import evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
-    displace_cross_entropy_p,
     displace_sum_relu_p,
     mean_rows_p,
     project_convolution_p,
     project_linear_p,
-    prox_cross_entropy_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
-from pjax_prim.primitives.cross_entropy import prox_reference
 from pjax_prim.primitives.linear import answer_blockwise
 from pjax_prim.primitives.linear import reference as linear_reference
 
@@ -62,16 +56,6 @@ register(
     partial(linear_reference, answer=partial(answer_blockwise, block_size=2**19)),
     platform="cpu",
     local=True,
-)
-register(
-    prox_cross_entropy_p,
-    partial(prox_reference, hold=lax.optimization_barrier),
-    platform="cpu",
-)
-register(
-    displace_cross_entropy_p,
-    partial(displace_cross_entropy_p.reference, hold=lax.optimization_barrier),
-    platform="cpu",
 )
 
 

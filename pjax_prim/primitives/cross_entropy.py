@@ -1,7 +1,6 @@
 """The cross-entropy loss, and its proximal operator."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,9 +36,7 @@ def _newton_steps(classes: int) -> int:
     return 3 + math.ceil(math.log2(classes))
 
 
-def displace_reference(
-    logits: Array, labels: Array, *, lam: float, hold: Callable[[Any], Any] = lambda x: x
-) -> tuple[Array]:
+def displace_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]:
     r"""With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
     Let m be the largest entry of $l + \lambda y$, hence of x. Differences to it give, for j != m,
 
@@ -50,8 +47,8 @@ def displace_reference(
     started at or below the root climbs to it and cannot pass it. R, rather than $p_m$, keeps
     the digits where nearly all of the probability is on the label.
 
-    The classes are the first axis, so that sums over few of them run along the batch. `hold` gets
-    what sums read: a lowering may ask for it to be computed once and stored.
+    The classes are the first axis, so that sums over few of them run along the batch. The loop carries
+    the probabilities, which stores them: fused with the sums that read them, they would be computed for each.
     """
     dtype = logits.dtype
     logits, labels = jnp.broadcast_arrays(*arguments.widen(logits, labels))
@@ -66,7 +63,7 @@ def displace_reference(
         return jnp.sum(jnp.where(largest, x, 0), 0)
 
     def others(x: Array) -> Array:
-        return jnp.sum(hold(jnp.where(largest, 0, x)), 0)
+        return jnp.sum(jnp.where(largest, 0, x), 0)
 
     gap = logits - at_largest(logits)
     labelled = others(labels)  # Y - y_m, without cancellation
@@ -77,18 +74,19 @@ def displace_reference(
         h = gap + lam * (labels + labelled) - t * r + jnp.log1p(-r)
         v = _log_exp_root(jnp.maximum(h + log_t, small))
         p = jnp.where(v > 1, v / jnp.where(v > 1, t, 1), jnp.exp(jnp.minimum(h - v, 0)))
-        return hold((p, v))
+        return p, v
 
-    def newton(_: int, r: Array) -> Array:
-        p, v = probabilities(r)
+    def newton(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        r, p, v = carry
         slope = 1 + others(p / (1 + v)) * (t + 1 / (1 - r))
-        return jnp.clip(r + (others(p) - r) / slope, r, 1 - 1 / n)
+        r = jnp.clip(r + (others(p) - r) / slope, r, 1 - 1 / n)
+        return r, *probabilities(r)
 
     odds = others(jnp.exp(jnp.minimum(gap + lam * (labels - at_largest(labels)), 0)))
-    r = jax.lax.fori_loop(0, _newton_steps(n), newton, odds / (1 + odds), unroll=True)
+    r = odds / (1 + odds)
+    r, p, v = jax.lax.fori_loop(0, _newton_steps(n), newton, (r, *probabilities(r)))
     # lambda (y - Y p) for p of the size of 1/lambda; else, where that would cancel, from
     # x_j - x_m = log (p_j / p_m) and the sum of the displacement, which is zero.
-    p, v = probabilities(r)
     logs = (v > 1) & ~largest
     lead = gap - (jnp.log(v) - log_t - jnp.log1p(-r))  # of the displacement of m over that of j
     step = lam * (labels * (1 - p) - (total - labels) * p)
