@@ -14,17 +14,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 
 
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """XLA optimises less, for modules that compile many small solves."""
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """XLA optimises less, to save minutes, but for the modules marked `optimised`.
+
+    Every executable of the CPU backend maps memory, and a process has 65,530 maps by default: those of
+    a module are freed after it.
+    """
+    optimised = request.node.get_closest_marker("optimised") is not None
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", not optimised)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clear_compiled() -> Iterator[None]:
-    """Every executable of the CPU backend maps memory, and a process has 65,530 maps by default."""
-    yield
     jax.clear_caches()

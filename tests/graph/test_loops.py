@@ -22,8 +22,6 @@ from pjax_prim.rules import registry
 from pjax_prim.solving import make_problem, problem_parts
 from pjax_prim.transform import prepare
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = jax.random.normal(jax.random.key(0), (4, 5, 2))
 PARAMS = {
     "w": jax.random.normal(jax.random.key(1), (3, 3)),

@@ -17,8 +17,6 @@ import pjax_prim as pjp
 X, LABELS = jr.normal(jr.key(8), (12, 4)), jr.randint(jr.key(9), (12,), 0, 3)
 SOLVER = pjp.AlternatingProjections()
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def make(seed: int = 0) -> eqx.nn.MLP:
     return eqx.nn.MLP(4, 3, 5, 2, key=jr.key(seed))

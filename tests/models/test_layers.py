@@ -14,8 +14,6 @@ NOT_LAYERS = {
 }
 """Base classes, and what is no layer (`test_import.py` has shared ones)."""
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def committed() -> dict[str, str]:
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][1:]

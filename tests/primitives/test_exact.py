@@ -15,6 +15,8 @@ import pytest
 
 from .cases import CASES, Case, Rows, norm2
 
+pytestmark = pytest.mark.optimised
+
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 1e-5}
 UNITS = 16  # roundings of the query, for an operation of a few terms
 

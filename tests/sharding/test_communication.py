@@ -13,6 +13,8 @@ from pjax_prim.sharding import Collective, Plan, collectives, make_mesh, make_pl
 import pjax_prim as pjp
 from pjax_prim.models import MLP
 
+pytestmark = pytest.mark.optimised
+
 B, FEATURES, WIDTHS, CLASSES = 24, 10, (20, 28), 12
 SIZES = (FEATURES, *WIDTHS, CLASSES)
 DATA, MODEL = 4, 2

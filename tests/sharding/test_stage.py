@@ -11,6 +11,8 @@ from pjax_prim.sharding import Plan, collectives, make_mesh, make_plan
 
 import pjax_prim as pjp
 
+pytestmark = pytest.mark.optimised
+
 LAYERS, WIDTH, B, CLASSES = 8, 6, 4, 3
 SOLVERS: dict[str, pjp.AbstractSolver] = {"ap": pjp.AlternatingProjections(), "dr": pjp.DouglasRachford()}
 STEPS = 4
