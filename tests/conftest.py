@@ -4,6 +4,7 @@ Set through `jax.config` rather than the environment, so that a subprocess of a 
 as a user's would.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -15,15 +16,21 @@ jax.config.update("jax_enable_x64", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """XLA optimises less, to save minutes, but for the modules marked `optimised`.
-
-    Every executable of the CPU backend maps memory, and a process has 65,530 maps by default: those of
-    a module are freed after it.
-    """
+def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """XLA optimises less, to save minutes, but for the modules marked `optimised`."""
     optimised = request.node.get_closest_marker("optimised") is not None
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", not optimised)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()
+
+
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def free_executables() -> Iterator[None]:
+    """Those of the CPU backend map memory, and a process has 65,530 maps by default."""
+    yield
+    if next(_tests) % 100 == 0:
+        jax.clear_caches()
