@@ -22,7 +22,7 @@ def returning_memory() -> Iterator[None]:
     """
     chosen = {"MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ)
     library = ctypes.CDLL(None) if sys.platform == "linux" and not chosen else None
-    if not hasattr(library, "gnu_get_libc_version"):
+    if library is None or not hasattr(library, "gnu_get_libc_version"):
         yield
         return
     library.mallopt(_MMAP_THRESHOLD, _MEGABYTE)
