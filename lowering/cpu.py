@@ -20,7 +20,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from pjax_prim._compat import evaluator, open_jaxpr
+from pjax_prim._compat import KEEPS_BARRIERS, evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
     displace_sum_relu_p,
@@ -29,7 +29,7 @@ from pjax_prim.primitives import (
     project_linear_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
-from pjax_prim.primitives.linear import answer_blockwise
+from pjax_prim.primitives.linear import answer_blockwise, block_count
 from pjax_prim.primitives.linear import reference as linear_reference
 
 from . import register
@@ -112,14 +112,45 @@ register(
 )
 
 
-def _stored(reference: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+def _stored(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
     """Results that are stored: else each of their readers computes them anew."""
 
-    def function(*arrays: Array, **static: Any) -> tuple[Array, ...]:
-        results: tuple[Array, ...] = lax.optimization_barrier(reference(*arrays, **static))
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        results: tuple[Array, ...] = lax.optimization_barrier(function(*arrays, **static))
         return results
 
-    return function
+    return apply
+
+
+def _stored_blockwise(
+    function: Callable[..., tuple[Array, ...]], block_size: int
+) -> Callable[..., tuple[Array, ...]]:
+    """The same for an elementwise function of as many arrays as it has results.
+
+    Taken block after block in the place of its arguments: a loop where barriers are not kept.
+    """
+
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        shape = arrays[0].shape
+        count = block_count(shape[0], math.prod(shape), block_size) if shape else 1
+        if count == 1:
+            return function(*arrays, **static)
+        length = shape[0] // count
+
+        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            start = index * length
+            results = function(*(lax.dynamic_slice_in_dim(x, start, length) for x in held), **static)
+            return tuple(
+                lax.dynamic_update_slice_in_dim(x, new, start, 0)
+                for x, new in zip(held, results, strict=True)
+            )
+
+        return lax.fori_loop(0, count, block, arrays)
+
+    return apply
 
 
 register(displace_sum_relu_p, _stored(displace_sum_relu_p.reference), platform="cpu")
+if not KEEPS_BARRIERS:
+    _displace_sum_relu = _stored_blockwise(displace_sum_relu_p.reference, block_size=2**19)
+    register(displace_sum_relu_p, _displace_sum_relu, platform="cpu", local=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax._src import distributed as _distributed
 from jax._src import source_info_util
 from jax._src.custom_batching import custom_vmap_p
@@ -13,6 +14,9 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
     getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
 )
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`."""
+
+KEEPS_BARRIERS = jax.__version_info__ >= (0, 11)
+"""Whether XLA's CPU backend fuses across no `optimization_barrier`; before, it removes them first."""
 
 _CALLS: dict[Any, str] = {
     primitives.jit_p: "jaxpr",

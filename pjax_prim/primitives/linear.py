@@ -110,7 +110,7 @@ def answer_blockwise(query: Query, block_size: int) -> Answer:
     """
     shape = query.product.shape
     axis = next((i for i, size in enumerate(shape[:-1]) if size > 1), len(shape) - 2)
-    count = _block_count(shape[axis], math.prod(shape), block_size)
+    count = block_count(shape[axis], math.prod(shape), block_size)
     if count == 1:
         return _answer_block(query)
     length = shape[axis] // count
@@ -193,7 +193,7 @@ def answer_weighted(
     return unscaled, y / x
 
 
-def _block_count(length: int, size: int, block: int) -> int:
+def block_count(length: int, size: int, block: int) -> int:
     """The fewest equal parts of an axis with at most `block` elements each, or 1."""
     counts = range(max(-(-size // block), 1), length + 1)
     return next((count for count in counts if length % count == 0), 1)
