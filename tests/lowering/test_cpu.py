@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jaxtyping import Array
+from pjax_prim.lowering import cpu
 
 from pjax_prim import primitives as pp
-from pjax_prim.lowering import cpu
 
 
 def queries(*shape: int) -> tuple[Array, Array]:

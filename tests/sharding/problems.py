@@ -1,9 +1,15 @@
 """The problems of `tests/solvers`, with sizes that a mesh divides into parts, or does not."""
 
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array
 
+import pjax_prim as pjp
+from pjax_prim.models import make_network
 from tests.solvers.problems import (
     Problem,
     linear,
@@ -23,7 +29,30 @@ LABELS = jnp.arange(B) % 3
 MLP = Problem("mlp", mlp, lambda: (eqx.nn.MLP(5, 3, 6, 1, key=jr.key(0)), normal(1, B, 5), LABELS))
 """Widths of 6 are divided by 2, not by 4; 5 features and 3 classes are not divided at all."""
 
+
+def classify(model: Any, x: Array, labels: Array) -> Array:
+    return pjp.cross_entropy(jax.vmap(model)(x), labels)
+
+
 OTHERS = (
+    Problem(
+        "cnn",
+        classify,
+        lambda: (
+            make_network("cnn", 50, 3, (4, 6), image_shape=(5, 5, 2), skip=True, key=jr.key(0)),
+            normal(1, B, 50),
+            LABELS,
+        ),
+    ),
+    Problem(
+        "rnn",
+        classify,
+        lambda: (
+            make_network("rnn", 5, 4, (6,), key=jr.key(0)),
+            jr.randint(jr.key(1), (B, 5), 0, 4),
+            jr.randint(jr.key(2), (B, 5), 0, 4),
+        ),
+    ),
     Problem("linear", linear, lambda: (eqx.nn.Linear(4, 4, key=jr.key(0)), normal(1, B, 4), LABELS)),
     Problem(
         "steps",
