@@ -94,9 +94,9 @@ def test_vmap_of_vmap(case: Case) -> None:
 
 
 class Variants(chex.TestCase):
-    """Eager and jitted, with and without a device, agree."""
+    """Eager and jitted agree."""
 
-    @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+    @chex.variants(with_jit=True, without_jit=True)
     def test_variants(self) -> None:
         for case in ONE_EACH:
             query = queries(case)

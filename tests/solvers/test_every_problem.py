@@ -14,6 +14,8 @@ import pjax_prim as pjp
 from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, read
 
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
+"""Left to the fixtures, unless asked for."""
 REDUCES_GAP = ("douglas_rachford_0.5", "douglas_rachford_0.3")
 
 
@@ -32,7 +34,9 @@ def check_solution(problem: Problem, solution: pjp.Solution, steps: int) -> None
     np.testing.assert_allclose(np.sqrt(np.sum(gaps**2)), solution.stats["gap"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ONE_FORM)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(x, marks=pytest.mark.slow if x in SECOND_SETTINGS else ()) for x in ONE_FORM]
+)
 @EVERY_PROBLEM
 def test_expanded_solver(problem: Problem, solver: str) -> None:
     first, last = (problem.solve(ONE_FORM[solver], steps) for steps in (1, 40))

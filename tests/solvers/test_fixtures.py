@@ -10,6 +10,7 @@ import pjax_prim as pjp
 from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, fixtures, read
 
 TOLERANCE = 1e-10
+LARGE = ("mlp_deep", "cnn_pool")
 CASES = pytest.mark.parametrize(
     ("name", "loss", "problem"),
     FIXTURE_PROBLEMS,
@@ -62,8 +63,19 @@ def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None
     check(f"{name}/{loss}/{solver}", problem, ONE_FORM[solver])
 
 
-@pytest.mark.parametrize("solver", TWO_FORMS)
-@CASES
+@pytest.mark.parametrize(
+    ("name", "loss", "problem", "solver"),
+    [
+        pytest.param(
+            *case,
+            solver,
+            id=f"{case[-1]}-{solver}",
+            marks=pytest.mark.slow if case[0] in LARGE and solver == "cyclic_projections" else (),
+        )
+        for case in FIXTURE_PROBLEMS
+        for solver in TWO_FORMS
+    ],
+)
 def test_trajectory_in_both_forms(name: str, loss: str, problem: Problem, solver: str) -> None:
     kind = TWO_FORMS[solver]
     expanded, compressed = (
