@@ -31,6 +31,8 @@ from pjax_prim.primitives import (
 from pjax_prim.primitives.convolution import reference as convolution_reference
 from pjax_prim.primitives.linear import answer_blockwise, block_count
 from pjax_prim.primitives.linear import reference as linear_reference
+from pjax_prim.primitives.sum_relu import displace_reference as displace_sum_relu
+from pjax_prim.primitives.sum_relu import moved_output
 
 from . import register
 
@@ -122,35 +124,34 @@ def _stored(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[A
     return apply
 
 
-def _stored_blockwise(
-    function: Callable[..., tuple[Array, ...]], block_size: int
-) -> Callable[..., tuple[Array, ...]]:
-    """The same for an elementwise function of as many arrays as it has results.
+def _in_blocks(function: Callable[..., Array], block_size: int) -> Callable[..., Array]:
+    """An elementwise function of arrays of one shape, block after block in the place of the first.
 
-    Taken block after block in the place of its arguments: a loop where barriers are not kept.
+    A loop also stores its result, where barriers do not (`KEEPS_BARRIERS`).
     """
 
-    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
-        shape = arrays[0].shape
+    def apply(first: Array, other: Array, *static: Any) -> Array:
+        shape = first.shape
         count = block_count(shape[0], math.prod(shape), block_size) if shape else 1
         if count == 1:
-            return function(*arrays, **static)
+            return function(first, other, *static)
         length = shape[0] // count
 
-        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+        def block(index: Array, held: Array) -> Array:
             start = index * length
-            results = function(*(lax.dynamic_slice_in_dim(x, start, length) for x in held), **static)
-            return tuple(
-                lax.dynamic_update_slice_in_dim(x, new, start, 0)
-                for x, new in zip(held, results, strict=True)
-            )
+            parts = (lax.dynamic_slice_in_dim(x, start, length) for x in (held, other))
+            return lax.dynamic_update_slice_in_dim(held, function(*parts, *static), start, 0)
 
-        return lax.fori_loop(0, count, block, arrays)
+        return lax.fori_loop(0, count, block, first)
 
     return apply
 
 
 register(displace_sum_relu_p, _stored(displace_sum_relu_p.reference), platform="cpu")
 if not KEEPS_BARRIERS:
-    _displace_sum_relu = _stored_blockwise(displace_sum_relu_p.reference, block_size=2**19)
-    register(displace_sum_relu_p, _displace_sum_relu, platform="cpu", local=True)
+    register(
+        displace_sum_relu_p,
+        partial(displace_sum_relu, output=_in_blocks(moved_output, block_size=2**20)),
+        platform="cpu",
+        local=True,
+    )

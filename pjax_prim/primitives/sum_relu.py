@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,7 +12,14 @@ from . import _arguments as arguments
 from ._definition import define
 
 
-def displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array, Array]:
+def moved_output(s: Array, d: Array, inputs: int) -> Array:
+    """The relu of a sum s of so many inputs that moved by d each."""
+    return jnp.maximum(s + inputs * d, 0)
+
+
+def displace_reference(
+    total: Array, z: Array, *, inputs: int, output: Callable[[Array, Array, int], Array] = moved_output
+) -> tuple[Array, Array]:
     r"""All inputs move by one d. With s their sum, the cheapest point of the active branch has
     $d = \max((z - s)/(k + 1), -s/k)$, that of the inactive branch $d = \min(-s/k, 0)$.
 
@@ -27,7 +35,7 @@ def displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array, A
     gain = math.sqrt(k + 1) - 1
     d = jnp.where(s > 0, jnp.maximum(active, -s / k), jnp.where(-s < gain * z, active, 0))
     d = arguments.finite_or_zero(d)
-    return d, jnp.maximum(s + k * d, 0)
+    return d, output(s, d, k)
 
 
 displace_sum_relu_p = define("pjax_displace_sum_relu", displace_reference)

@@ -8,6 +8,7 @@ from jaxtyping import Array
 from pjax_prim.lowering import cpu
 
 from pjax_prim import primitives as pp
+from pjax_prim.primitives.sum_relu import moved_output
 
 
 def queries(*shape: int) -> tuple[Array, Array]:
@@ -17,9 +18,9 @@ def queries(*shape: int) -> tuple[Array, Array]:
 
 @pytest.mark.parametrize("shape", [(), (5,), (7, 3), (4, 3, 5), (12, 4, 2)], ids=str)
 def test_results_stored_block_after_block_are_the_same(shape: tuple[int, ...]) -> None:
-    function = cpu._stored_blockwise(pp.displace_sum_relu_p.reference, block_size=20)
-    plain = pp.displace_sum_relu_p.reference(*queries(*shape), inputs=2)
-    chex.assert_trees_all_equal(jax.jit(lambda s, z: function(s, z, inputs=2))(*queries(*shape)), plain)
+    function = cpu._in_blocks(moved_output, block_size=20)
+    plain = moved_output(*queries(*shape), 2)
+    chex.assert_trees_all_close(jax.jit(lambda s, d: function(s, d, 2))(*queries(*shape)), plain, rtol=1e-6)
 
 
 def test_the_relu_of_large_sums() -> None:
