@@ -76,22 +76,26 @@ def is_near(scaled: Array) -> Array:
     return (jnp.max(scaled, initial=0) <= reach) & (jnp.min(scaled, initial=0) >= -reach)
 
 
-def near_multiplier(s: Array, d: Array, scaled: Array) -> Array:
+def near_multiplier(s: Array, d: Array, residual: Array, scaled: Array) -> Array:
     r"""t of `multiplier` where `is_near`, for either sign of the residual.
 
-    $$t + S\,\frac{t(2-t)}{(1-t)^2} + D\,\frac{t(2+t)}{(1+t)^2} = r$$
+    With $p = S - D$ and $q = 2(S + D)$ its equation, times $w^2 = (1 - t^2)^2$, is the polynomial
 
-    No vector is degenerate there, and Newton's method can start from the expansion at zero.
+    $$t\,w^2 + t\,(q + p\,t\,(3 - t^2)) = r\,w^2.$$
 
-    **Arguments:** `s`, `d` as in `multiplier`; `scaled`, of `scaled_residual`.
+    No vector is degenerate there, and Newton's method can start from the expansion at zero. No quotient
+    is used twice: XLA would store it.
+
+    **Arguments:** `s`, `d`, `residual` as in `multiplier`; `scaled`, of `scaled_residual`.
     """
-    scale = 1 / (1 + 2 * (s + d))
-    s, d, least = s * scale, d * scale, scale  # the equation by its slope at zero
-    t = scaled - scaled * scaled * (3 * (s - d))
+    p, q = s - d, 2 * (s + d)
+    t = scaled - 3 * scaled * scaled * (p / (1 + q))
     for _ in range(_NEAR_STEPS[t.dtype.name]):
-        i, j = 1 / (1 - t), 1 / (1 + t)
-        missing = scaled - t * (least + s * (2 - t) * i * i + d * (2 + t) * j * j)
-        t = t + missing / (least + 2 * (s * i * i * i + d * j * j * j))
+        square = t * t
+        w = 1 - square
+        missing = (residual - t) * (w * w) - t * (q + p * t * (3 - square))
+        slope = w * w + q + t * (p * (6 - 4 * square) + 4 * (residual - t) * w)
+        t = t + missing / slope
     return t
 
 

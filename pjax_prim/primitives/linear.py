@@ -85,10 +85,10 @@ def answer(query: Query) -> Answer:
 
 def answer_near(query: Query, scaled: Array) -> Answer:
     """A query whose targets are all near (`dot.is_near`): a third of the operations."""
-    s, d, _ = query.equation()
+    s, d, residual = query.equation()
     # Barriers around what several results read, or a sum: XLA's CPU backend would compute it for each,
     # and takes 5 times as long to sum what it has not stored.
-    t = lax.optimization_barrier(near_multiplier(s, d, scaled))
+    t = lax.optimization_barrier(near_multiplier(s, d, residual, scaled))
     e = lax.optimization_barrier(t / (1 - t * t))
     c = lax.optimization_barrier(t * e)
     moved = lax.optimization_barrier(_moved(s, d, c, e))

@@ -69,7 +69,7 @@ def test_near_is_the_same(dtype: str) -> None:
     scaled = scaled_residual(*(jnp.asarray(x) for x in (s, d, r)))
     near = np.asarray(jax.vmap(is_near)(scaled))
     assert 0.1 < near.mean() < 0.9 and not bool(is_near(scaled)) and bool(is_near(scaled[near]))
-    t = np.asarray(near_multiplier(s, d, scaled), np.float64)[near]
+    t = np.asarray(near_multiplier(s, d, r, scaled), np.float64)[near]
     assert np.abs(t).max() < 0.026
     wide = (jnp.asarray(x[near], jnp.float64) for x in (s, d, r))
     u = np.asarray(multiplier(*wide)[0])
