@@ -55,7 +55,7 @@ def _mean_rows(x: Array) -> tuple[Array, ...]:
 register(mean_rows_p, _mean_rows, platform="cpu")
 register(
     project_linear_p,
-    partial(linear_reference, answer=partial(answer_blockwise, block_size=2**17)),
+    partial(linear_reference, answer=partial(answer_blockwise, block_size=2**20)),
     platform="cpu",
     local=True,
 )
