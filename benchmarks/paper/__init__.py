@@ -1,0 +1,1 @@
+"""The benchmarks of arXiv 2506.05878 beside backprop: `python -m benchmarks.paper --data-dir DIR`."""

@@ -1,0 +1,104 @@
+"""What is trained: every task by every method with every seed, each a cell of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pjax_prim.training import TrainConfig
+from pjax_prim.training.config import PROJECTION_SOLVERS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and a network, the same for all methods.
+
+    `folder` under the data folder holds its files; None for what comes with scikit-learn.
+    """
+
+    title: str
+    data: str
+    folder: str | None
+    model: str
+    hidden: tuple[int, ...]
+    skip: bool = False
+    batch_size: int = 256
+
+
+TASKS: dict[str, Task] = {
+    "digits-mlp": Task("digits, MLP", "digits", None, "mlp", (128, 128), skip=True),
+    "mnist-mlp": Task("MNIST, MLP", "mnist", "mnist", "mlp", (128, 128), skip=True),
+    "mnist-cnn": Task("MNIST, CNN", "mnist", "mnist", "cnn", (16, 32), skip=True, batch_size=128),
+    "fashion-mlp": Task("Fashion-MNIST, MLP", "fashion-mnist", "fashion-mnist", "mlp", (128, 128), skip=True),
+    "cifar10-mlp": Task("CIFAR-10, MLP", "cifar10", "cifar10", "mlp", (128, 128), skip=True),
+    "cifar10-cnn": Task("CIFAR-10, CNN", "cifar10", "cifar10", "cnn", (16, 32), skip=True, batch_size=128),
+    "higgs-mlp": Task("HIGGS, MLP", "higgs", "higgs", "mlp", (128, 128), skip=True),
+    "shakespeare-rnn": Task("Shakespeare, RNN", "text", "text", "rnn", (128,), batch_size=32),
+}
+"""The widths of MLPs and the RNN are the paper's; its CNN has 32-32 channels."""
+
+METHODS: dict[str, str] = {
+    **{solver: solver for solver in PROJECTION_SOLVERS},
+    "displacement": "displacement + Adam",
+    "adam": "Adam",
+    "sgd": "SGD",
+}
+"""The solvers of `pjax-prim train`, and their names in tables. The trivial baselines are no runs."""
+
+LEARNING_RATES = {"displacement": 2e-3, "adam": 2e-3, "sgd": 0.1}
+"""The same for all tasks; displacement and Adam share one."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a cell may take: `batches` of a task's size, `steps` of a projection solver on each."""
+
+    batches: int
+    steps: int
+    evaluations: int = 20
+
+
+FULL = Budget(batches=1000, steps=50)
+QUICK = Budget(batches=150, steps=10)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    task: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task}-{self.method}-{self.seed}"
+
+    def config(self, data_dir: Path | None, budget: Budget) -> TrainConfig:
+        """The run's configuration: the samples are the same for every method of a task."""
+        task = TASKS[self.task]
+        return TrainConfig(
+            data=task.data,
+            data_dir=folder_of(task, data_dir),
+            model=task.model,
+            hidden=task.hidden,
+            skip=task.skip,
+            solver=self.method,
+            learning_rate=LEARNING_RATES.get(self.method),
+            batch_size=task.batch_size,
+            batches=budget.batches,
+            steps_per_batch=budget.steps if self.method in PROJECTION_SOLVERS else None,
+            eval_every=max(1, budget.batches // budget.evaluations),
+            seed=self.seed,
+        )
+
+
+def folder_of(task: Task, data_dir: Path | None) -> str | None:
+    """Where the files of a task lie, or None if it needs none."""
+    if task.folder is None:
+        return None
+    if data_dir is None:
+        raise FileNotFoundError(f"{task.title}: needs --data-dir with a folder {task.folder!r}")
+    return str(data_dir / task.folder)
+
+
+def is_there(task: Task, data_dir: Path | None) -> bool:
+    """Whether the data of a task are there."""
+    return task.folder is None or (data_dir is not None and (data_dir / task.folder).is_dir())

@@ -1,0 +1,91 @@
+"""Running a cell in a process of its own (`python -m benchmarks.paper.run CONFIG FOLDER`)."""
+
+import json
+import math
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pjax_prim.errors import NonFiniteError
+from pjax_prim.solving import make_problem, problem_parts
+from pjax_prim.training import RunFolder, TrainConfig, train
+from pjax_prim.training.config import PROJECTION_SOLVERS
+from pjax_prim.training.steps import make_loss, make_solver
+from pjax_prim.transform import prepare
+
+from .cells import Budget, Cell
+
+Result = dict[str, Any]
+
+
+def run_cell(cell: Cell, data_dir: Path | None, budget: Budget, out: Path, memory: float) -> Result:
+    """The result of a cell: read if it is there, else trained, from where it was interrupted, and written.
+
+    **Arguments:** `memory`: bytes that a run may take.
+
+    **Returns:** see `train_cell`, or `skipped`: why there is no result.
+    """
+    config = cell.config(data_dir, budget)
+    fields = config.to_dict() | {"data_dir": None}
+    path = out / "cells" / f"{cell}.json"
+    if path.exists():
+        found: Result = json.loads(path.read_text())
+        if found["config"] != fields:
+            raise SystemExit(f"{path}: of other settings; delete it or name another --out")
+        return found
+    needed = 3 * state_bytes(config)
+    if needed > memory:
+        result: Result = {"skipped": f"needs about {needed / 1e9:.0f} GB"}
+    else:
+        folder = str(out / "runs" / str(cell))
+        command = [sys.executable, "-m", "benchmarks.paper.run", config.to_json(), folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"{cell}: its process ended with status {done.returncode}")
+        result = json.loads(done.stdout.splitlines()[-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result | {"config": fields}))
+    part.replace(path)
+    return {**result, "config": fields}
+
+
+def train_cell(config: TrainConfig, folder: Path) -> Result:
+    """Trains, or trains on.
+
+    **Returns:** at each evaluation `test_accuracy`, the `samples` seen and the `seconds` spent in steps;
+    `step_ms`, of a batch; `peak_bytes` of this process; `baseline`, name and accuracy.
+    """
+    try:
+        result = train(config, RunFolder(folder), resume=True)
+    except NonFiniteError as error:
+        return {"skipped": f"not finite: {error}"}
+    evaluated = [(r, s) for r, s in zip(result.rows, result.timings, strict=True) if "test_accuracy" in r]
+    return {
+        "test_accuracy": [row["test_accuracy"] for row, _ in evaluated],
+        "samples": [row["batch"] * config.batch_size for row, _ in evaluated],
+        "seconds": [seconds for _, seconds in evaluated],
+        "step_ms": 1e3 * result.timings[-1] / len(result.rows),
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "baseline": result.baseline,
+    }
+
+
+def state_bytes(config: TrainConfig) -> int:
+    """Bytes of the state of a projection solver on one batch, 0 for others. Nothing is compiled."""
+    if config.solver not in PROJECTION_SOLVERS:
+        return 0
+    dataset = config.load_data()
+    solver = make_solver(config)
+    batch = [x[: config.batch_size] for x in (dataset.train_x, dataset.train_y)]
+    graph, arrays = problem_parts(prepare(make_loss(config), config.make_model(dataset), batch), solver)
+    state = jax.eval_shape(lambda a: solver.init(make_problem(graph, solver.form, a), a[0]), arrays)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+if __name__ == "__main__":
+    print(json.dumps(train_cell(TrainConfig.from_json(sys.argv[1]), Path(sys.argv[2]))))
