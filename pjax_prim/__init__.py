@@ -2,6 +2,7 @@
 
 from . import lowering as lowering
 from .displacement import displacement as displacement
+from .displacement import gap as gap
 from .displacement import value_and_displacement as value_and_displacement
 from .errors import ArgumentError as ArgumentError
 from .errors import DataError as DataError

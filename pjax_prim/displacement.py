@@ -1,22 +1,30 @@
 """`displacement`: a direction for optax from one sweep of projections."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
+from .problem.reverse import forward_gap, reverse_displacements
 from .problem.sweep import Sweep, displacements
 from .solving import Arrays, make_problem
-from .transform import check_labels, prepare
+from .transform import Prepared, check_labels, prepare
+
+Loops = Literal["reverse", "parallel"]
 
 
 def displacement(
-    fn: Callable[..., Any], *, lam: float = 0.003, weight: float = 100.0, sweeps: int = 1
+    fn: Callable[..., Any],
+    *,
+    lam: float = 0.003,
+    weight: float = 100.0,
+    loops: Loops = "reverse",
+    sweeps: int = 1,
 ) -> Callable[..., Any]:
     r"""The direction in which one sweep of projections moves the parameters, to hand to optax.
 
@@ -35,34 +43,62 @@ def displacement(
       larger it is, the further the outputs are moved, and the more the result differs from a gradient.
     - `weight`: v, of parameters in products and convolutions, above zero. The larger it is, the more of
       a change goes on to the layers below.
-    - `sweeps`: what an iteration of a loop passes to the one before it arrives in the next sweep, so a
-      loop needs as many as there are iterations that credit should go back. Without loops one is all.
+    - `loops`: how a sweep goes through the iterations of a `scan`: "reverse", one after the other from the
+      last one, which gives all credit in one sweep; "parallel", all at once, where what an iteration
+      passes to the one before it arrives in the next sweep.
+    - `sweeps`: with "parallel" loops, how many iterations credit goes back. Without loops one is all.
 
     **Returns:** `direct(params, *args)`, which gives a pytree like `params` with None for what is not
     trained: *minus* the displacement, because optax subtracts gradients; the mean over examples, and of
     the size of the gradient of the mean loss, so that the settings of optax's optimisers hold.
 
-    **Errors:** `ArgumentError`, and those of `pjp.solve`.
+    **Errors:** `ArgumentError`, and those of `pjp.solve`. `GraphError` for a loop in "reverse" whose carry
+    depends on a loss.
 
-    **Cost:** the products of a gradient and one elementwise solve per node; loops that many sweeps.
+    **Cost:** the products of a gradient and one elementwise solve per node; "parallel" that many sweeps.
 
     **Source:** target propagation by projections; the sweep is that of arXiv 2506.05878 without the
     averaging, which weakens the signal from layer to layer.
     """
-    settings = _settings(lam, weight, sweeps)
+    settings = _settings(lam, weight, loops, sweeps)
 
     def direct(params: Any, *args: Any) -> Any:
-        prepared = prepare(fn, params, args)
-        check_labels(prepared.graph, prepared.data)
-        captured = [array for _, array in prepared.graph.function.captured]
-        arrays = (prepared.parameters, prepared.data, captured)
-        return prepared.tree(_run(prepared.graph, settings, arrays))
+        prepared, arrays = _parts(fn, params, args, loops == "reverse")
+        run = _reverse if loops == "reverse" else _parallel
+        return prepared.tree(run(prepared.graph, settings, arrays))
 
     return direct
 
 
+def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
+    """The gap of a function's forward pass: how far its parameters are from a solution.
+
+    In the forward pass every operation's constraint is satisfied, so the gap is the distance by which
+    the projections of the losses (their proximal steps, with steps of their own) move what reaches them.
+
+    **Arguments:** `fn` as in `pjp.solve`.
+
+    **Returns:** a function of `(params, *args)` that gives a number; zero if all losses are satisfied.
+
+    **Errors:** those of `displacement`.
+
+    **Cost:** a forward pass and one projection per example.
+    """
+
+    def measure(params: Any, *args: Any) -> Float[Array, ""]:
+        prepared, arrays = _parts(fn, params, args, True)
+        return _gap(prepared.graph, arrays)
+
+    return measure
+
+
 def value_and_displacement(
-    fn: Callable[..., Any], *, lam: float = 0.003, weight: float = 100.0, sweeps: int = 1
+    fn: Callable[..., Any],
+    *,
+    lam: float = 0.003,
+    weight: float = 100.0,
+    loops: Loops = "reverse",
+    sweeps: int = 1,
 ) -> Callable[..., tuple[Any, Any]]:
     """`fn`'s value beside its `displacement`: the drop-in for `eqx.filter_value_and_grad`.
 
@@ -71,7 +107,7 @@ def value_and_displacement(
     **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
     may have any shape.
     """
-    direct = displacement(fn, lam=lam, weight=weight, sweeps=sweeps)
+    direct = displacement(fn, lam=lam, weight=weight, loops=loops, sweeps=sweeps)
 
     def both(params: Any, *args: Any) -> tuple[Any, Any]:
         moved = direct(params, *args)
@@ -80,20 +116,51 @@ def value_and_displacement(
     return both
 
 
+def _parts(
+    fn: Callable[..., Any], params: Any, args: tuple[Any, ...], sequential: bool
+) -> tuple[Prepared, Arrays]:
+    prepared = prepare(fn, params, args, sequential=sequential)
+    check_labels(prepared.graph, prepared.data)
+    captured = [array for _, array in prepared.graph.function.captured]
+    return prepared, (prepared.parameters, prepared.data, captured)
+
+
 @eqx.filter_jit
-def _run(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]:
+def _reverse(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]:
+    parameters, data, captured = arrays
+    moves = reverse_displacements(graph, graph.constants(data, captured), parameters, settings)
+    return _against(moves, parameters)
+
+
+@eqx.filter_jit
+def _parallel(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]:
     problem = make_problem(graph, "compressed", arrays)
+    return _against(displacements(problem, arrays[0], settings), arrays[0])
+
+
+@eqx.filter_jit
+def _gap(graph: ConstraintGraph, arrays: Arrays) -> Float[Array, ""]:
+    parameters, data, captured = arrays
+    return forward_gap(graph, graph.constants(data, captured), parameters)
+
+
+def _against(moves: Sequence[Array | None], parameters: Sequence[Array]) -> list[Array]:
+    """Minus the displacements, in the dtypes of the parameters; zero where there is none."""
     return [
         jnp.zeros_like(given) if moved is None else (-moved).astype(given.dtype)
-        for given, moved in zip(arrays[0], displacements(problem, arrays[0], settings), strict=True)
+        for given, moved in zip(parameters, moves, strict=True)
     ]
 
 
-def _settings(lam: Any, weight: Any, sweeps: Any) -> Sweep:
+def _settings(lam: Any, weight: Any, loops: Any, sweeps: Any) -> Sweep:
     for name, value in (("lam", lam), ("weight", weight)):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and 0 < value < math.inf):
             raise ArgumentError(f"{name}: expected a finite number above zero, given {value!r}")
     if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
         raise ArgumentError(f"sweeps: expected an integer of at least 1, given {sweeps!r}")
+    if loops not in get_args(Loops):
+        raise ArgumentError(f"loops: expected {' or '.join(map(repr, get_args(Loops)))}, given {loops!r}")
+    if loops == "reverse" and sweeps != 1:
+        raise ArgumentError(f'sweeps: only for loops="parallel", given {sweeps}; one in reverse is all')
     return Sweep(float(lam), float(weight), sweeps)

@@ -55,8 +55,10 @@ def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
     return make
 
 
-def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepared:
-    """Checks the arguments of a transformation and builds the graph.
+def prepare(
+    fn: Callable[..., Any], params: Any, args: tuple[Any, ...], *, sequential: bool = False
+) -> Prepared:
+    """Checks the arguments of a transformation and builds the graph; `sequential` as in `build_graph`.
 
     The graph is cached by the function, the structure of its arguments and their shapes, so
     that solving batch after batch traces once.
@@ -88,6 +90,7 @@ def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepa
         tuple(_abstract(x) for x in parameters),
         tuple(_abstract(x) for x in data),
         names,
+        sequential,
     )
     try:
         graph = _cached_graph(key)
@@ -125,6 +128,7 @@ class _Key:
     parameters: tuple[Any, ...]
     data: tuple[Any, ...]
     names: tuple[str, ...]
+    sequential: bool
 
 
 class _NotCached(Exception):
@@ -155,7 +159,7 @@ def _build(key: _Key) -> ConstraintGraph:
             raise GraphError(f"fn: returned no array but {returned!r}; return the losses")
         return results
 
-    return build_graph(function, key.parameters, key.data, key.names)
+    return build_graph(function, key.parameters, key.data, key.names, key.sequential)
 
 
 def is_trained(leaf: Any) -> bool:

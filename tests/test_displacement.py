@@ -1,6 +1,7 @@
 """The displacement sweep against sweeps copy by copy, and as a direction for optax."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -134,18 +135,131 @@ def test_jit_eager_value_and_dtype() -> None:
     chex.assert_trees_all_close(direction, eager, rtol=1e-5, atol=1e-7)
 
 
-def test_sweeps_carry_credit_through_a_loop() -> None:
+def unrolled(
+    body: Callable[..., Any], start: Any, xs: Any, length: int | None = None, reverse: bool = False
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` without a scan."""
+    count = len(jax.tree.leaves(xs)[0]) if length is None else length
+    state, stack = start, [None] * count
+    for i in range(count)[:: -1 if reverse else 1]:
+        state, stack[i] = body(state, jax.tree.map(lambda x, i=i: x[i], xs))
+    return state, jax.tree.map(lambda *ys: jnp.stack(ys), *stack)
+
+
+def states(scan: Any, w: Any, x: Array) -> Array:
+    """A step whose results at every position are used, and its last state, too."""
+    cell = lambda h, x: (h := jnp.tanh(w["a"] @ h + w["b"] @ x + w["c"]), h)  # noqa: E731
+    last, ys = scan(cell, jnp.zeros(3), x)
+    return jnp.concatenate([ys, (w["a"] @ last)[None]])
+
+
+def backwards(scan: Any, w: Any, x: Array) -> Array:
+    """A trained start, two carries of which one only counts, and the state before each step as a result."""
+
+    def cell(carry: Any, x: Array) -> Any:
+        h, n = carry
+        return (jax.nn.silu(w["a"] @ h) * (w["b"] @ x) + 1 / (n + 1), n + 1), h
+
+    (last, n), ys = scan(cell, (jnp.tanh(w["c"]), jnp.zeros(())), x, reverse=True)
+    return jnp.concatenate([ys, n * last[None]])
+
+
+def nested(scan: Any, w: Any, x: Array) -> Array:
+    """A loop within a loop, which changes the carry of both."""
+
+    def outer(h: Array, x: Array) -> Any:
+        h, ys = scan(lambda h, b: (jax.nn.relu(w["a"] @ h + b * x[:3]), h.sum()), h, w["b"])
+        return h + w["c"], ys
+
+    last, ys = scan(outer, jnp.ones(3), x)
+    return jnp.concatenate([last[None], jnp.pad(ys[:2], ((0, 0), (0, 3 - ys.shape[1])))])
+
+
+def layers(scan: Any, w: Any, x: Array) -> Array:
+    """The weights of a stack of layers as what is different in each iteration."""
+    stack = jnp.stack([w["a"], w["a"] @ w["a"], w["a"].T])
+    return jax.vmap(lambda x: scan(lambda h, a: (jax.nn.relu(a @ h + w["c"]), None), x[:3], stack)[0])(x)
+
+
+def one_step(scan: Any, w: Any, x: Array) -> Array:
+    """A loop of one iteration, after one that carries nothing."""
+    _, ys = scan(lambda _, x: (None, jnp.tanh(w["b"] @ x)), None, x[:1])
+    return scan(lambda h, y: (jnp.tanh(w["a"] @ h * y), None), jnp.ones(3), ys)[0][None]
+
+
+@pytest.mark.parametrize("model", [states, backwards, nested, layers, one_step], ids=lambda f: f.__name__)
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+def test_a_loop_in_reverse_is_the_loop_unrolled(model: Callable[..., Array]) -> None:
+    keys = jax.random.split(KEY, 5)
+    w = {
+        "a": jax.random.normal(keys[0], (3, 3)), "b": jax.random.normal(keys[1], (3, 4)),
+        "c": jax.random.normal(keys[2], (3,)),
+    }  # fmt: skip
+    w = w | {"b": w["b"][:2, :3]} if model is nested else w
+    x = jax.random.normal(keys[3], (4, 4))
+    target = jax.random.normal(keys[4], model(jax.lax.scan, w, x).shape)
+
+    def displacement_of(scan: Any) -> Any:
+        return pjp.displacement(
+            lambda w: pjp.squared_error(model(scan, w, x), target), lam=LAM, weight=WEIGHT
+        )(w)
+
+    chex.assert_trees_all_close(displacement_of(jax.lax.scan), displacement_of(unrolled), rtol=1e-9)
+    chex.assert_trees_all_close(
+        pjp.gap(lambda w: pjp.squared_error(model(jax.lax.scan, w, x), target, lam=0.5))(w),
+        jnp.linalg.norm(model(unrolled, w, x) - target) / 3,
+    )
+
+
+def far_back(w: Array, x: Array, target: Array) -> Array:
     """A product of the same number over and over: each sweep reaches one iteration further back."""
+    last, _ = jax.lax.scan(lambda h, x: (jax.nn.relu(w[0] * h + w[1] * x), None), jnp.zeros(()), x)
+    return pjp.squared_error(last[None], target)
 
-    def fn(w: Array, x: Array, target: Array) -> Array:
-        last, _ = jax.lax.scan(lambda h, x: (jax.nn.relu(w[0] * h + w[1] * x), None), jnp.zeros(()), x)
-        return pjp.squared_error(last[None], target)
 
-    w, x, target = jnp.array([0.9, 1.0]), jnp.array([1.0, 0, 0, 0]), jnp.array([2.0])
-    gradient = jax.grad(lambda w: fn(w, x, target))(w)
-    found = [pjp.displacement(fn, lam=1e-4, weight=1e6, sweeps=n)(w, x, target) for n in (1, 3, 4)]
-    assert float(found[0][1]) == 0 and float(found[1][1]) == 0  # the only input is three iterations back
-    assert cosine(found[2], gradient) > 0.95
+@pytest.mark.parametrize(
+    ("settings", "arrives"),
+    [({"loops": "parallel", "sweeps": n}, n == 4) for n in (1, 3, 4)] + [({"loops": "reverse"}, True)],
+)
+def test_credit_through_a_loop(settings: dict[str, Any], arrives: bool) -> None:
+    arguments = jnp.array([0.9, 1.0]), jnp.array([1.0, 0, 0, 0]), jnp.array([2.0])
+    gradient = jax.grad(lambda w: far_back(w, *arguments[1:]))(arguments[0])
+    found = pjp.displacement(far_back, lam=1e-4, weight=1e6, **settings)(*arguments)
+    if arrives:
+        assert cosine(found, gradient) > 0.95
+    else:
+        assert float(found[1]) == 0  # the only input is three iterations back
+
+
+def test_losses_in_a_loop() -> None:
+    """Those of each iteration may be taken inside, but not be carried."""
+    w, x = jnp.array([0.9, 1.0]), jnp.array([1.0, 0.5, -0.3, 0.2])
+
+    def each(w: Array) -> Array:
+        def body(h: Array, x: Array) -> tuple[Array, Array]:
+            h = jnp.tanh(w[0] * h + w[1] * x)
+            return h, pjp.squared_error(w[0] * h[None], jnp.array([2.0]))
+
+        return jax.lax.scan(body, jnp.zeros(()), x)[1]
+
+    def after(w: Array) -> Array:
+        body = lambda h, x: (h := jnp.tanh(w[0] * h + w[1] * x), h)  # noqa: E731
+        return pjp.squared_error(
+            w[0] * jax.lax.scan(body, jnp.zeros(()), x)[1][:, None], 2 * jnp.ones((4, 1))
+        )
+
+    chex.assert_trees_all_close(pjp.displacement(each)(w), pjp.displacement(after)(w), rtol=1e-9)
+
+    def carried(w: Array) -> Array:
+        def body(carry: Any, x: Array) -> Any:
+            h = jnp.tanh(w[0] * carry[0] + w[1] * x)
+            return (h, carry[1] + pjp.squared_error(h[None], jnp.array([2.0]))), None
+
+        return jax.lax.scan(body, (jnp.zeros(()), jnp.zeros(())), x)[0][1]
+
+    with pytest.raises(pjp.GraphError, match='test_displacement.*depends on a loss.*loops="parallel"'):
+        pjp.displacement(carried)(w)
+    assert np.isfinite(pjp.displacement(carried, loops="parallel")(w)).all()
 
 
 def test_adam_trains_with_it() -> None:
@@ -175,6 +289,8 @@ def test_adam_trains_with_it() -> None:
         ({"weight": True}, "weight: expected a finite number above zero, given True"),
         ({"sweeps": 0}, "sweeps: expected an integer of at least 1, given 0"),
         ({"sweeps": 1.5}, "sweeps: expected an integer of at least 1, given 1.5"),
+        ({"loops": "all"}, "loops: expected 'reverse' or 'parallel', given 'all'"),
+        ({"sweeps": 2}, 'sweeps: only for loops="parallel", given 2'),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:

@@ -14,9 +14,12 @@ from ..sharding.topology import Analysis, analyse, topology_devices
 from ..training import make_loss
 from ..training.config import OPTAX_SOLVERS, TrainConfig
 from ..training.steps import make_solver
-from .options import NETWORK, TRAINING, add_options, console, make_config
+from .options import NETWORK, TRAINING, add_options, console, given_fields
 
-SOLVER = {name: TRAINING[name] for name in ("solver", "relaxation", "beta", "form")}
+SOLVER = {
+    "solver": (str, "the projection solver (default: ap)"),
+    **{name: TRAINING[name] for name in ("relaxation", "beta", "form")},
+}
 LARGEST = 5
 """How many arrays are named where a step does not fit."""
 
@@ -45,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table with a row for each topology; returns the figures."""
-    config = make_config(options)
+    config = TrainConfig(**{"solver": "ap", **given_fields(options)})
     if config.solver in OPTAX_SOLVERS:
         raise ArgumentError(f"solver: aot compiles projection solvers, given {config.solver}")
     several = len(options.topology)

@@ -6,10 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ..training.config import CHOICES, HIDDEN, ONLY_FOR, TrainConfig
+from ..training.config import CHOICES, HIDDEN, ONLY_FOR, SOLVERS, TrainConfig
 
 DEFAULTS = TrainConfig()
 SIZES = "; ".join(f"{model}: {' '.join(map(str, widths))}" for model, widths in HIDDEN.items())
+SOLVER = "; ".join(f"{model}: {solver}" for model, solver in SOLVERS.items())
+BY_MODEL = ("hidden", "solver")
+"""Options whose default depends on the model."""
 
 NETWORK = {
     "data": (str, "the data set"),
@@ -24,7 +27,11 @@ NETWORK = {
     "seed": (int, "of the initial parameters and the order of examples"),
 }
 TRAINING = {
-    "solver": (str, "how to train: projections, or adam and sgd for comparison"),
+    "solver": (
+        str,
+        "how to train: projections, their direction for Adam (displacement), or adam and sgd for "
+        f"comparison (default: {SOLVER})",
+    ),
     "relaxation": (float, "relaxation"),
     "beta": (float, "beta"),
     "form": (str, "whether all copies are stored"),
@@ -54,15 +61,14 @@ def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, 
         if kind is bool:
             parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
             continue
-        several = isinstance(default, tuple)  # its default depends on other options
-        if default is not None and not several:
+        if default is not None and name not in BY_MODEL:
             text += f" (default: {default})"
         parser.add_argument(
             flag,
             type=kind,
             default=argparse.SUPPRESS,
             choices=CHOICES.get(name),
-            nargs="*" if several else None,
+            nargs="*" if isinstance(default, tuple) else None,
             metavar={int: "N", float: "X"}.get(kind, "DIR" if name.endswith("dir") else None),
             help=text,
         )

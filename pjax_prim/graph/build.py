@@ -9,13 +9,13 @@ import numpy as np
 
 from ..errors import GraphError, UnusedParameterWarning
 from .cycles import cut_cycles
-from .draft import make_draft
+from .draft import Draft, make_draft
 from .fuse import fuse
 from .graph import ConstraintGraph, Node, insert_identities
-from .ir import Value
+from .ir import LOOP, Body, Value
 from .operand import make_operand
 from .orient import orient
-from .trace import flatten
+from .trace import FlatFunction, flatten
 
 
 def build_graph(
@@ -23,6 +23,7 @@ def build_graph(
     parameters: Sequence[Any],
     data: Sequence[Any],
     names: Sequence[str],
+    sequential: bool = False,
 ) -> ConstraintGraph:
     """Traces `function(parameters, data) -> list of arrays` into a constraint graph.
 
@@ -30,42 +31,49 @@ def build_graph(
 
     - `parameters`, `data`: arrays or abstract arrays; only shapes and dtypes matter.
     - `names`: of the parameters, for printing and messages.
+    - `sequential`: whether loops stay loops (`ir.LOOP`), with graphs of their own.
 
     **Errors:** `GraphError` and `MissingRuleError`, with the user's source line. A parameter that
     reaches no loss is an `UnusedParameterWarning` and stays as it is.
     """
-    flat = flatten(function, parameters, data)
-    draft = make_draft(flat)
-    orient(draft)
-    fuse(draft)
-    cut_cycles(draft)
-    outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]
-    everything = dict.fromkeys((*flat.parameters, *outputs), 0)
-    used: set[Value] = set()
-    moved: set[Value] = set()
-    for node in draft.nodes:
-        for value in node.operands:
-            operand = make_operand(value, everything, draft.moved_by)
-            used.update(operand.inputs)
-            moved.update(
-                x for x, n in zip(operand.inputs, operand.counts, strict=True) if n is None or np.any(n)
-            )
-    if moved.isdisjoint(flat.parameters):
+    flat = flatten(function, parameters, data, sequential)
+    graph = _graph_of(flat, names, make_draft(flat))
+    moved = {
+        producer
+        for node in graph.nodes
+        for operand in node.operands
+        for producer, count in zip(operand.producers, operand.counts, strict=True)
+        if count is None or np.any(count)
+    }
+    if moved.isdisjoint(graph.parameters):
         raise GraphError(
             "fn: every parameter is behind jax.lax.stop_gradient or reaches no loss: nothing is trained"
         )
-    nodes = [
-        Node(name, None, output=value)
-        for value, name in zip(flat.parameters, names, strict=True)
-        if value in used
-    ]
-    unused = [name for value, name in zip(flat.parameters, names, strict=True) if value not in used]
+    unused = [name for node, name in zip(graph.parameters, names, strict=True) if node is None]
     if unused:
         warnings.warn(
             f"params: {', '.join(unused)} reach(es) no loss and will not change",
             UnusedParameterWarning,
             stacklevel=3,
         )
+    return graph
+
+
+def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> ConstraintGraph:
+    """The graph of a function from the first draft of it, which this finishes."""
+    orient(draft)
+    fuse(draft)
+    cut_cycles(draft)
+    outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]
+    everything = dict.fromkeys((*flat.parameters, *outputs), 0)
+    used: set[Value] = set()
+    for value in (*(x for node in draft.nodes for x in node.operands), *draft.ends):
+        used.update(make_operand(value, everything, draft.moved_by).inputs)
+    nodes = [
+        Node(name, None, output=value)
+        for value, name in zip(flat.parameters, names, strict=True)
+        if value in used
+    ]
     produced = [*(node.output for node in nodes), *(node.output for node in draft.nodes)]
     producer_of = {
         value: index for index, value in enumerate(produced) if value is not None and value in everything
@@ -93,9 +101,20 @@ def build_graph(
     }
     nodes, index_of = insert_identities(nodes, reading_themselves)
     found = (producer_of.get(value) for value in flat.parameters)
+    loops = {equation for equation, _ in draft.moved_by.values() if equation.primitive is LOOP}
     return ConstraintGraph(
         tuple(nodes),
         tuple(None if old is None else index_of[old] for old in found),
         flat,
         tuple(draft.constant_equations),
+        ends=tuple(make_operand(value, producer_of, draft.moved_by) for value in draft.ends),
+        bodies={equation: _graph_of_body(equation.params["body"]) for equation in loops},
     )
+
+
+def _graph_of_body(body: Body) -> ConstraintGraph:
+    """The graph of one iteration; its parameters are what it reads that depends on one."""
+    trained = tuple(x for x in body.inputs if x in body.trained)
+    data = tuple(x for x in body.inputs if x not in body.trained)
+    flat = FlatFunction(trained, data, (), body.equations, (*body.passed, *body.results))
+    return _graph_of(flat, [f"input_{i}" for i in range(len(trained))], make_draft(flat, ends=True))

@@ -1,7 +1,7 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -91,6 +91,8 @@ class ConstraintGraph:
     - `function`: the traced function; `constant_equations` are those of its equations (and
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
+    - `ends`: of the body of a loop what it gives to the outside.
+    - `bodies`: of the loops among the movements (`ir.LOOP`).
     """
 
     nodes: tuple[Node, ...]
@@ -98,6 +100,8 @@ class ConstraintGraph:
     function: FlatFunction
     constant_equations: tuple[Equation, ...]
     colours: tuple[int, ...] | None = None
+    ends: tuple[Operand, ...] = ()
+    bodies: Mapping[Equation, "ConstraintGraph"] = field(default_factory=dict)
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:

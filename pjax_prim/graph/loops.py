@@ -20,9 +20,22 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from .._compat import called_jaxpr, open_jaxpr, scan_operands, source_line
-from ..errors import MissingRuleError
-from ..rules import rule_of
-from .ir import CARRY, FORWARD, Equation, Loop, Value, evaluate, leading_to, read, value_like
+from ..errors import GraphError, MissingRuleError
+from ..rules import is_loss, rule_of
+from .ir import (
+    CARRY,
+    FORWARD,
+    LOOP,
+    Body,
+    Environment,
+    Equation,
+    Loop,
+    Value,
+    evaluate,
+    leading_to,
+    read,
+    value_like,
+)
 
 if TYPE_CHECKING:
     from .inline import Inliner
@@ -128,6 +141,8 @@ class _Scan:
             for carry in carried:
                 self.outside[carry.into] = self._add_axis(carry.init)
             carried = []
+        if self.outer.sequential and (carried or any(x.primitive is LOOP for x in moving)):
+            moving, carried = self._keep(moving, carried, results), []
         elif carried:
             inner = [y for x in moving if x.primitive is FORWARD for y in x.outputs]
             recorded = [*(carry.into for carry in carried), *inner]
@@ -150,6 +165,30 @@ class _Scan:
                     (self.loop,),
                 )
             )
+
+    def _keep(
+        self, equations: Sequence[Equation], carries: Sequence[Carry], results: Sequence[Value]
+    ) -> list[Equation]:
+        """Appends a loop of what leads to the carries; returns the equations that are left.
+
+        Iterations of the others do not wait for one another, unless they are loops themselves.
+        """
+        outs = [carry.out for carry in carries]
+        part = leading_to(equations, outs)
+        rest = [x for x in equations if x not in part]
+        if any(x.primitive is LOOP for x in rest):
+            part, rest = list(equations), []
+        if any(is_loss(x.primitive) for x in part):
+            raise GraphError(
+                f"{self.source}: the carry of this loop depends on a loss, so its iterations cannot be swept "
+                'in reverse; return the losses of each and add them up outside, or choose loops="parallel"'
+            )
+        made = {*(carry.into for carry in carries), *(y for x in part for y in x.outputs)}
+        wanted = [x for x in _unique(*(x.inputs for x in rest), results) if x in made]
+        stacks, finals = self._run(LOOP, part, carries, wanted)
+        self.outside.update(zip(wanted, stacks, strict=True))
+        self._finals.update(zip((carry.into for carry in carries), finals, strict=True))
+        return rest
 
     def final(self, carry: Carry) -> Value:
         """What the last iteration passes on."""
@@ -193,46 +232,34 @@ class _Scan:
 
         **Returns:** the `wanted` values of the body, stacked, and the final carries.
         """
-        outs = [carry.out for carry in carries]
-        intos = [carry.into for carry in carries]
+        outs = tuple(carry.out for carry in carries)
+        intos = tuple(carry.into for carry in carries)
         part = leading_to(equations, [*outs, *wanted])
         inside = {*intos, *(y for x in part for y in x.outputs)}
         given = [x for x in _unique(*(x.inputs for x in part), outs, wanted) if x not in inside]
-        fixed = [x for x in given if x not in self.stacked]
-        sequences = [x for x in given if x in self.stacked]
+        fixed = tuple(x for x in given if x not in self.stacked)
+        sequences = tuple(x for x in given if x in self.stacked)
+        trained = self.outer.trained.intersection((*fixed, *intos, *sequences))
+        body = Body(
+            fixed, intos, sequences, frozenset(trained), tuple(part), outs, tuple(wanted),
+            self.loop.length, self.reverse,
+        )  # fmt: skip
 
-        def run(*arrays: Array) -> tuple[Array, ...]:
-            first, second = len(fixed), len(fixed) + len(carries)
-            around = dict(zip(fixed, arrays[:first], strict=True))
-
-            def iteration(carry: Any, x: Any) -> Any:
-                environment = {
-                    **around, **dict(zip(intos, carry, strict=True)), **dict(zip(sequences, x, strict=True))
-                }  # fmt: skip
-                evaluate(part, environment)
-                values = [[jnp.asarray(read(environment, y)) for y in group] for group in (outs, wanted)]
-                return tuple(values)
-
-            finals, stacks = lax.scan(
-                iteration,
-                list(arrays[first:second]),
-                list(arrays[second:]),
-                self.loop.length,
-                reverse=self.reverse,
-            )
-            return (*stacks, *finals)
+        def iteration(environment: Environment) -> list[Array]:
+            evaluate(part, environment)
+            return [jnp.asarray(read(environment, y)) for y in (*outs, *wanted)]
 
         results = self.outer.add(
             Equation(
                 primitive,
-                {},
+                {"body": body},
                 (
                     *map(self._outside, fixed),
                     *(carry.init for carry in carries),
                     *map(self._outside, sequences),
                 ),
                 (*map(self._stack_of, wanted), *(Value(x.shape, x.dtype) for x in intos)),
-                run,
+                lambda *arrays: tuple(body.run(iteration, arrays)),
                 self.source,
                 (self.loop,),
             )

@@ -1,6 +1,6 @@
 """The path of data from producers to one operand of a constraint, and the averaging path back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,9 @@ from jaxtyping import Array
 from ..rules import Movement
 from ..rules.constraint import Count
 from .counts import count_uses
-from .ir import CARRY, Environment, Equation, Value, evaluate, read, state_dtype, widen
+from .ir import CARRY, Environment, Equation, Value, read, state_dtype, widen
+
+Apply = Callable[..., Sequence[Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,7 @@ class Operand:
             return arrays[0]
         environment = dict(zip(self.inputs, arrays, strict=True))
         for equation in self.path:
-            for value in equation.inputs:
-                if value not in environment:
-                    environment[value] = widen(jnp.asarray(read(constants, value)))
-            if equation.primitive is lax.convert_element_type_p:  # to a half precision it would round
-                (value,), (output,) = equation.inputs, equation.outputs
-                environment[output] = environment[value].astype(state_dtype(output.dtype))
-            else:
-                evaluate((equation,), environment)
+            follow(equation, environment, constants)
         return environment[self.value]
 
     def spread(self, array: Array, constants: Environment) -> list[Array]:
@@ -87,6 +82,24 @@ class Operand:
             weights * count if isinstance(weights, int) and count is not None else array
             for array, count in zip(used, self.counts, strict=True)
         ]
+
+
+def follow(
+    equation: Equation, environment: Environment, constants: Environment, apply: Apply | None = None
+) -> None:
+    """Adds what a movement makes to an environment of arrays in the dtypes of states.
+
+    **Arguments:** `apply`, the arrays of its outputs from those of its inputs, in place of its own.
+    """
+    arrays = [
+        environment[value] if value in environment else widen(jnp.asarray(read(constants, value)))
+        for value in equation.inputs
+    ]
+    if equation.primitive is lax.convert_element_type_p:  # to a half precision it would round
+        results: Sequence[Array] = (arrays[0].astype(state_dtype(equation.outputs[0].dtype)),)
+    else:
+        results = (apply or equation.apply)(*arrays)
+    environment.update(zip(equation.outputs, results, strict=True))
 
 
 def make_operand(

@@ -40,12 +40,16 @@ class FlatFunction:
 
 
 def flatten(
-    function: Callable[..., Sequence[Any]], parameters: Sequence[Any], data: Sequence[Any]
+    function: Callable[..., Sequence[Any]],
+    parameters: Sequence[Any],
+    data: Sequence[Any],
+    sequential: bool = False,
 ) -> FlatFunction:
     """Traces `function(parameters, data) -> list of arrays` and inlines its calls.
 
     `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through; a `scan` becomes
-    its body's equations with one more axis (`loops.py`).
+    its body's equations with one more axis (`loops.py`). With `sequential` what each iteration takes
+    from the one before stays a loop (`ir.LOOP`).
 
     **Errors:** `GraphError` if the function has side effects, or needs the values of its arguments.
     """
@@ -65,7 +69,7 @@ def flatten(
         )
     inputs = [value_like(variable.aval) for variable in jaxpr.invars]
     split = len(parameters)
-    inliner = Inliner(trained=set(inputs[:split]))
+    inliner = Inliner(trained=set(inputs[:split]), sequential=sequential)
     outputs = inliner.walk(jaxpr, constants, inputs)
     return FlatFunction(
         tuple(inputs[:split]),

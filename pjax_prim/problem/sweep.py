@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..graph import ConstraintGraph
 from ..rules.losses import Loss
 from .base import AbstractProblem
 
 
 class Sweep(NamedTuple):
-    """Settings of `displacements`; see `pjax_prim.displacement`."""
+    """Settings of the sweeps; see `pjax_prim.displacement`."""
 
     lam: float
     weight: float
-    sweeps: int
+    sweeps: int = 1
 
 
 def displacements(
@@ -54,9 +55,14 @@ def displacements(
     if late and settings.sweeps > 1:
         late = jax.lax.fori_loop(1, settings.sweeps, lambda _, late: once(late)[1], late)
     changes, _ = once(late)
+    unit = step_of_losses(graph, settings)
+    return [None if node is None else changes[node] / unit for node in graph.parameters]
+
+
+def step_of_losses(graph: ConstraintGraph, settings: Sweep) -> float:
+    """What a sum over examples of displacements is divided by."""
     examples = max(graph.nodes[index].constraints for index in graph.losses)
-    scale = 1 / (settings.lam * max(examples, 1))
-    return [None if node is None else changes[node] * scale for node in graph.parameters]
+    return settings.lam * max(examples, 1)
 
 
 def _back(

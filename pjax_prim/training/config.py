@@ -29,6 +29,9 @@ HIDDEN: dict[str, tuple[int, ...]] = {
 }
 """The hidden layers of a model by default: widths, or channels of convolutions."""
 
+SOLVERS = {model: "ap" if model == "mlp" else "displacement" for model in HIDDEN}
+"""The solver of a model by default. Plain projections teach the deeper ones slowly."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "data": DATASETS,
     "model": tuple(HIDDEN),
@@ -68,8 +71,9 @@ class TrainConfig:
     - `data`, `data_dir`, `length` (text): see `pjax_prim.data.load`.
     - `model`, `hidden` (channels of a cnn, one width per block of a transformer), `skip`: see
       `pjax_prim.models`.
-    - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections) or `adam`, `sgd` (optax).
-    - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (adam, sgd).
+    - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections), `displacement` (their direction to
+      Adam) or `adam`, `sgd` (gradients); `ap` for an mlp, `displacement` for the others by default.
+    - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
     - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
     - `batch_size`, `batches`: examples per batch, and how many batches.
     - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for adam
@@ -93,7 +97,7 @@ class TrainConfig:
     model: str = "mlp"
     hidden: tuple[int, ...] = None  # type: ignore[assignment]  # never None once made
     skip: bool = False
-    solver: str = "ap"
+    solver: str = None  # type: ignore[assignment]  # never None once made
     relaxation: float | None = None
     beta: float | None = None
     form: str | None = None
@@ -112,6 +116,8 @@ class TrainConfig:
     mesh: str | None = None
 
     def __post_init__(self) -> None:
+        if self.solver is None:
+            object.__setattr__(self, "solver", SOLVERS.get(self.model))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices and not (name == "form" and value is None):

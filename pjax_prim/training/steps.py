@@ -77,7 +77,7 @@ def make_step(config: TrainConfig, start: int = 0, placement: Placement | None =
     the solver's arrays on a mesh.
 
     **Returns:** `step(state, x, labels) -> (state, metrics)`. `metrics` are scalars: `finite`, and
-    when the batch is finished `loss` (mean over the batch, before it) and for projections `gap`.
+    when the batch is finished `loss` (mean over the batch, before it) and, but for adam and sgd, `gap`.
     Where a value is not finite the model is left as it was. For use in `eqx.filter_jit`.
     """
     count = chunk(config, start)
@@ -98,6 +98,8 @@ def make_step(config: TrainConfig, start: int = 0, placement: Placement | None =
             )
             return new, {"finite": finite}
         before = jnp.mean(loss(state.model, *batch))
+        if config.solver == "displacement":
+            metrics["gap"] = pjp.gap(loss)(state.model, *batch)
         finite &= jnp.isfinite(before)
         done = TrainState(
             model=model,

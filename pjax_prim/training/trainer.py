@@ -32,7 +32,7 @@ class TrainResult:
 
     - `state`: the last one.
     - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and
-      `loss`, and for projections `gap`; an evaluated one also `train_accuracy` and
+      `loss`, and but for adam and sgd `gap`; an evaluated one also `train_accuracy` and
       `test_accuracy`.
     - `timings`: after each row the seconds in training steps, without compiling and evaluating.
     - `compile_seconds`: for tracing and compiling the step.
@@ -54,7 +54,8 @@ class TrainResult:
         return self.state.model
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the run; `gap` is that of the last batch, None for adam and sgd."""
+        """The figures of the run; `gap` is that of the last batch, None for adam and sgd; for displacement
+        `pjp.gap` before it."""
         last = self.rows[-1]
         seconds = self.timings[-1]
         return {
