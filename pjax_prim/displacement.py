@@ -21,7 +21,7 @@ Loops = Literal["reverse", "parallel"]
 def displacement(
     fn: Callable[..., Any],
     *,
-    lam: float = 0.003,
+    lam: float = 0.0003,
     weight: float = 100.0,
     loops: Loops = "reverse",
     sweeps: int = 1,
@@ -95,7 +95,7 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
 def value_and_displacement(
     fn: Callable[..., Any],
     *,
-    lam: float = 0.003,
+    lam: float = 0.0003,
     weight: float = 100.0,
     loops: Loops = "reverse",
     sweeps: int = 1,

@@ -42,8 +42,10 @@ class Placing:
         self.plan = None
         if mesh is None:
             return
-        x = jax.ShapeDtypeStruct((config.batch_size, dataset.features), dataset.train_x.dtype)
-        labels = jax.ShapeDtypeStruct((config.batch_size,), dataset.train_y.dtype)
+        x, labels = (
+            jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
+            for array in (dataset.train_x, dataset.train_y)
+        )
         key = batch_key(config, state)
         gradients = config.solver in OPTAX_SOLVERS
         self.plan = make_plan(

@@ -32,6 +32,14 @@ def test_with_a_state_between_chunks_and_dropout() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("model", "hidden"), [("rnn", 8), ("gru", 8), ("transformer", 8)])
+def test_texts(model: str, hidden: int, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question: " * 40)
+    fields = {"data": "text", "data_dir": str(tmp_path), "length": 8, "hidden": (hidden,)}
+    check_same("displacement", "data=4,model=2", model=model, steps_per_batch=None, **fields)
+
+
+@pytest.mark.slow
 def test_gradients() -> None:
     check_same("adam", "data=2,model=4")
 
