@@ -36,7 +36,14 @@ def test_with_a_state_between_chunks_and_dropout() -> None:
 def test_texts(model: str, hidden: int, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question: " * 40)
     fields = {"data": "text", "data_dir": str(tmp_path), "length": 8, "hidden": (hidden,)}
-    check_same("displacement", "data=4,model=2", model=model, steps_per_batch=None, **fields)
+    config = replace(CONFIG, solver="displacement", model=model, steps_per_batch=None, **fields)
+    alone, divided = train(config).rows, train(replace(config, mesh="data=4,model=2")).rows
+    # Not the parameters: Adam makes whole steps of directions that are rounding.
+    for a, b in zip(alone, divided, strict=True):
+        assert (b["loss"], b["gap"]) == (
+            pytest.approx(a["loss"], rel=1e-4),
+            pytest.approx(a["gap"], rel=1e-3),
+        )
 
 
 @pytest.mark.slow
