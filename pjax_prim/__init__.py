@@ -32,11 +32,19 @@ from .primitives import project_select as project_select
 from .primitives import project_sign as project_sign
 from .primitives import project_sum as project_sum
 from .primitives import project_sum_relu as project_sum_relu
+from .primitives import project_threshold_dot as project_threshold_dot
 from .primitives import prox_cross_entropy as prox_cross_entropy
 from .primitives import prox_squared_error as prox_squared_error
 from .primitives import quantize as quantize
 from .primitives import squared_error as squared_error
 from .primitives import sum_relu as sum_relu
+from .primitives import threshold_dot as threshold_dot
+from .restrictions import AbstractRestriction as AbstractRestriction
+from .restrictions import Bounds as Bounds
+from .restrictions import FixedNorm as FixedNorm
+from .restrictions import Levels as Levels
+from .restrictions import Sign as Sign
+from .restrictions import Sparse as Sparse
 from .rules import AbstractConstraint as AbstractConstraint
 from .rules import ConstraintRule as ConstraintRule
 from .rules import Movement as Movement
@@ -49,9 +57,12 @@ from .solvers import CyclicDouglasRachford as CyclicDouglasRachford
 from .solvers import CyclicProjections as CyclicProjections
 from .solvers import DifferenceMap as DifferenceMap
 from .solvers import DouglasRachford as DouglasRachford
+from .solvers import ReflectReflectRelax as ReflectReflectRelax
 from .solving import RESULTS as RESULTS
 from .solving import Solution as Solution
 from .solving import solve as solve
+from .starts import Starts as Starts
+from .starts import solve_starts as solve_starts
 from .transform import constraint_graph as constraint_graph
 
 __version__ = "0.1.0"

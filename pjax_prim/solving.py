@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
-from .problem import AbstractProblem, CompressedProblem, ExpandedProblem, Form, Placement, State
+from .problem import AbstractProblem, CompressedProblem, DividedProblem, ExpandedProblem, Form, Placement, State
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
 from .transform import Prepared, check_labels, prepare
@@ -120,9 +120,15 @@ def make_problem(
     graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
 ) -> AbstractProblem:
     """The graph with its numbers, in one of the forms."""
-    kind = CompressedProblem if form == "compressed" else ExpandedProblem
     _, data, captured = arrays
-    return kind(graph, graph.constants(data, captured), placement)
+    return _PROBLEMS[form](graph, graph.constants(data, captured), placement)
+
+
+_PROBLEMS: dict[Form, type[AbstractProblem]] = {
+    "compressed": CompressedProblem,
+    "expanded": ExpandedProblem,
+    "divided": DividedProblem,
+}
 
 
 @eqx.filter_jit

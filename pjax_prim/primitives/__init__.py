@@ -73,3 +73,7 @@ from .sum_relu import project_sum_relu as project_sum_relu
 from .sum_relu import project_sum_relu_p as project_sum_relu_p
 from .sum_relu import sum_relu as sum_relu
 from .sum_relu import sum_relu_p as sum_relu_p
+from .threshold import project_threshold_dot as project_threshold_dot
+from .threshold import project_threshold_dot_p as project_threshold_dot_p
+from .threshold import threshold_dot as threshold_dot
+from .threshold import threshold_dot_p as threshold_dot_p

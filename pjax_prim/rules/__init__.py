@@ -12,6 +12,7 @@ from . import (  # noqa: F401  registers the rules
     scalar,
     selection,
     structural,
+    threshold,
 )
 from .constraint import AbstractConstraint as AbstractConstraint
 from .constraint import Projected as Projected

@@ -198,6 +198,14 @@ class AbstractConstraint(abc.ABC):
         """
         return ((),) * len(shapes)
 
+    def elements(self, copies: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The leading axes of the copies and of the output along which distances may be weighted.
+
+        The elementary constraints there are independent, so that a weight of its own for each leaves
+        the projection as it is. By default none: one weight for the node. `copies`, their shapes.
+        """
+        return ()
+
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""

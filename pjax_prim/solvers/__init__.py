@@ -9,3 +9,4 @@ from .difference_map import DifferenceMap as DifferenceMap
 from .douglas_rachford import DouglasRachford as DouglasRachford
 from .iterate import Progress as Progress
 from .iterate import iterate as iterate
+from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax

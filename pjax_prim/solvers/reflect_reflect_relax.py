@@ -1,0 +1,57 @@
+"""Reflect-reflect-relax, with an adaptive metric."""
+
+from typing import ClassVar
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from ..errors import ArgumentError
+from ..problem import DividedProblem, Form, State
+from ..restrictions import AbstractRestriction, FixedNorm
+from .base import AbstractSolver
+
+
+class ReflectReflectRelax(AbstractSolver[DividedProblem]):
+    """z <- z + beta (P_B(2 P_A z - z) - P_A z), on the divided form.
+
+    A: every constraint holds on copies of its own. B: all copies agree, hard labels hold and parameters are
+    in their restriction. After each step the weight g of an elementary constraint in the distance moves to
+    where the shadows are far apart: g += gamma (gap / mean gap - g).
+
+    Elser and Lal, arXiv 2602.17493.
+
+    **Arguments:**
+
+    - `beta`: above 0 and below 2.
+    - `gamma`: at least 0 and below 1.
+    - `restriction`: of every parameter, or None.
+    """
+
+    beta: float = 0.2
+    gamma: float = 1e-3
+    restriction: AbstractRestriction | None = eqx.field(static=True, default=FixedNorm())
+    form: Form = eqx.field(static=True, default="divided")
+    forms: ClassVar[tuple[Form, ...]] = ("divided",)
+    two_sets: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        if not 0 < self.beta < 2:
+            raise ArgumentError(f"beta: expected a number above 0 and below 2, given {self.beta!r}")
+        if not 0 <= self.gamma < 1:
+            raise ArgumentError(f"gamma: expected a number of at least 0 and below 1, given {self.gamma!r}")
+
+    def step(self, problem: DividedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        first = problem.project(state)
+        reflected = tuple(
+            (*(2 * p - z for p, z in zip(a[:-1], b[:-1], strict=True)), *b[-1:]) if len(b) > 1 else b
+            for a, b in zip(first, state, strict=True)
+        )
+        second = problem.concur(reflected, self.restriction)
+        moved = tuple(
+            (*(z + self.beta * (q - p) for z, p, q in zip(c[:-1], a[:-1], b[:-1], strict=True)), *c[-1:])
+            if len(c) > 1
+            else b
+            for a, b, c in zip(first, second, state, strict=True)
+        )
+        squared = problem.squared_distances(second, first)
+        return problem.adapt(moved, squared, self.gamma), problem.total(squared)
