@@ -91,7 +91,7 @@ def solve(
     **Cost:** in the compressed form a step costs a few gradient steps, in the expanded form a few
     passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
     """
-    _check_arguments(solver, max_steps, tol, readout)
+    check_arguments(solver, max_steps, tol, readout)
     prepared = prepare(fn, params, args)
     check_labels(prepared.graph, prepared.data)
     graph, arrays = problem_parts(prepared, solver)
@@ -171,7 +171,8 @@ def _run(
     return new, progress.state, stats, result
 
 
-def _check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None:
+def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None:
+    """The arguments that `solve` and `solve_starts` have in common."""
     if not isinstance(solver, AbstractSolver):
         raise ArgumentError(
             f"solver: expected a solver such as pjp.AlternatingProjections(), given {solver!r}"

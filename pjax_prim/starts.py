@@ -1,9 +1,8 @@
 """`solve_starts`: one problem from many random starts at once."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -12,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .errors import ArgumentError
 from .problem import State
 from .solvers import AbstractSolver
-from .solving import make_problem, problem_parts
+from .solving import check_arguments, make_problem, problem_parts
 from .transform import check_labels, prepare
 
 
@@ -98,16 +97,15 @@ def solve_starts(
             raise ArgumentError(f"{name}: expected an integer of at least 1, given {value!r}")
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
+    check_arguments(solver, max_steps, tol, "shadow")
     keys = jax.random.split(key, starts)
     prepared = prepare(fn, make_params(keys[0]), args)
     check_labels(prepared.graph, prepared.data)
-    graph, arrays = problem_parts(prepared, solver)
-    limit = max_steps
+    graph, (_, *data) = problem_parts(prepared, solver)
 
     def begin(key: PRNGKeyArray, data: Any) -> _Lane:
         parameters = prepare(fn, make_params(key), args).parameters
-        problem = make_problem(graph, solver.form, ([], *data))
-        state = solver.init(problem, parameters)
+        state = solver.init(make_problem(graph, solver.form, ([], *data)), parameters)
         return _Lane(state, parameters, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def step(lane: _Lane, data: Any) -> _Lane:
@@ -118,7 +116,7 @@ def solve_starts(
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
             solved = solved | is_solved(prepared.restore(read))
-        going = ~lane.solved & (lane.steps < limit)
+        going = ~lane.solved & (lane.steps < max_steps)
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
         return _Lane(state, parameters, lane.steps + going, lane.solved | (going & solved))
@@ -126,8 +124,98 @@ def solve_starts(
     def run(lanes: _Lane, data: Any) -> _Lane:
         return jax.lax.fori_loop(0, chunk, lambda _, x: jax.vmap(step, (0, None))(x, data), lanes)
 
-    def refill(lanes: _Lane, free: Array, keys: Array, data: Any) -> _Lane:
+    def refill(lanes: _Lane, free: Bool[Array, " lanes"], keys: PRNGKeyArray, data: Any) -> _Lane:
         fresh = jax.vmap(begin, (0, None))(keys, data)
         return jax.tree.map(
             lambda new, old: jnp.where(free.reshape(-1, *[1] * (new.ndim - 1)), new, old), fresh, lanes
         )
+
+    programs = _Programs(data, mesh)
+    width = -(-min(lanes, starts) // programs.devices) * programs.devices
+    owner = np.where(np.arange(width) < starts, np.arange(width), _NONE)
+    begun = min(width, starts)
+    ended = jax.tree.map(
+        lambda x: np.zeros((starts, *x.shape), x.dtype), jax.eval_shape(begin, keys[0], data)._replace(state=())
+    )
+    opened = perf_counter()
+    state = programs(jax.vmap(begin, (0, None)), keys[np.maximum(owner, 0)])
+    while True:
+        state = programs(run, state)
+        over = (owner != _NONE) & np.asarray(state.solved | (state.steps >= max_steps))
+        if over.any():
+            for whole, part in zip(
+                jax.tree.leaves(ended), jax.tree.leaves(state._replace(state=())), strict=True
+            ):
+                whole[owner[over]] = np.asarray(part)[over]
+            owner[over] = _NONE
+            free = np.flatnonzero(over)[: starts - begun]
+            if free.size:
+                owner[free] = np.arange(begun, begun + free.size)
+                begun += free.size
+                fresh = np.isin(np.arange(width), free)
+                state = programs(refill, state, fresh, keys[np.maximum(owner, 0)])
+        busy = np.flatnonzero(owner != _NONE)
+        if not busy.size:
+            break
+        narrow = width
+        while busy.size <= narrow // 2 and narrow // 2 % programs.devices == 0:
+            narrow //= 2
+        if begun == starts and narrow < width:
+            kept = np.concatenate([busy, np.flatnonzero(owner == _NONE)])[:narrow]
+            state = jax.tree.map(lambda x: programs.place(np.asarray(x)[kept]), state)
+            owner, width = owner[kept], narrow
+    seconds = perf_counter() - opened - programs.compiling
+    params = prepared.restore([jnp.asarray(x) for x in ended.parameters])
+    return Starts(params, ended.solved, ended.steps, seconds)
+
+
+_NONE = -1
+"""The owner of an idle lane."""
+
+
+class _Lane(NamedTuple):
+    """One start under way: its governing sequence, its last shadow's parameters, how far it is."""
+
+    state: State
+    parameters: list[Array]
+    steps: Int[Array, ""]
+    solved: Bool[Array, ""]
+
+
+class _Programs:
+    """Compiles functions of lanes, once for each number of them, and runs them.
+
+    **Arguments:** `data`, the last argument of all functions, common to all lanes; `mesh`, over whose axis
+    "data" the lanes are divided.
+    """
+
+    def __init__(self, data: Any, mesh: Mesh | None):
+        self.mesh = mesh
+        self.devices = 1 if mesh is None else mesh.shape["data"]
+        self.compiling = 0.0  # seconds
+        self._data = data
+        self._compiled: dict[Any, Any] = {}
+
+    def place(self, array: Any) -> Array:
+        """An array with an entry for each lane."""
+        if self.mesh is None:
+            return jnp.asarray(array)
+        return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
+        """`function(*arguments, data)`, lane by lane."""
+        placed = jax.tree.map(self.place, arguments)
+        key = (function.__name__, len(jax.tree.leaves(placed)[0]))
+        if key not in self._compiled:
+            opened = perf_counter()
+            if self.mesh is not None:
+                lanes, common = PartitionSpec("data"), PartitionSpec()
+                specs = (*(lanes for _ in arguments), common)
+                # Structural equations are replayed as traced, without varying axes.
+                function = jax.shard_map(
+                    function, mesh=self.mesh, in_specs=specs, out_specs=lanes, check_vma=False
+                )
+            self._compiled[key] = jax.jit(function).lower(*placed, self._data).compile()
+            self.compiling += perf_counter() - opened
+        result: _Lane = jax.block_until_ready(self._compiled[key](*placed, self._data))
+        return result

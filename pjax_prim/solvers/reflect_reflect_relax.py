@@ -27,8 +27,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     - `restriction`: of every parameter, or None.
     """
 
-    beta: float = 0.2
-    gamma: float = 1e-3
+    beta: float = 0.4
+    gamma: float = 3e-3
     restriction: AbstractRestriction | None = eqx.field(static=True, default=FixedNorm())
     form: Form = eqx.field(static=True, default="divided")
     forms: ClassVar[tuple[Form, ...]] = ("divided",)
