@@ -17,21 +17,21 @@ class ThresholdNetwork(eqx.Module):
     **Arguments:**
 
     - `sizes`: of the input, the hidden layers and the output; at least two.
-    - `sigma`: the support of `pjp.threshold_dot`.
+    - `sigma`: the support of `pjp.threshold_dot`, of all layers or of each.
     - `bias`: whether every layer has one more input that is always 1.
     - `dtype`: of the weights; JAX's default float if left out.
     - `key`: for the initial weights, normal, of squared length the number of inputs.
     """
 
     weights: tuple[Float[Array, "out in"], ...]
-    sigma: float = eqx.field(static=True)
+    sigma: tuple[float, ...] = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
 
     def __init__(
         self,
         sizes: Sequence[int],
         *,
-        sigma: float = 3.0,
+        sigma: float | Sequence[float] = 3.0,
         bias: bool = True,
         dtype: Any = None,
         key: PRNGKeyArray,
@@ -43,13 +43,16 @@ class ThresholdNetwork(eqx.Module):
             pjp.FixedNorm().project(jax.random.normal(k, (m, n + bias), dtype))
             for k, n, m in zip(keys, sizes, sizes[1:], strict=False)
         )
-        self.sigma = sigma
+        layers = len(sizes) - 1
+        self.sigma = (float(sigma),) * layers if isinstance(sigma, int | float) else tuple(sigma)
+        if len(self.sigma) != layers:
+            raise pjp.ArgumentError(f"sigma: expected one number or {layers}, given {sigma!r}")
         self.bias = bias
 
     def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
         """The output for one example; use `jax.vmap` for a batch."""
-        for w in self.weights:
+        for w, sigma in zip(self.weights, self.sigma, strict=True):
             if self.bias:
                 x = jnp.concatenate([x, jnp.ones(1, x.dtype)])
-            x = pjp.threshold_dot(w, x, self.sigma)
+            x = pjp.threshold_dot(w, x, sigma)
         return x
