@@ -11,7 +11,15 @@ from jaxtyping import Array
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
-from .problem import AbstractProblem, CompressedProblem, DividedProblem, ExpandedProblem, Form, Placement, State
+from .problem import (
+    AbstractProblem,
+    CompressedProblem,
+    DividedProblem,
+    ExpandedProblem,
+    Form,
+    Placement,
+    State,
+)
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
 from .transform import Prepared, check_labels, prepare

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,8 +110,10 @@ def solve_starts(
     def step(lane: _Lane, data: Any) -> _Lane:
         problem = make_problem(graph, solver.form, ([], *data))
         state, squared = solver.step(problem, lane.state)
-        read = problem.parameters(state, "shadow")
-        read = [old if new is None else new for new, old in zip(read, lane.parameters, strict=True)]
+        read = [
+            old if new is None else new
+            for new, old in zip(problem.parameters(state, "shadow"), lane.parameters, strict=True)
+        ]
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
             solved = solved | is_solved(prepared.restore(read))
@@ -135,7 +136,8 @@ def solve_starts(
     owner = np.where(np.arange(width) < starts, np.arange(width), _NONE)
     begun = min(width, starts)
     ended = jax.tree.map(
-        lambda x: np.zeros((starts, *x.shape), x.dtype), jax.eval_shape(begin, keys[0], data)._replace(state=())
+        lambda x: np.zeros((starts, *x.shape), x.dtype),
+        jax.eval_shape(begin, keys[0], data)._replace(state=()),
     )
     opened = perf_counter()
     state = programs(jax.vmap(begin, (0, None)), keys[np.maximum(owner, 0)])
@@ -162,7 +164,7 @@ def solve_starts(
             narrow //= 2
         if begun == starts and narrow < width:
             kept = np.concatenate([busy, np.flatnonzero(owner == _NONE)])[:narrow]
-            state = jax.tree.map(lambda x: programs.place(np.asarray(x)[kept]), state)
+            state = programs.select(state, kept)
             owner, width = owner[kept], narrow
     seconds = perf_counter() - opened - programs.compiling
     params = prepared.restore([jnp.asarray(x) for x in ended.parameters])
@@ -201,6 +203,11 @@ class _Programs:
         if self.mesh is None:
             return jnp.asarray(array)
         return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    def select(self, lanes: _Lane, kept: np.ndarray[Any, np.dtype[np.int64]]) -> _Lane:
+        """Some of the lanes."""
+        chosen: _Lane = jax.tree.map(lambda x: self.place(np.asarray(x)[kept]), lanes)
+        return chosen
 
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""

@@ -1,6 +1,6 @@
 """A binary autocoder: n one-hot rows through a layer of log2(n) threshold neurons and back, exactly.
 
-    python examples/boolean/autocoder.py --size 16 --starts 100 --json
+python examples/boolean/autocoder.py --size 16 --starts 100 --json
 """
 
 import numpy as np

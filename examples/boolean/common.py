@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,7 +25,9 @@ LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 class Task:
     """Rows of +-1, (rows, in) and (rows, out), all of which a network of `sizes` is to reproduce.
 
-    `test`, other rows, for tasks that ask for generalisation.
+    `test`, other rows, for tasks that ask for generalisation. The rest is what the command line overrides:
+    at most `steps` for each start; the support `sigma`, one or one of each layer (the margin of a neuron is
+    sqrt(inputs / sigma)); the solver's step `beta` and the rate `gamma` of its metric.
     """
 
     name: str
@@ -33,6 +35,10 @@ class Task:
     y: np.ndarray
     sizes: tuple[int, ...]
     test: tuple[np.ndarray, np.ndarray] | None = None
+    steps: int = 10_000
+    sigma: tuple[float, ...] = (3.0,)
+    beta: float = 0.4
+    gamma: float = 3e-3
 
     @property
     def copies(self) -> int:
@@ -57,15 +63,16 @@ def is_exact(model, x, y):
 def by_projections(task: Task, options) -> dict[str, Any]:
     x, y = jnp.asarray(task.x), jnp.asarray(task.y)
     devices = len(jax.devices())
+    sigma = task.sigma if len(task.sigma) > 1 else task.sigma[0]
     found = pjp.solve_starts(
         loss,
-        lambda key: ThresholdNetwork(task.sizes, sigma=options.sigma, key=key),
+        lambda key: ThresholdNetwork(task.sizes, sigma=sigma, key=key),
         x,
         y,
         key=jax.random.key(options.seed),
         starts=options.starts,
-        solver=pjp.ReflectReflectRelax(beta=options.beta, gamma=options.gamma),
-        max_steps=options.steps,
+        solver=pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma),
+        max_steps=task.steps,
         is_solved=lambda model: is_exact(model, x, y),
         lanes=max(COPIES // task.copies, devices),
         mesh=jax.make_mesh((devices,), ("data",)) if devices > 1 else None,
@@ -77,7 +84,9 @@ def by_projections(task: Task, options) -> dict[str, Any]:
         "iterations_standard_error": error,
         "solutions_per_second": 1 / found.seconds_per_solution,
         "seconds": found.seconds,
-        **generalisation(jax.vmap(lambda model, x: jax.vmap(model)(x), (0, None)), found.params, found.solved, task),
+        **generalisation(
+            jax.vmap(lambda model, x: jax.vmap(model)(x), (0, None)), found.params, found.solved, task
+        ),
     }
 
 
@@ -133,7 +142,7 @@ def by_adam(task: Task, options, learning_rate: float, seed: int) -> dict[str, A
             return weights, state, count + 1, exact(weights)
 
         carry = (weights, optimiser.init(weights), 0, exact(weights))
-        return jax.lax.while_loop(lambda c: ~c[3] & (c[2] < options.steps), step, carry)
+        return jax.lax.while_loop(lambda c: ~c[3] & (c[2] < task.steps), step, carry)
 
     many = jax.jit(lambda keys: jax.lax.map(start, keys, batch_size=max(COPIES // task.copies, 1)))
     weights, _, steps, solved = many(jax.random.split(jax.random.key(seed), options.starts))
@@ -157,24 +166,31 @@ def tuned_adam(task: Task, options) -> dict[str, Any]:
     return {"learning_rate": best, **by_adam(task, options, best, options.seed)}
 
 
-def main(make_task: Callable[[Any], Task], description: str, arguments: dict[str, dict[str, Any]], **defaults):
+def main(
+    make_task: Callable[[Any], Task], description: str, arguments: dict[str, dict[str, Any]], **defaults
+):
     """The command line of a task: `arguments` of its own, by name, and those of all."""
     parser = argparse.ArgumentParser(description=description)
     for name, settings in arguments.items():
         parser.add_argument(f"--{name}", **settings)
     parser.add_argument("--starts", type=int, default=100, help="random starts")
-    parser.add_argument("--steps", type=int, default=10_000, help="at most this many for each start")
-    parser.add_argument("--sigma", type=float, default=3.0, help="support: the margin is sqrt(inputs / sigma)")
-    parser.add_argument("--beta", type=float, default=0.4, help="step of the solver")
-    parser.add_argument("--gamma", type=float, default=3e-3, help="rate of the metric")
+    # A task knows its own defaults of these.
+    parser.add_argument("--steps", type=int, help="at most this many for each start")
+    parser.add_argument("--sigma", type=float, nargs="+", help="support: the margin is sqrt(inputs / sigma)")
+    parser.add_argument("--beta", type=float, help="step of the solver")
+    parser.add_argument("--gamma", type=float, help="rate of the metric")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--adam", action="store_true", help="run Adam with the straight-through estimator, too")
+    parser.add_argument(
+        "--adam", action="store_true", help="run Adam with the straight-through estimator, too"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.set_defaults(**defaults)
     options = parser.parse_args()
-    if jax.config.jax_num_cpu_devices < 0:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one start's arrays are small: divide starts
+    if jax.config.jax_num_cpu_devices < 0:  # the arrays of one start are small: divide starts
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
     task = make_task(options)
+    given = {name: getattr(options, name) for name in ("steps", "sigma", "beta", "gamma")}
+    task = replace(task, **{name: value for name, value in given.items() if value is not None})
     print(f"{task.name}: {'-'.join(map(str, task.sizes))}, {len(task.x)} rows, {options.starts} starts")
     result = by_projections(task, options)
     show("projections", result)

@@ -1,6 +1,6 @@
 """Binary multiplication by a network of threshold neurons, all rows of the table.
 
-    python examples/boolean/multiplier.py --bits 2 --starts 100 --json
+python examples/boolean/multiplier.py --bits 2 --starts 100 --json
 """
 
 import numpy as np

@@ -6,5 +6,5 @@ from .network import HEADS as HEADS
 from .network import SEQUENCE_NETWORKS as SEQUENCE_NETWORKS
 from .network import make_network as make_network
 from .recurrent import Recurrent as Recurrent
-from .transformer import Transformer as Transformer
 from .threshold_network import ThresholdNetwork as ThresholdNetwork
+from .transformer import Transformer as Transformer

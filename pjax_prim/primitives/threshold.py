@@ -1,8 +1,6 @@
-r"""Threshold neurons: y = sign(w . x), and the projection onto $\{(w, x, y) : y = \pm 1,\ y\,w \cdot x \ge m\}$."""
+"""Threshold neurons, y = sign(w . x), and their projection with a margin."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -132,7 +130,7 @@ def threshold_dot(w: Float[Array, "m n"], x: Float[Array, " n"], sigma: float = 
     arguments.positive(sigma=sigma)
     if sigma * x.size < 1:
         raise ArgumentError(
-            f"sigma: expected at least 1/{x.size} for {x.size} inputs, given {sigma!r}: no weights of squared "
-            f"length {x.size} meet the margin {threshold_margin(x.size, sigma):g} at inputs of +-1"
+            f"sigma: expected at least 1/{x.size} for {x.size} inputs, given {sigma!r}: no weights of "
+            f"squared length {x.size} meet the margin {threshold_margin(x.size, sigma):g} at inputs of +-1"
         )
     return threshold_dot_p.bind(w, x, sigma=float(sigma))[0]

@@ -83,7 +83,7 @@ class DividedProblem(AbstractProblem):
         """
         gaps = [tuple(jnp.sqrt(x) for x in arrays) for arrays in squared]
         flat = [x for arrays in gaps for x in arrays]
-        mean = sum(jnp.sum(x) for x in flat) / sum(x.size for x in flat)
+        mean = jnp.sum(jnp.stack([jnp.sum(x) for x in flat])) / sum(x.size for x in flat)
         scale = rate / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)
         return tuple(
             (*arrays[:-1], (1 - rate) * arrays[-1] + scale * gap[0]) if gap else arrays
@@ -167,7 +167,10 @@ class DividedProblem(AbstractProblem):
             return operand.spread(whole, self.constants)[use.input]
 
         return back([g * x for g, x in zip(spread, copies, strict=True)]), back(
-            [jnp.broadcast_to(g, (*metric.shape, *x.shape[metric.ndim :])) for g, x in zip(spread, copies, strict=True)]
+            [
+                jnp.broadcast_to(g, (*metric.shape, *x.shape[metric.ndim :]))
+                for g, x in zip(spread, copies, strict=True)
+            ]
         )
 
     def _is_given(self, node: int) -> bool:

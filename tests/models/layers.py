@@ -34,8 +34,10 @@ Layers that are applied several times, and those of `eqx.nn.Shared`, stay one.
 ```python
 trained, frozen = eqx.partition(model, filter_spec)
 
+
 def partial_loss(trained, frozen, x, labels):
     return loss(eqx.combine(trained, frozen), x, labels)
+
 
 solution = pjp.solve(partial_loss, trained, frozen, x, labels, solver=solver, max_steps=50)
 model = eqx.combine(solution.params, frozen)
