@@ -11,6 +11,7 @@ from . import (  # noqa: F401  registers the rules
     reductions,
     scalar,
     selection,
+    steps,
     structural,
     threshold,
 )

@@ -1,4 +1,4 @@
-"""Constraints of elementwise operations: sums, products, relu, maxima, step functions."""
+"""Constraints of elementwise operations: sums, products, relu, maxima."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,57 +206,6 @@ class ShiftedRelu(AbstractConstraint):
         return "above" if self.negate else "below"
 
 
-@dataclass(frozen=True)
-class Sign(AbstractConstraint):
-    """y = sign(x)."""
-
-    kind: ClassVar[str] = "sign"
-
-    def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        return jnp.sign(operands[0])
-
-    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        return tuple(pp.project_sign_p.bind(*copies, target))
-
-
-@dataclass(frozen=True)
-class Quantize(AbstractConstraint):
-    """y = x rounded to the nearest of equally spaced levels."""
-
-    levels: int
-    scale: float
-    kind: ClassVar[str] = "quantize"
-
-    def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        return pp.quantize_p.bind(*operands, levels=self.levels, scale=self.scale)[0]
-
-    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        return tuple(pp.project_quantize_p.bind(*copies, target, levels=self.levels, scale=self.scale))
-
-    def describe(self) -> str:
-        return f"levels={self.levels} scale={self.scale:g}"
-
-
-@dataclass(frozen=True)
-class Round(AbstractConstraint):
-    """y = x rounded to an integer: "round" (ties by `method`), "floor" or "ceil"."""
-
-    function: str
-    method: Any = lax.RoundingMethod.TO_NEAREST_EVEN
-    kind: ClassVar[str] = "round"
-
-    def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        if self.function == "round":
-            return lax.round(operands[0], self.method)
-        return (jnp.floor if self.function == "floor" else jnp.ceil)(operands[0])
-
-    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        return tuple(pp.project_round_p.bind(*copies, target, function=self.function))
-
-    def describe(self) -> str:
-        return self.function
-
-
 def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]) -> Projected:
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
     displacements = _equal_displacements(signs, step, wanted)
@@ -339,13 +288,6 @@ register_projection(lax.mul_p, _multiply)
 register_projection(lax.div_p, _divide)
 register_projection(lax.max_p, _extremum(negate=False))
 register_projection(lax.min_p, _extremum(negate=True))
-register_projection(lax.sign_p, lambda ctx: ConstraintRule(Sign(), (0,)))
-register_projection(lax.ceil_p, lambda ctx: ConstraintRule(Round("ceil"), (0,)))
-register_projection(lax.floor_p, lambda ctx: ConstraintRule(Round("floor"), (0,)))
-register_projection(
-    lax.round_p, lambda ctx: ConstraintRule(Round("round", ctx.params["rounding_method"]), (0,))
-)
-register_projection(pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,)))
 
 
 def _sum_relu(ctx: RuleContext) -> ConstraintRule:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.threshold import threshold_margin
-from .constraint import AbstractConstraint, Arrays, Target
+from .constraint import AbstractConstraint, Arrays, Displaced, Target
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -39,6 +39,41 @@ class ThresholdDot(AbstractConstraint):
         margin = threshold_margin(copies[0].shape[-1], self.sigma)
         w, x, y = pp.project_threshold_dot_p.bind(*copies, target, margin=margin)
         return (w, x), y
+
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        """As of the dot product, weaker the longer the way to a flip is.
+
+        The unit of w . x is |w| |x| / sqrt(n), its size for a random direction: neurons do not fall asleep
+        as their weights grow.
+        """
+        w, x = operands
+        product = jnp.einsum("...mn,...n->...m", w, x)
+        squared = jnp.sum(jnp.square(w), -1) * jnp.mean(jnp.square(x), -1)[..., None]
+        some = squared > 0
+        unit = jnp.sqrt(jnp.where(some, squared, 1))
+        multiplier = jnp.where(some, change / (unit * (1 + jnp.square(product / unit))), 0)
+        axes = "abcdefghijkl"[: multiplier.ndim - 1]
+        outputs, rows, inputs = (axes + kept for kept in ("m", "mn", "n"))
+
+        def summed(equation: str, other: Array, shape: tuple[int, ...]) -> Array:
+            """`equation` summed over the axes along which an operand of a shape is broadcast."""
+            used, result = equation.split("->")
+            kept = [x for x, size in zip(result, shape, strict=True) if x not in axes or size > 1]
+            return jnp.einsum(f"{used}->{''.join(kept)}", multiplier, other).reshape(shape)
+
+        moves = (
+            summed(f"{outputs},{inputs}->{rows}", x, w.shape) if wanted[0] else None,
+            summed(f"{outputs},{rows}->{inputs}", w, x.shape) if wanted[1] else None,
+        )
+        return Displaced(moves, 1.0)
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         w, x = shapes
