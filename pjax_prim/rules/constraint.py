@@ -1,6 +1,7 @@
 """What a kind of constraint has to know: how to evaluate, copy, average and project."""
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -142,15 +143,17 @@ class AbstractConstraint(abc.ABC):
         - `weights`: of each operand in the distance. Only products know weights; elsewhere the
           operands count alike.
         """
-        target = output + change
+        copies = self.multiplicity([x.shape for x in operands])
+        alone = all(x.shape == output.shape for x in operands) and all(np.all(n == 1) for n in copies)
+        enlarged = _enlargement(change, (output, *operands), alone)
+        target = output + enlarged * change
         projected = self.project_average(operands, target, constants, wanted)
         assert projected.output is not None
-        copies = self.multiplicity([x.shape for x in operands])
         displacements = tuple(
-            None if mean is None or not want else mean * count
+            None if mean is None or not want else mean * count / enlarged
             for mean, want, count in zip(projected.displacements, wanted, copies, strict=True)
         )
-        return Displaced(displacements, damping(change, target - projected.output))
+        return Displaced(displacements, damping(change, (target - projected.output) / enlarged))
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         """See `Reflection`."""
@@ -209,6 +212,24 @@ class AbstractConstraint(abc.ABC):
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""
+
+
+def _enlargement(change: Array, arrays: Arrays, elementwise: bool) -> Array:
+    """By what at least 1 a change is multiplied, so that sums with the arrays keep half of its digits.
+
+    Projections are all but linear in changes as small as that. `elementwise`: a number for each element,
+    else one for all.
+    """
+
+    def size(x: Array) -> Array:
+        return jnp.abs(x) if elementwise else jnp.sqrt(jnp.mean(jnp.square(x)))
+
+    changed = size(change)
+    total = jnp.sum(jnp.stack([size(x) for x in arrays]), 0)
+    least = math.sqrt(jnp.finfo(change.dtype).eps) * total
+    # Without the bound an all but vanished change would overflow.
+    factor = least / jnp.maximum(changed, jnp.finfo(change.dtype).tiny)
+    return jnp.clip(factor, 1, 1 / math.sqrt(jnp.finfo(change.dtype).tiny))
 
 
 def damping(change: Array, multiplier: Array) -> Array:

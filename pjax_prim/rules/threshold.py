@@ -49,17 +49,17 @@ class ThresholdDot(AbstractConstraint):
         wanted: Sequence[bool],
         weights: Sequence[float],
     ) -> Displaced:
-        """As of the dot product, weaker the longer the way to a flip is.
+        """That of the dot product with the change divided by 1 + (w . x / margin)^2: a flip has to go there.
 
-        The unit of w . x is |w| |x| / sqrt(n), its size for a random direction: neurons do not fall asleep
-        as their weights grow.
+        The margin is that of weights and inputs of their lengths, |w| |x| / sqrt(n sigma), and the unit
+        of w . x: neurons do not fall asleep as their weights grow.
         """
         w, x = operands
         product = jnp.einsum("...mn,...n->...m", w, x)
-        squared = jnp.sum(jnp.square(w), -1) * jnp.mean(jnp.square(x), -1)[..., None]
+        squared = jnp.sum(jnp.square(w), -1) * jnp.mean(jnp.square(x), -1)[..., None] / self.sigma
         some = squared > 0
-        unit = jnp.sqrt(jnp.where(some, squared, 1))
-        multiplier = jnp.where(some, change / (unit * (1 + jnp.square(product / unit))), 0)
+        margin = jnp.sqrt(jnp.where(some, squared, 1))
+        multiplier = jnp.where(some, change / (margin * (1 + jnp.square(product / margin))), 0)
         axes = "abcdefghijkl"[: multiplier.ndim - 1]
         outputs, rows, inputs = (axes + kept for kept in ("m", "mn", "n"))
 

@@ -1,0 +1,188 @@
+"""What the tasks with classes share: a network of threshold neurons and three ways to train it."""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from common import finite, show, straight_through
+
+import pjax_prim as pjp
+
+
+class SignNetwork(eqx.Module):
+    """Threshold neurons, and an output layer whose largest score is the class.
+
+    **Arguments:** `sizes` of the input, the hidden layers and the output; `binary`, whether weights are
+    rounded to -1 and 1 where they are used.
+    """
+
+    weights: tuple[jax.Array, ...]
+    binary: bool = eqx.field(static=True)
+
+    def __init__(self, sizes, *, binary=False, key):
+        keys = jax.random.split(key, len(sizes) - 1)
+        shapes = [(m, n + 1) for n, m in zip(sizes, sizes[1:], strict=False)]
+        self.weights = tuple(jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+        self.binary = binary
+
+    def __call__(self, x):
+        *hidden, output = [pjp.quantize(w, 2) if self.binary else w for w in self.weights]
+        for w in hidden:
+            x = pjp.threshold_dot(w, jnp.append(x, 1))
+        return output @ jnp.append(x, 1) / np.sqrt(output.shape[1])
+
+    def surrogate(self, x):
+        """The same value, of which gradients are those of the straight-through estimator."""
+        weights = [straight_through(w) if self.binary else w for w in self.weights]
+        for i, w in enumerate(weights):
+            x = w @ jnp.append(straight_through(x) if i else x, 1) / np.sqrt(w.shape[1])
+        return x
+
+
+def with_fixed_norms(network):
+    """The nearest network whose threshold neurons have weights of squared length the number of inputs."""
+    *hidden, output = network.weights
+    weights = (*map(pjp.FixedNorm().project, hidden), output)
+    return eqx.tree_at(lambda x: x.weights, network, weights)
+
+
+def accuracy(network, x, y):
+    # In parts, because all hidden values at once are much.
+    return jnp.mean(jax.lax.map(lambda row: jnp.argmax(network(row[0])) == row[1], (x, y), batch_size=1000))
+
+
+def by_displacement(network, x, y):
+    return pjp.displacement(lambda model, x, y: pjp.cross_entropy(jax.vmap(model)(x), y))(network, x, y)
+
+
+def by_straight_through(network, x, y):
+    def loss(model):
+        return jnp.mean(pjp.cross_entropy(jax.vmap(model.surrogate)(x), y))
+
+    return eqx.filter_grad(loss)(network)
+
+
+DIRECTIONS = {"displacement": by_displacement, "straight_through": by_straight_through}
+
+
+def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
+    """Adam for some epochs, its learning rate going to zero along a cosine."""
+    network = SignNetwork(sizes, binary=options.binary, key=key)
+    batches = len(x) // options.batch_size
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, options.epochs * batches))
+
+    def step(carry, rows):
+        network, state = carry
+        labels = jax.nn.one_hot(y[rows], sizes[-1])
+        updates, state = optimiser.update(direction(network, x[rows], labels), state)
+        network = eqx.apply_updates(network, updates)
+        if direction is by_displacement or options.fixed_norm:
+            network = with_fixed_norms(network)
+        elif options.binary:  # the derivative ends at -1 and 1
+            network = jax.tree.map(lambda w: jnp.clip(w, -1, 1), network)
+        return (network, state), None
+
+    def epoch(carry, key):
+        rows = jax.random.permutation(key, len(x))[: batches * options.batch_size]
+        return jax.lax.scan(step, carry, rows.reshape(batches, -1))
+
+    keys = jax.random.split(key, options.epochs)
+    (network, _), _ = jax.lax.scan(epoch, (network, optimiser.init(network)), keys)
+    return network
+
+
+def tune(direction: Callable, sizes, options, x, y) -> float:
+    """The learning rate that is best on the last sixth of the training set, by training on the others."""
+    if len(options.learning_rates) == 1:
+        return options.learning_rates[0]
+    cut = len(x) * 5 // 6
+
+    keys = jax.random.split(jax.random.key(options.seed + 1), min(options.starts, 8))
+
+    @jax.jit
+    def validate(rate):
+        def start(key):
+            network = train(direction, sizes, options, rate, x[:cut], y[:cut], key)
+            return accuracy(network, x[cut:], y[cut:])
+
+        return jnp.mean(jax.lax.map(start, keys))
+
+    return max(options.learning_rates, key=lambda rate: float(validate(rate)))
+
+
+def by_optimiser(direction: Callable, sizes, options, data) -> dict[str, Any]:
+    x, y, test_x, test_y = map(jnp.asarray, data)
+    rate = tune(direction, sizes, options, x, y)
+    keys = jax.random.split(jax.random.key(options.seed), options.starts)
+
+    def start(key):
+        network = train(direction, sizes, options, rate, x, y, key)
+        return accuracy(network, x, y), accuracy(network, test_x, test_y)
+
+    run = jax.jit(partial(jax.lax.map, start)).lower(keys).compile()
+    opened = perf_counter()
+    trained, tested = (np.asarray(a) for a in jax.block_until_ready(run(keys)))
+    steps = np.full(len(keys), options.epochs * (len(x) // options.batch_size))
+    return {"learning_rate": rate, **summary(trained, tested, steps, perf_counter() - opened)}
+
+
+def summary(trained, tested, steps, seconds: float) -> dict[str, float]:
+    """A start counts as solved where all training examples are right."""
+    solutions = int((trained == 1).sum())
+    error = tested.std() / np.sqrt(len(tested) - 1) if len(tested) > 1 else np.inf
+    return {
+        "test_accuracy": float(tested.mean()),
+        "test_standard_error": float(error),
+        "train_accuracy": float(trained.mean()),
+        "success_rate": solutions / len(trained),
+        "iterations_per_solution": float(steps.sum()) / solutions if solutions else np.inf,
+        "solutions_per_second": solutions / seconds,
+        "seconds": seconds,
+    }
+
+
+def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load: Callable, solver: Callable):
+    """The command line of a task.
+
+    **Arguments:** `arguments` of its own and new settings for those of all; `load(options)`, the data set;
+    `solver(sizes, options, data)`, its run by projections alone.
+    """
+    common = {
+        "hidden": {"type": int, "nargs": "*", "help": "hidden layers"},
+        "binary": {"action": "store_true", "help": "weights are rounded to -1 and 1"},
+        "fixed-norm": {"action": "store_true", "help": "of hidden neurons, for the estimator, too"},
+        "methods": {"nargs": "+", "choices": (*DIRECTIONS, "solver"), "default": (*DIRECTIONS, "solver")},
+        "starts": {"type": int, "default": 1},
+        "epochs": {"type": int, "default": 10},
+        "batch-size": {"type": int, "default": 100},
+        "learning-rates": {"type": float, "nargs": "+", "help": "of several the best on held out examples"},
+        "seed": {"type": int, "default": 0},
+        "json": {"action": "store_true", "help": "end with one line of JSON"},
+    }
+    parser = argparse.ArgumentParser(description=description)
+    for key in common | arguments:
+        parser.add_argument(f"--{key}", **(common.get(key, {}) | arguments.get(key, {})))
+    options = parser.parse_args()
+    loaded = load(options)
+    mean, spread = loaded.train_x.mean(), loaded.train_x.std()
+    train_x, test_x = ((x - mean) / spread for x in (loaded.train_x, loaded.test_x))
+    data = train_x, loaded.train_y, test_x, loaded.test_y
+    sizes = (loaded.features, *options.hidden, loaded.classes)
+    print(f"{name}: {'-'.join(map(str, sizes))}, {len(loaded.train_x)} examples, {options.starts} starts")
+    results = {}
+    for method in options.methods:
+        if method == "solver":
+            results[method] = solver(sizes, options, data)
+        else:
+            results[method] = by_optimiser(DIRECTIONS[method], sizes, options, data)
+        show(method, results[method])
+    if options.json:
+        print(json.dumps({"task": name, **finite(results[options.methods[0]] | {"methods": results})}))
