@@ -7,6 +7,7 @@
 The solver goes through batches: on each it starts from the weights of the one before.
 """
 
+from pathlib import Path
 from time import perf_counter
 
 import jax
@@ -45,7 +46,7 @@ if __name__ == "__main__":
         "mnist",
         __doc__,
         {
-            "data-dir": {"required": True},
+            "data-dir": {"type": Path, "required": True},
             "hidden": {"default": [512, 512]},
             "methods": {"default": ("displacement", "straight_through")},
             "learning-rates": {"default": [0.01, 0.03, 0.1]},

@@ -61,7 +61,7 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
     low = 0.5 * u
     for _ in range(_STEPS[r.dtype.name]):
         u = jnp.maximum(low, u + _halley(u, grow, shrink, r))
-    u = jnp.where(degenerate, _degenerate(u.dtype), u)
+    u = jnp.where(degenerate, degenerate_size(u.dtype), u)
     return jnp.where(flip, -u, u), jnp.where(degenerate, unmet, 0)
 
 
@@ -163,7 +163,7 @@ def coefficients(u: Array) -> tuple[Array, Array, Array]:
     """
     size = jnp.abs(u)
     k = size / (1 + 2 * size)
-    c = jnp.where(size >= _degenerate(u.dtype), 0, size * k)
+    c = jnp.where(size >= degenerate_size(u.dtype), 0, size * k)
     return c, k, jnp.where(u < 0, -1, 1).astype(u.dtype)
 
 
@@ -179,7 +179,7 @@ def displacement(s: Array, d: Array, residual: Array, z: Array) -> tuple[Array, 
     return c, sign * (c + k), step, sign * step, z - u / (1 + jnp.abs(u))
 
 
-def _degenerate(dtype: Any) -> float:
+def degenerate_size(dtype: Any) -> float:
     """The value of u that stands for t = 1."""
     return float(jnp.finfo(dtype).max) ** 0.25
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError
 from . import _arguments as arguments
 from ._definition import define
-from .dot import coefficients, multiplier, row_dot
+from .dot import coefficients, degenerate_size, multiplier, row_dot
 
 _PRECISION = {"float32": 2.0**30, "float64": 2.0**60}
 """How heavy the output of the dot projection is made: its target is then met to rounding."""
@@ -31,6 +31,8 @@ def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, A
         grow, shrink = (s, d) if sign > 0 else (d, s)
         u_size = jnp.abs(u)
         longer = jnp.where(extra > 0, extra, grow * u_size * u_size)
+        # Beyond what `coefficients` can say, the vector that grows is negligible.
+        extra = jnp.where(u_size >= degenerate_size(u.dtype), longer, extra)
         shorter = shrink * jnp.square(u_size / (1 + 2 * u_size))
         return u, extra, 2 * (longer + shorter) / scale + jnp.square(sign - y)
 

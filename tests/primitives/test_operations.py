@@ -245,6 +245,11 @@ OPERATIONS = [
         "quantize", pp.quantize_p, lambda x: pp.quantize(x, 5, 2.0),
         lambda x: plain_quantize(x, 5, 2.0), lambda count: [3 * normal(count, 4)],
     ),
+    Operation(
+        "threshold_dot", pp.threshold_dot_p, lambda w, x: pp.threshold_dot_p.bind(w, x, sigma=3.0)[0],
+        lambda w, x: jnp.where(jnp.sum(w * x[..., None, :], -1) >= 0, 1.0, -1.0) + 0 * w[..., 0],
+        lambda count: [normal(count, 3, 4), normal(count, 4)],
+    ),
     Operation("margin_loss", pp.margin_loss_p, pp.margin_loss, plain_margin_loss, logits_and_labels),
     Operation(
         "cross_entropy", pp.cross_entropy_p, pp.cross_entropy,

@@ -100,7 +100,7 @@ class Case:
     def _aligned(self, same: list[np.ndarray], sign: int) -> list[np.ndarray]:
         """Moved operands of one kind are made (anti)parallel, by a length of 1 or near it."""
         rows = list(same)
-        for i in range(1, self.moved):
+        for i in (i for i in range(1, self.moved) if self.operands[i] == self.operands[0]):
             length = np.where(np.arange(len(same[0])) % 2 == 0, 1, 1 + 1e-6)
             rows[i] = sign * same[0] * length.reshape(-1, *[1] * (same[0].ndim - 1))
         return rows
