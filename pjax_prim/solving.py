@@ -120,6 +120,7 @@ Arrays = tuple[list[Array], list[Array], list[Array]]  # parameters, data, captu
 def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[ConstraintGraph, Arrays]:
     """The graph as a solver takes it, and the arrays that go with it."""
     graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
+    solver.check(graph)
     captured = [array for _, array in graph.function.captured]
     return graph, (prepared.parameters, prepared.data, captured)
 

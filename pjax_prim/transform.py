@@ -13,8 +13,9 @@ import jax.tree_util as jtu
 from .errors import ArgumentError, GraphError
 from .graph import ConstraintGraph, build_graph
 from .primitives._arguments import check_labels as check_one_hot
-from .primitives._arguments import is_concrete
+from .primitives._arguments import check_signs, is_concrete
 from .rules.losses import CLASSIFICATION, Loss
+from .rules.threshold import ThresholdDot
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,29 @@ def prepare(
 
 
 def check_labels(graph: ConstraintGraph, data: list[Any]) -> None:
-    """Checks the labels of every classification loss, where their values are known."""
-    labels = [
+    """Checks the labels of classification losses and of threshold neurons, where their values are known."""
+    classes = [
         value
         for node in graph.nodes
         if isinstance(node.constraint, Loss) and node.constraint.name in CLASSIFICATION
         for value in node.constants
     ]
-    if not labels or not all(is_concrete(x) for x in (*data, *_captured(graph))):
+    signs = [
+        value
+        for node in graph.nodes
+        if isinstance(node.constraint, Loss) and node.constraint.name == "equality"
+        if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
+        for value in node.constants
+    ]
+    if not (classes or signs) or not all(is_concrete(x) for x in (*data, *_captured(graph))):
         return
     environment = graph.constants(data)
-    for value in labels:
-        classes = value.shape[-1]
-        name = f"labels (as one-hot vectors; an integer outside 0 to {classes - 1} has no 1)"
-        check_one_hot(environment[value], classes, name)
+    for value in classes:
+        count = value.shape[-1]
+        name = f"labels (as one-hot vectors; an integer outside 0 to {count - 1} has no 1)"
+        check_one_hot(environment[value], count, name)
+    for value in signs:
+        check_signs(environment[value])
 
 
 @dataclass(frozen=True)

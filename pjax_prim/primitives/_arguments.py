@@ -137,6 +137,18 @@ def check_labels(labels: Any, classes: int, name: str = "labels") -> None:
         hot = values == 1
         wrong = (hot.sum(-1) != 1) | ~(hot | (values == 0)).all(-1)
         allowed = "one-hot vectors, a single 1 among zeros"
+    _refuse(name, allowed, values, wrong)
+
+
+def check_signs(labels: Any) -> None:
+    """Labels of threshold neurons are -1 or 1; those that are not concrete are not looked at."""
+    if is_concrete(labels):
+        values = np.asarray(labels)
+        _refuse("labels", "-1 or 1, which threshold neurons give", values, np.abs(values) != 1)
+
+
+def _refuse(name: str, allowed: str, values: np.ndarray[Any, Any], wrong: np.ndarray[Any, Any]) -> None:
+    """An error if a value is wrong, of the first one."""
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         where = f" at index {index}" if index else ""

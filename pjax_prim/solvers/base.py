@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..errors import ArgumentError
+from ..graph import ConstraintGraph
 from ..problem import AbstractProblem, Form, State
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
@@ -32,6 +33,9 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
                 f"form: {type(self).__name__} runs in the form(s) {', '.join(map(repr, self.forms))}, "
                 f"given {self.form!r}"
             )
+
+    def check(self, graph: ConstraintGraph) -> None:
+        """Raises `ArgumentError` where the solver's settings do not fit a graph."""
 
     def init(self, problem: Problem, parameters: Sequence[Array]) -> State:
         """The first state: by default the forward pass."""

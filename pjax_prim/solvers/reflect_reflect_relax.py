@@ -6,8 +6,11 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
+from ..graph import ConstraintGraph
+from ..primitives.threshold import threshold_margin
 from ..problem import DividedProblem, Form, State
 from ..restrictions import AbstractRestriction, FixedNorm
+from ..rules.threshold import ThresholdDot
 from .base import AbstractSolver
 
 
@@ -39,6 +42,19 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
             raise ArgumentError(f"beta: expected a number above 0 and below 2, given {self.beta!r}")
         if not 0 <= self.gamma < 1:
             raise ArgumentError(f"gamma: expected a number of at least 0 and below 1, given {self.gamma!r}")
+
+    def check(self, graph: ConstraintGraph) -> None:
+        if not isinstance(self.restriction, FixedNorm) or self.restriction.length is None:
+            return
+        length = self.restriction.length
+        for node in graph.nodes:
+            if isinstance(node.constraint, ThresholdDot) and length**2 * node.constraint.sigma < 1:
+                inputs, sigma = node.constraint.shapes[0][-1], node.constraint.sigma
+                raise ArgumentError(
+                    f"restriction: no weights of length {length:g} meet the margin "
+                    f"{threshold_margin(inputs, sigma):g} of {node.name} at {inputs} inputs of +-1; "
+                    f"expected a length of at least {sigma**-0.5:g}"
+                )
 
     def step(self, problem: DividedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         first = problem.project(state)
