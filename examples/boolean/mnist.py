@@ -1,7 +1,7 @@
 """MNIST by threshold neurons, with float or with two-level weights.
 
-    python examples/boolean/mnist.py --data-dir DIR --json
-    python examples/boolean/mnist.py --data-dir DIR --binary --json
+    python examples/boolean/mnist.py --data-dir DIR --starts 3 --json
+    python examples/boolean/mnist.py --data-dir DIR --binary --starts 3 --json
     python examples/boolean/mnist.py --data-dir DIR --methods solver --hidden 64 --solver-batches 300 --json
 
 The solver goes through batches: on each it starts from the weights of the one before.
@@ -49,7 +49,7 @@ if __name__ == "__main__":
             "data-dir": {"type": Path, "required": True},
             "hidden": {"default": [512, 512]},
             "methods": {"default": ("displacement", "straight_through")},
-            "learning-rates": {"default": [0.01, 0.03, 0.1]},
+            "learning-rates": {"default": [0.01, 0.02, 0.04]},
             "solver-batches": {"type": int, "default": 100},
             "solver-steps": {"type": int, "default": 20},
         },

@@ -13,7 +13,8 @@ def task(options) -> Task:
     n = options.bits
     a, b = (x.ravel() for x in np.meshgrid(np.arange(2**n), np.arange(2**n)))
     x = np.concatenate([bits(a, n), bits(b, n)], 1)
-    return Task(f"{n}-bit multiplier", x, bits(a * b, 2 * n), SIZES[n])
+    settings = {} if n == 2 else {"steps": 100_000, "gamma": 1e-3}
+    return Task(f"{n}-bit multiplier", x, bits(a * b, 2 * n), SIZES[n], **settings)
 
 
 if __name__ == "__main__":
