@@ -1,7 +1,9 @@
 """What a kind of constraint has to know: how to evaluate, copy, average and project."""
 
 import abc
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -70,6 +72,8 @@ class AbstractConstraint(abc.ABC):
 
     kind: ClassVar[str]
     is_loss: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+    """Whether an element of the output depends on the elements of the operands in its place alone."""
 
     @abc.abstractmethod
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
@@ -144,8 +148,7 @@ class AbstractConstraint(abc.ABC):
           operands count alike.
         """
         copies = self.multiplicity([x.shape for x in operands])
-        alone = all(x.shape == output.shape for x in operands) and all(np.all(n == 1) for n in copies)
-        enlarged = _enlargement(change, (output, *operands), alone)
+        enlarged = _enlargement(change, (output, *operands, *constants), self.elementwise)
         target = output + enlarged * change
         projected = self.project_average(operands, target, constants, wanted)
         assert projected.output is not None
@@ -222,10 +225,11 @@ def _enlargement(change: Array, arrays: Arrays, elementwise: bool) -> Array:
     """
 
     def size(x: Array) -> Array:
+        x = jnp.where(jnp.isfinite(x), x, 0)  # bounds and masks may be infinite
         return jnp.abs(x) if elementwise else jnp.sqrt(jnp.mean(jnp.square(x)))
 
     changed = size(change)
-    total = jnp.sum(jnp.stack([size(x) for x in arrays]), 0)
+    total = functools.reduce(operator.add, (size(x) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)))
     least = math.sqrt(jnp.finfo(change.dtype).eps) * total
     # Without the bound an all but vanished change would overflow.
     factor = least / jnp.maximum(changed, jnp.finfo(change.dtype).tiny)

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, damping, squared_norm
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -35,6 +35,18 @@ class CumulativeSum(AbstractConstraint):
         total = self.forward(operands, constants)
         step, change = self._displace(target - total)
         return Projected(total + change, (step,), squared_norm(step))
+
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        step, changed = self._displace(change)
+        return Displaced((step,), damping(change, change - changed))
 
     def _displace(self, residual: Array) -> Arrays:
         """Of inputs and outputs, by the primitive along the last axis."""

@@ -19,6 +19,7 @@ class Identity(AbstractConstraint):
     """y = x. Inserted where a graph needs one more constraint to be two-coloured."""
 
     kind: ClassVar[str] = "identity"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0]
@@ -124,6 +125,7 @@ class Scale(AbstractConstraint):
 
     divide: bool = False
     kind: ClassVar[str] = "scale"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0] / constants[0] if self.divide else operands[0] * constants[0]
@@ -138,6 +140,7 @@ class Product(AbstractConstraint):
     """y = a b."""
 
     kind: ClassVar[str] = "product"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0] * operands[1]
@@ -151,6 +154,7 @@ class Quotient(AbstractConstraint):
     """y = a / b, projected onto the closure a = y b: a product of y and b that is a."""
 
     kind: ClassVar[str] = "quotient"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return operands[0] / operands[1]
@@ -173,6 +177,7 @@ class Maximum(AbstractConstraint):
 
     negate: bool = False
     kind: ClassVar[str] = "maximum"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return (jnp.minimum if self.negate else jnp.maximum)(*operands)
@@ -193,6 +198,7 @@ class ShiftedRelu(AbstractConstraint):
 
     negate: bool = False
     kind: ClassVar[str] = "clip"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         return (jnp.minimum if self.negate else jnp.maximum)(operands[0], constants[0])

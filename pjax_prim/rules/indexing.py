@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from ..errors import GraphError
-from .constraint import AbstractConstraint, Arrays, Projected, Target
+from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, damping
 from .registry import ConstraintRule, Movement, RuleContext, register_projection
 
 
@@ -33,26 +33,39 @@ class ScatterSum(AbstractConstraint):
         return self._scatter(*self._all(operands, constants))
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        _, steps, _ = self._displace(copies, target, constants)
+        _, steps, _ = self._displace(copies, target - self.forward(copies, constants), constants)
         return tuple(x + step for x, step in zip(copies, steps, strict=True))
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        return Projected(*self._displace(operands, target, constants))
+        total = self.forward(operands, constants)
+        changed, steps, squared = self._displace(operands, target - total, constants)
+        return Projected(total + changed, steps, squared)
 
-    def _displace(self, operands: Arrays, target: Target, constants: Arrays) -> tuple[Array, Arrays, Array]:
-        """The new output, the displacements and their squared norm."""
+    def displace(
+        self,
+        operands: Arrays,
+        output: Array,
+        change: Array,
+        constants: Arrays,
+        wanted: Sequence[bool],
+        weights: Sequence[float],
+    ) -> Displaced:
+        changed, steps, _ = self._displace(operands, change, constants)
+        return Displaced(steps, damping(change, change - changed))
+
+    def _displace(self, operands: Arrays, residual: Array, constants: Arrays) -> tuple[Array, Arrays, Array]:
+        """The displacements of the output and of the operands, and the squared norm of these."""
         x, indices, updates = self._all(operands, constants)
-        total = self._scatter(x, indices, updates)
-        moving = jnp.full_like(total, float(self.moves[0]))
+        moving = jnp.full_like(residual, float(self.moves[0]))
         terms = jnp.full_like(updates, float(self.moves[1]))
         count = self._scatter(moving, indices, terms)
-        step = (target - total) / (count + 1)
-        nothing = jnp.zeros_like(total)
+        step = residual / (count + 1)
+        nothing = jnp.zeros_like(residual)
         (met,) = jax.linear_transpose(lambda u: self._scatter(nothing, indices, u), updates)(step)
         steps = tuple(s for s, moves in zip((step, met), self.moves, strict=True) if moves)
-        return total + count * step, steps, jnp.sum(count * jnp.square(step))
+        return count * step, steps, jnp.sum(count * jnp.square(step))
 
     def _scatter(self, x: Array, indices: Array, updates: Array) -> Array:
         return lax.scatter_add(

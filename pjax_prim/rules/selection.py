@@ -22,6 +22,7 @@ class Select(AbstractConstraint):
     compare: str
     moves: tuple[bool, ...]
     kind: ClassVar[str] = "select"
+    elementwise: ClassVar[bool] = True
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
         x, y, a, b = self._all(operands, constants)
