@@ -97,6 +97,7 @@ def solve_starts(
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
     check_arguments(solver, max_steps, tol, "shadow")
+    chunk = min(chunk, max_steps)
     keys = jax.random.split(key, starts)
     prepared = prepare(fn, make_params(keys[0]), args)
     check_labels(prepared.graph, prepared.data)
