@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
+from ..graph.paths import path_of
 from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
 from ..rules.convolution import Convolution
 from ..solvers import AbstractSolver
@@ -22,7 +23,7 @@ from ..solving import make_problem, problem_parts
 from ..transform import is_data, is_trained, prepare
 from .labelling import label_graph
 from .propagation import Labels
-from .rules import Rule, apply_rules, axis_names, check_spec, divisor, path_of
+from .rules import Rule, apply_rules, axis_names, check_spec, divisor
 
 DATA, MODEL, STAGE = "data", "model", "stage"
 

@@ -1,25 +1,15 @@
 """Partition rules: from the path of a parameter to a `PartitionSpec`."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from jax.sharding import Mesh, PartitionSpec
 
 from ..errors import ArgumentError
+from ..graph.paths import Pattern, matches
 from .mesh import nearest
 
-Rule = tuple[str | re.Pattern[str], PartitionSpec]
-"""A pattern of paths, and what it means for the parameters it matches.
-
-Paths are written `layers.0.weight`. A string is a pattern as in a shell (`layers.*.weight`), a compiled
-regular expression has to match the whole path.
-"""
-
-
-def path_of(name: str) -> str:
-    """The path of a parameter, from its name in a graph: `.layers[0].weight` is `layers.0.weight`."""
-    return re.sub(r"\[['\"]?(.*?)['\"]?\]", r".\1", name).lstrip(".")
+Rule = tuple[Pattern, PartitionSpec]
+"""A pattern of paths, and what it means for the parameters it matches."""
 
 
 def apply_rules(
@@ -36,7 +26,7 @@ def apply_rules(
     found: dict[str, PartitionSpec] = {}
     for pattern, spec in rules:
         text = pattern if isinstance(pattern, str) else pattern.pattern
-        matched = [path for path in shapes if _matches(pattern, path)]
+        matched = [path for path in shapes if matches(pattern, path)]
         if not matched:
             raise ArgumentError(f"rules: {text!r} matches no parameter{nearest(text, list(shapes))}")
         for path in matched:
@@ -81,7 +71,3 @@ def divisor(names: Sequence[str], mesh: Mesh) -> int:
     for name in names:
         parts *= mesh.shape[name]
     return parts
-
-
-def _matches(pattern: str | re.Pattern[str], path: str) -> bool:
-    return fnmatchcase(path, pattern) if isinstance(pattern, str) else bool(pattern.fullmatch(path))

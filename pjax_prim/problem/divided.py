@@ -38,14 +38,17 @@ class DividedProblem(AbstractProblem):
         """Set A."""
         return tuple(self._project_node(index, arrays) for index, arrays in enumerate(state))
 
-    def concur(self, state: State, restriction: AbstractRestriction | None = None) -> State:
-        """Set B; the parameters' values are in `restriction`, too."""
+    def concur(
+        self, state: State, restrict: Callable[[str], AbstractRestriction | None] = lambda name: None
+    ) -> State:
+        """Set B, where `restrict` gives the restriction of a parameter's value by its name."""
         produced: dict[int, Array] = {}
         for index, node in enumerate(self.graph.nodes):
             if node.output is None:
                 continue
             value = self.consensus(index, state)
-            if node.constraint is None and restriction is not None:
+            restriction = restrict(node.name) if node.constraint is None else None
+            if restriction is not None:
                 value = restriction.project(value)
             produced[index] = value
         return tuple(

@@ -1,17 +1,20 @@
 """Reflect-reflect-relax, with an adaptive metric."""
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
+from ..graph.paths import Pattern, matches, path_of
 from ..primitives.threshold import threshold_margin
 from ..problem import DividedProblem, Form, State
 from ..restrictions import AbstractRestriction, FixedNorm
 from ..rules.threshold import ThresholdDot
 from .base import AbstractSolver
+
+Restrictions: TypeAlias = AbstractRestriction | tuple[tuple[Pattern, AbstractRestriction | None], ...] | None
 
 
 class ReflectReflectRelax(AbstractSolver[DividedProblem]):
@@ -27,12 +30,13 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     - `beta`: above 0 and below 2.
     - `gamma`: at least 0 and below 1.
-    - `restriction`: of every parameter, or None.
+    - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction or
+      None, of which the first that matches a parameter counts; or None.
     """
 
     beta: float = 0.4
     gamma: float = 3e-3
-    restriction: AbstractRestriction | None = eqx.field(static=True, default=FixedNorm())
+    restriction: Restrictions = eqx.field(static=True, default=FixedNorm())
     form: Form = eqx.field(static=True, default="divided")
     forms: ClassVar[tuple[Form, ...]] = ("divided",)
     two_sets: ClassVar[bool] = False
@@ -43,18 +47,34 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
         if not 0 <= self.gamma < 1:
             raise ArgumentError(f"gamma: expected a number of at least 0 and below 1, given {self.gamma!r}")
 
+    def restrict(self, name: str) -> AbstractRestriction | None:
+        """The restriction of a parameter, by its name in the graph."""
+        if not isinstance(self.restriction, tuple):
+            return self.restriction
+        fitting = (chosen for pattern, chosen in self.restriction if matches(pattern, path_of(name)))
+        return next(fitting, None)
+
     def check(self, graph: ConstraintGraph) -> None:
-        if not isinstance(self.restriction, FixedNorm) or self.restriction.length is None:
-            return
-        length = self.restriction.length
+        names = [graph.nodes[index].name for index in graph.parameters if index is not None]
+        for pattern, _ in self.restriction if isinstance(self.restriction, tuple) else ():
+            if not any(matches(pattern, path_of(name)) for name in names):
+                known = ", ".join(map(path_of, names))
+                raise ArgumentError(f"restriction: {pattern!r} matches no parameter; there are {known}")
         for node in graph.nodes:
-            if isinstance(node.constraint, ThresholdDot) and length**2 * node.constraint.sigma < 1:
-                inputs, sigma = node.constraint.shapes[0][-1], node.constraint.sigma
-                raise ArgumentError(
-                    f"restriction: no weights of length {length:g} meet the margin "
-                    f"{threshold_margin(inputs, sigma):g} of {node.name} at {inputs} inputs of +-1; "
-                    f"expected a length of at least {sigma**-0.5:g}"
-                )
+            if isinstance(node.constraint, ThresholdDot):
+                for producer in node.operands[0].producers:
+                    self._check_margin(node.name, node.constraint, graph.nodes[producer].name)
+
+    def _check_margin(self, neuron: str, constraint: ThresholdDot, weights: str) -> None:
+        restriction = self.restrict(weights)
+        length = restriction.length if isinstance(restriction, FixedNorm) else None
+        if length is not None and length**2 * constraint.sigma < 1:
+            inputs, sigma = constraint.shapes[0][-1], constraint.sigma
+            raise ArgumentError(
+                f"restriction: no weights of length {length:g} meet the margin "
+                f"{threshold_margin(inputs, sigma):g} of {neuron} at {inputs} inputs of +-1; "
+                f"expected a length of at least {sigma**-0.5:g}"
+            )
 
     def step(self, problem: DividedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         first = problem.project(state)
@@ -62,7 +82,7 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
             (*(2 * p - z for p, z in zip(a[:-1], b[:-1], strict=True)), *b[-1:]) if len(b) > 1 else b
             for a, b in zip(first, state, strict=True)
         )
-        second = problem.concur(reflected, self.restriction)
+        second = problem.concur(reflected, self.restrict)
         moved = tuple(
             (*(z + self.beta * (q - p) for z, p, q in zip(c[:-1], a[:-1], b[:-1], strict=True)), *c[-1:])
             if len(c) > 1

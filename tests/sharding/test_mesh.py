@@ -7,9 +7,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from pjax_prim.sharding import MeshConfig, make_mesh
-from pjax_prim.sharding.rules import apply_rules, path_of
+from pjax_prim.sharding.rules import apply_rules
 
 from pjax_prim.errors import ArgumentError
+from pjax_prim.graph.paths import path_of
 
 SHAPES = {"layers.0.weight": (8, 6), "layers.0.bias": (8,), "out.weight": (6, 4)}
 

@@ -116,6 +116,17 @@ def test_parameters_are_in_their_restriction(restriction: pjp.AbstractRestrictio
         np.testing.assert_allclose(restriction.project(w), w, rtol=0, atol=1e-14)
 
 
+def test_restrictions_by_name() -> None:
+    rules = (("weights.1", None), ("weights.*", pjp.Sign()))
+    solver = pjp.ReflectReflectRelax(restriction=rules)
+    solution = pjp.solve(loss, network(jax.random.key(1)), XOR_X, XOR_Y, solver=solver, max_steps=7)
+    first, second = solution.params.weights
+    assert (first >= 0).all() and (second < 0).any()
+    wrong = pjp.ReflectReflectRelax(restriction=(("layers.*", None),))
+    with pytest.raises(pjp.ArgumentError, match=r"'layers.\* matches no parameter; there are weights.0"):
+        pjp.solve(loss, network(jax.random.key(1)), XOR_X, XOR_Y, solver=wrong, max_steps=7)
+
+
 def starts(**settings: Any) -> pjp.Starts:
     chosen = {
         "key": jax.random.key(0),
