@@ -30,8 +30,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     - `beta`: above 0 and below 2.
     - `gamma`: at least 0 and below 1.
-    - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction or
-      None, of which the first that matches a parameter counts; or None.
+    - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction
+      or None, of which the first that matches a parameter counts; or None.
     """
 
     beta: float = 0.4
