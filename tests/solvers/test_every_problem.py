@@ -16,6 +16,8 @@ from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, read
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
 """Left to the fixtures, unless asked for."""
+LARGE = ("recurrent", "nested", "stacked", "registers")
+"""Long to compile: with cyclic projections only if asked for."""
 REDUCES_GAP = ("douglas_rachford_0.5", "douglas_rachford_0.3")
 
 
@@ -46,8 +48,19 @@ def test_expanded_solver(problem: Problem, solver: str) -> None:
         assert last.stats["gap"] < 0.9 * first.stats["gap"]
 
 
-@pytest.mark.parametrize("solver", TWO_FORMS)
-@EVERY_PROBLEM
+@pytest.mark.parametrize(
+    ("problem", "solver"),
+    [
+        pytest.param(
+            problem,
+            solver,
+            id=f"{problem}-{solver}",
+            marks=pytest.mark.slow if solver == "cyclic_projections" and problem.name in LARGE else (),
+        )
+        for problem in PROBLEMS
+        for solver in TWO_FORMS
+    ],
+)
 def test_both_forms(problem: Problem, solver: str) -> None:
     kinds = {form: TWO_FORMS[solver](form=form) for form in ("compressed", "expanded")}
     gaps = []

@@ -154,7 +154,7 @@ def test_starts_stop_at_their_solutions() -> None:
 def test_starts_do_not_depend_on_lanes_chunks_and_devices() -> None:
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     expected = starts()
-    for settings in ({"lanes": 1, "chunk": 7}, {"lanes": 4}, {"lanes": 4, "mesh": mesh}):
+    for settings in ({"lanes": 1, "chunk": 7}, {"lanes": 4, "mesh": mesh}):
         found = starts(**settings)
         np.testing.assert_array_equal(found.steps, expected.steps)
         np.testing.assert_array_equal(found.solved, expected.solved)
