@@ -18,7 +18,7 @@ from pjax_prim.models import ThresholdNetwork
 COPIES = 2**20
 """How many copies of weights run at once, about: they should stay in the caches."""
 
-LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 
 
 @dataclass(frozen=True)
