@@ -21,22 +21,23 @@ class SignNetwork(eqx.Module):
     """Threshold neurons, and an output layer whose largest score is the class.
 
     **Arguments:** `sizes` of the input, the hidden layers and the output; `binary`, whether weights are
-    rounded to -1 and 1 where they are used.
+    rounded to -1 and 1 where they are used; `sigma`, the support of `pjp.threshold_dot`.
     """
 
     weights: tuple[jax.Array, ...]
     binary: bool = eqx.field(static=True)
+    sigma: float = eqx.field(static=True)
 
-    def __init__(self, sizes, *, binary=False, key):
+    def __init__(self, sizes, *, binary=False, sigma=3.0, key):
         keys = jax.random.split(key, len(sizes) - 1)
         shapes = [(m, n + 1) for n, m in zip(sizes, sizes[1:], strict=False)]
         self.weights = tuple(jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
-        self.binary = binary
+        self.binary, self.sigma = binary, sigma
 
     def __call__(self, x):
         *hidden, output = [pjp.quantize(w, 2) if self.binary else w for w in self.weights]
         for w in hidden:
-            x = pjp.threshold_dot(w, jnp.append(x, 1))
+            x = pjp.threshold_dot(w, jnp.append(x, 1), self.sigma)
         return output @ jnp.append(x, 1) / np.sqrt(output.shape[1])
 
     def surrogate(self, x):

@@ -21,7 +21,8 @@ from pjax_prim.data import load_mnist
 
 def by_projections(sizes, options, data):
     x, y, test_x, test_y = data
-    network = SignNetwork(sizes, binary=options.binary, key=jax.random.key(options.seed))
+    # Small margins: of large ones every batch would ask for much that the next one undoes.
+    network = SignNetwork(sizes, binary=options.binary, sigma=30.0, key=jax.random.key(options.seed))
     random = np.random.default_rng(options.seed)
     opened = perf_counter()
 
