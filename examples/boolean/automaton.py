@@ -6,7 +6,7 @@ A cell becomes left xor (itself or right); cells are in a ring.
 """
 
 import numpy as np
-from common import Task, main
+from common import Task, bits, main
 
 CELLS, SIZES, TEST = 16, (16, 32, 32, 16), 1000
 
@@ -20,8 +20,7 @@ def rule_30(states):
 
 def task(options) -> Task:
     random = np.random.default_rng(options.seed)
-    states = random.permutation(2**CELLS)[: options.examples + TEST, None] >> np.arange(CELLS) & 1
-    states = (2.0 * states - 1).astype(np.float32)
+    states = bits(random.permutation(2**CELLS)[: options.examples + TEST], CELLS)
     x, test = states[: options.examples], states[options.examples :]
     return Task("rule 30", x, rule_30(x), SIZES, (test, rule_30(test)))
 

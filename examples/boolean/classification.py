@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import finite, show, straight_through
+from common import finite, scores, show, straight_through
 
 import pjax_prim as pjp
 
@@ -42,10 +42,7 @@ class SignNetwork(eqx.Module):
 
     def surrogate(self, x):
         """The same value, of which gradients are those of the straight-through estimator."""
-        weights = [straight_through(w) if self.binary else w for w in self.weights]
-        for i, w in enumerate(weights):
-            x = w @ jnp.append(straight_through(x) if i else x, 1) / np.sqrt(w.shape[1])
-        return x
+        return scores([straight_through(w) if self.binary else w for w in self.weights], x)
 
 
 def with_fixed_norms(network):
@@ -109,7 +106,6 @@ def tune(direction: Callable, sizes, options, x, y) -> float:
     if len(options.learning_rates) == 1:
         return options.learning_rates[0]
     cut = len(x) * 5 // 6
-
     keys = jax.random.split(jax.random.key(options.seed + 1), min(options.starts, 8))
 
     @jax.jit

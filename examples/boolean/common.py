@@ -60,9 +60,20 @@ def is_exact(model, x, y):
     return jnp.all(jax.vmap(model)(x) == y)
 
 
+def use_all_cores() -> None:
+    """A device for each core, unless told otherwise: the arrays of one start are small, so divide starts."""
+    if jax.config.jax_num_cpu_devices < 0:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+
+def data_mesh():
+    """All devices, or None for one."""
+    devices = len(jax.devices())
+    return jax.make_mesh((devices,), ("data",)) if devices > 1 else None
+
+
 def by_projections(task: Task, options) -> dict[str, Any]:
     x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    devices = len(jax.devices())
     sigma = task.sigma if len(task.sigma) > 1 else task.sigma[0]
     found = pjp.solve_starts(
         loss,
@@ -74,8 +85,8 @@ def by_projections(task: Task, options) -> dict[str, Any]:
         solver=pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma),
         max_steps=task.steps,
         is_solved=lambda model: is_exact(model, x, y),
-        lanes=max(COPIES // task.copies, devices),
-        mesh=jax.make_mesh((devices,), ("data",)) if devices > 1 else None,
+        lanes=max(COPIES // task.copies, len(jax.devices())),
+        mesh=data_mesh(),
     )
     steps, error = found.steps_per_solution
     return {
@@ -186,8 +197,7 @@ def main(
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.set_defaults(**defaults)
     options = parser.parse_args()
-    if jax.config.jax_num_cpu_devices < 0:  # the arrays of one start are small: divide starts
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    use_all_cores()
     task = make_task(options)
     given = {name: getattr(options, name) for name in ("steps", "sigma", "beta", "gamma")}
     task = replace(task, **{name: value for name, value in given.items() if value is not None})

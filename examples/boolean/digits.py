@@ -7,34 +7,23 @@ The solver sees all training examples at once and makes the outputs threshold ne
 one whose neuron is nearest to the other side, or farthest on it.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from classification import main, summary
-from common import loss
+from common import data_mesh, loss, scores, use_all_cores
 
 import pjax_prim as pjp
 from pjax_prim.data import load_digits
 from pjax_prim.models import ThresholdNetwork
 
 
-def scores(network, x):
-    """What the output neurons compare with zero."""
-    *hidden, output = network.weights
-    for w in hidden:
-        x = pjp.threshold_dot(w, jnp.append(x, 1))
-    return output @ jnp.append(x, 1)
-
-
 def accuracy(network, x, y):
-    return jnp.mean(jnp.argmax(jax.vmap(scores, (None, 0))(network, x), -1) == y)
+    return jnp.mean(jnp.argmax(jax.vmap(scores, (None, 0))(network.weights, x), -1) == y)
 
 
 def by_projections(sizes, options, data):
     x, y, test_x, test_y = data
-    devices = len(jax.devices())
     found = pjp.solve_starts(
         loss,
         lambda key: ThresholdNetwork(sizes, key=key),
@@ -45,8 +34,8 @@ def by_projections(sizes, options, data):
         solver=pjp.ReflectReflectRelax(gamma=1e-3),
         max_steps=options.solver_steps,
         is_solved=lambda network: accuracy(network, x, y) == 1,
-        lanes=devices,
-        mesh=jax.make_mesh((devices,), ("data",)) if devices > 1 else None,
+        lanes=len(jax.devices()),
+        mesh=data_mesh(),
     )
     trained, tested = (
         np.asarray(jax.vmap(accuracy, (0, None, None))(found.params, *rows))
@@ -56,8 +45,7 @@ def by_projections(sizes, options, data):
 
 
 if __name__ == "__main__":
-    if jax.config.jax_num_cpu_devices < 0:  # starts are divided over them
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    use_all_cores()
     main(
         "digits",
         __doc__,

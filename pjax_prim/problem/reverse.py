@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ..graph.graph import ConstraintGraph
 from ..graph.ir import LOOP, Environment, Equation, Value, read, widen
 from ..graph.operand import Operand, follow
-from ..rules.constraint import AbstractConstraint, Arrays, squared_norm
+from ..rules.constraint import AbstractConstraint, Arrays, Asked, squared_norm
 from ..rules.losses import Loss
 from .compressed import CompressedProblem
 from .sweep import Sweep, step_of_losses
@@ -153,7 +153,7 @@ def _projecting(
 
     def back(saved: tuple[Arrays, Array, Arrays], change: Array) -> tuple[Arrays, None]:
         operands, output, constants = saved
-        moves, damping = constraint.displace(operands, output, change, constants, wanted, weights)
+        moves, damping = constraint.displace(Asked(operands, output, change, constants, wanted, weights))
         return tuple(
             jnp.zeros_like(operand) if move is None else move * damping
             for operand, move in zip(operands, moves, strict=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..graph import ConstraintGraph
+from ..rules.constraint import Asked
 from ..rules.losses import Loss
 from .base import AbstractProblem
 
@@ -89,7 +90,9 @@ def _back(
         weights = [
             settings.weight if _is_parameter(problem, operand.producers) else 1.0 for operand in node.operands
         ]
-        moves, factor = constraint.displace(operands, produced[index], change, constants, wanted, weights)
+        moves, factor = constraint.displace(
+            Asked(operands, produced[index], change, constants, wanted, weights)
+        )
     passed: list[tuple[int, Array]] = []
     for operand, move in zip(node.operands, moves, strict=True):
         if move is not None and not operand.is_constant:

@@ -1,9 +1,7 @@
 """What a kind of constraint has to know: how to evaluate, copy, average and project."""
 
 import abc
-import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -29,6 +27,24 @@ class Projected(NamedTuple):
     output: Array | None
     displacements: tuple[Array | None, ...]
     moved: Array
+
+
+class Asked(NamedTuple):
+    """A change that is asked for of an operation's output (`AbstractConstraint.displace`).
+
+    - `operands`: the common values; `output`, what they give.
+    - `change`: of the output.
+    - `constants`, `wanted`: as in `project_average`.
+    - `weights`: of each operand in the distance. Only products know weights; elsewhere the
+      operands count alike.
+    """
+
+    operands: Arrays
+    output: Array
+    change: Array
+    constants: Arrays
+    wanted: Sequence[bool]
+    weights: Sequence[float]
 
 
 class Displaced(NamedTuple):
@@ -128,35 +144,20 @@ class AbstractConstraint(abc.ABC):
             sum((squared_norm(array) for array in displaced), jnp.zeros(())),
         )
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        """`project_average` for an output that is to change by `change`, summed over copies.
-
-        **Arguments:**
-
-        - `operands`: the common values; `output`, what they give.
-        - `change`: of the output.
-        - `constants`, `wanted`: as in `project_average`.
-        - `weights`: of each operand in the distance. Only products know weights; elsewhere the
-          operands count alike.
-        """
-        copies = self.multiplicity([x.shape for x in operands])
-        enlarged = _enlargement(change, (output, *operands, *constants), self.elementwise)
-        target = output + enlarged * change
-        projected = self.project_average(operands, target, constants, wanted)
+    def displace(self, asked: Asked) -> Displaced:
+        """`project_average` for an output that is to change, summed over copies."""
+        copies = self.multiplicity([x.shape for x in asked.operands])
+        enlarged = _enlargement(
+            asked.change, (asked.output, *asked.operands, *asked.constants), self.elementwise
+        )
+        target = asked.output + enlarged * asked.change
+        projected = self.project_average(asked.operands, target, asked.constants, asked.wanted)
         assert projected.output is not None
         displacements = tuple(
             None if mean is None or not want else mean * count / enlarged
-            for mean, want, count in zip(projected.displacements, wanted, copies, strict=True)
+            for mean, want, count in zip(projected.displacements, asked.wanted, copies, strict=True)
         )
-        return Displaced(displacements, damping(change, (target - projected.output) / enlarged))
+        return Displaced(displacements, damping(asked.change, (target - projected.output) / enlarged))
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         """See `Reflection`."""
@@ -229,7 +230,8 @@ def _enlargement(change: Array, arrays: Arrays, elementwise: bool) -> Array:
         return jnp.abs(x) if elementwise else jnp.sqrt(jnp.mean(jnp.square(x)))
 
     changed = size(change)
-    total = functools.reduce(operator.add, (size(x) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)))
+    floating = (size(x) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating))
+    total = sum(floating, jnp.zeros((), change.dtype))
     least = math.sqrt(jnp.finfo(change.dtype).eps) * total
     # Without the bound an all but vanished change would overflow.
     factor = least / jnp.maximum(changed, jnp.finfo(change.dtype).tiny)

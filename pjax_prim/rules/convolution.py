@@ -18,6 +18,7 @@ from ..primitives._window import Window
 from .constraint import (
     AbstractConstraint,
     Arrays,
+    Asked,
     Count,
     Displaced,
     Projected,
@@ -113,24 +114,18 @@ class Convolution(AbstractConstraint):
         """Three convolutions and one elementwise solve (`primitives.convolution`), no copies."""
         return self._projected(operands, target, wanted)
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        means = self._projected(operands, change, wanted, relative=True, weights=weights).displacements
+    def displace(self, asked: Asked) -> Displaced:
+        means = self._projected(
+            asked.operands, asked.change, asked.wanted, relative=True, weights=asked.weights
+        ).displacements
         copies = self.multiplicity(self.shapes)
         displacements = tuple(
             None if mean is None else weight * jnp.asarray(count, mean.dtype) * mean
-            for mean, weight, count in zip(means, weights, copies, strict=True)
+            for mean, weight, count in zip(means, asked.weights, copies, strict=True)
         )
-        lhs, rhs = self._channels_first(operands)
+        lhs, rhs = self._channels_first(asked.operands)
         patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
-        return Displaced(displacements, dot_damping(patches, squared_norm(rhs) / rhs.shape[0], weights))
+        return Displaced(displacements, dot_damping(patches, squared_norm(rhs) / rhs.shape[0], asked.weights))
 
     def _projected(
         self,

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, squared_norm
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 from .scalar import Scalar
 
@@ -54,17 +54,11 @@ class Sum(AbstractConstraint):
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(change), change, inputs=len(operands))
-        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + len(operands))
+    def displace(self, asked: Asked) -> Displaced:
+        (step,) = pp.displace_sum_p.bind(
+            jnp.zeros_like(asked.change), asked.change, inputs=len(asked.operands)
+        )
+        return Displaced(_equal_displacements(self.signs, step, asked.wanted), 1.0 + len(asked.operands))
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
@@ -99,21 +93,13 @@ class SumRelu(AbstractConstraint):
         step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        total = _signed_sum(self.signs + self.shifts, operands + constants)
+    def displace(self, asked: Asked) -> Displaced:
+        total = _signed_sum(self.signs + self.shifts, asked.operands + asked.constants)
         # Where the sum is above zero it is the output: measured from it, no digit of the change is lost.
-        above, size = total > 0, len(operands)
-        near, _ = pp.displace_sum_relu_p.bind(total, output + change, inputs=size)
-        step = jnp.where(above, jnp.maximum(change / (size + 1), -total / size), near)
-        return Displaced(_equal_displacements(self.signs, step, wanted), 1.0 + size)
+        above, size = total > 0, len(asked.operands)
+        near, _ = pp.displace_sum_relu_p.bind(total, asked.output + asked.change, inputs=size)
+        step = jnp.where(above, jnp.maximum(asked.change / (size + 1), -total / size), near)
+        return Displaced(_equal_displacements(self.signs, step, asked.wanted), 1.0 + size)
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from ..errors import GraphError
-from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, damping
+from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, damping
 from .registry import ConstraintRule, Movement, RuleContext, register_projection
 
 
@@ -43,17 +43,9 @@ class ScatterSum(AbstractConstraint):
         changed, steps, squared = self._displace(operands, target - total, constants)
         return Projected(total + changed, steps, squared)
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        changed, steps, _ = self._displace(operands, change, constants)
-        return Displaced(steps, damping(change, change - changed))
+    def displace(self, asked: Asked) -> Displaced:
+        changed, steps, _ = self._displace(asked.operands, asked.change, asked.constants)
+        return Displaced(steps, damping(asked.change, asked.change - changed))
 
     def _displace(self, operands: Arrays, residual: Array, constants: Arrays) -> tuple[Array, Arrays, Array]:
         """The displacements of the output and of the operands, and the squared norm of these."""

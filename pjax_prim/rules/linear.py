@@ -12,7 +12,16 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives.dot import row_dot
-from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Reflection, Target, squared_norm
+from .constraint import (
+    AbstractConstraint,
+    Arrays,
+    Asked,
+    Displaced,
+    Projected,
+    Reflection,
+    Target,
+    squared_norm,
+)
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -118,23 +127,19 @@ class Linear(AbstractConstraint):
         """Three matrix products and one elementwise solve (`primitives.linear`), no copies."""
         return self._projected(operands, target, wanted)
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        means = self._projected(operands, change, wanted, relative=True, weights=weights).displacements
+    def displace(self, asked: Asked) -> Displaced:
+        means = self._projected(
+            asked.operands, asked.change, asked.wanted, relative=True, weights=asked.weights
+        ).displacements
         copies = self.multiplicity(self.shapes)
         displacements = tuple(
             None if mean is None else weight * count * mean
-            for mean, weight, count in zip(means, weights, copies, strict=True)
+            for mean, weight, count in zip(means, asked.weights, copies, strict=True)
         )
-        norm_a, norm_b = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(operands))
-        return Displaced(displacements, dot_damping(norm_a, norm_b, weights))
+        norm_a, norm_b = (
+            squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(asked.operands)
+        )
+        return Displaced(displacements, dot_damping(norm_a, norm_b, asked.weights))
 
     def _projected(
         self,

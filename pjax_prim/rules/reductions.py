@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Displaced, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, squared_norm
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
@@ -59,18 +59,10 @@ class ReduceSum(_Reduction):
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
         return Projected(total + count * step, (displacement,), count * squared_norm(step))
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        (x,) = operands
+    def displace(self, asked: Asked) -> Displaced:
+        (x,) = asked.operands
         count = math.prod(x.shape[axis] for axis in self.axes)
-        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(change), change, inputs=count)
+        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(asked.change), asked.change, inputs=count)
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
         return Displaced((displacement,), 1.0 + count)
 

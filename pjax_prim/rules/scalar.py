@@ -12,6 +12,7 @@ from ..primitives.curves import Parameters, curve
 from .constraint import (
     AbstractConstraint,
     Arrays,
+    Asked,
     Displaced,
     Projected,
     Target,
@@ -44,17 +45,11 @@ class Scalar(AbstractConstraint):
         step, output = pp.displace_scalar_p.bind(*operands, target, relative=False, **self._static)
         return Projected(output, (step,), squared_norm(step))
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
-        step, changed = pp.displace_scalar_p.bind(*operands, change, relative=True, **self._static)
-        return Displaced((step,), damping(change, change - changed))
+    def displace(self, asked: Asked) -> Displaced:
+        step, changed = pp.displace_scalar_p.bind(
+            *asked.operands, asked.change, relative=True, **self._static
+        )
+        return Displaced((step,), damping(asked.change, asked.change - changed))
 
     @property
     def _static(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Constraints of elementwise step functions: sign, rounding, quantising."""
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Displaced, Target, damping
+from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Target, damping
 from .registry import ConstraintRule, register_projection
 
 
@@ -21,18 +20,10 @@ class AbstractStep(AbstractConstraint):
     def steps_from_edge(self, x: Array) -> Array:
         """The distance to the nearest edge in units of half a step, up to its sign."""
 
-    def displace(
-        self,
-        operands: Arrays,
-        output: Array,
-        change: Array,
-        constants: Arrays,
-        wanted: Sequence[bool],
-        weights: Sequence[float],
-    ) -> Displaced:
+    def displace(self, asked: Asked) -> Displaced:
         """The change, weaker the farther an edge is: a small change alone would reach none."""
-        multiplier = change / (1 + jnp.square(self.steps_from_edge(operands[0])))
-        return Displaced((multiplier,), damping(change, multiplier))
+        multiplier = asked.change / (1 + jnp.square(self.steps_from_edge(asked.operands[0])))
+        return Displaced((multiplier,), damping(asked.change, multiplier))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pjax_prim.errors import PreemptedError
-from pjax_prim.training import RunFolder, TrainConfig, params_sha256, train, trainer
+from pjax_prim.training import RunFolder, TrainConfig, params_sha256, train
 
 pytestmark = pytest.mark.slow
 
@@ -29,25 +29,13 @@ NETWORKS = {
 }
 
 
-def share_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one configuration compile once."""
-    compiled: dict = {}
-    make = trainer._CompiledSteps.__init__
-
-    def init(self: Any, *arguments: Any) -> None:
-        make(self, *arguments)
-        self._compiled = compiled
-
-    monkeypatch.setattr(trainer._CompiledSteps, "__init__", init)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
-def test_learns_and_resumes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("shared_compilation")
+def test_learns_and_resumes(name: str, tmp_path: Path) -> None:
     config = replace(NETWORKS[name], solver="displacement", learning_rate=1e-2)
     if config.data == "text":
         (tmp_path / "words.txt").write_text(" ".join(np.random.default_rng(0).choice(WORDS, 2000)))
         config = replace(config, data_dir=str(tmp_path))
-    share_compiled_steps(monkeypatch)
     config = replace(config, eval_every=config.batches)
     whole = train(config)
     _, trivial = whole.baseline

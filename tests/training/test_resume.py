@@ -27,7 +27,6 @@ from pjax_prim.training import (
     evaluate_run,
     params_sha256,
     train,
-    trainer,
 )
 
 SMALL = TrainConfig(hidden=(6,), batch_size=8, batches=3, eval_every=2, seed=3)
@@ -45,18 +44,6 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
         return asked >= polls
 
     monkeypatch.setattr(Preemption, "reached", reached)
-
-
-def share_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one configuration compile once."""
-    compiled: dict = {}
-    make = trainer._CompiledSteps.__init__
-
-    def init(self, *arguments) -> None:
-        make(self, *arguments)
-        self._compiled = compiled
-
-    monkeypatch.setattr(trainer._CompiledSteps, "__init__", init)
 
 
 def outcome(result: TrainResult, folder: RunFolder) -> tuple:
@@ -100,8 +87,8 @@ SOLVERS = [
 @pytest.mark.parametrize(
     "fields", [pytest.param(fields, marks=[pytest.mark.slow] if slow else []) for fields, slow in SOLVERS]
 )
-def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path, monkeypatch) -> None:
-    share_compiled_steps(monkeypatch)  # the tests with real processes compile again
+@pytest.mark.usefixtures("shared_compilation")
+def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path) -> None:
     config = replace(SMALL, steps_per_batch=4, chunk_steps=2, dropout=0.2, **fields)
     whole = RunFolder(tmp_path / "whole")
     expected = outcome(train(config, whole, saving=EVERY), whole)
