@@ -9,6 +9,7 @@ from jax._src import source_info_util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
 from jax.extend.core import primitives
+from jax.interpreters import mlir
 
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
     getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
@@ -73,3 +74,10 @@ def source_line(equation: Any) -> str:
 def coordination_client() -> Any | None:
     """The client of the key-value store that the processes of a program share; None if alone."""
     return _distributed.global_state.client
+
+
+def ir_type(ctx: Any, aval: Any) -> Any:
+    """The MLIR type of an abstract value, in a lowering rule."""
+    if jax.__version_info__ >= (0, 10, 1):
+        return mlir.aval_to_ir_type(ctx.module_context, aval)
+    return mlir.aval_to_ir_type(aval)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import finite, scores, show, straight_through
+from common import data_mesh, finite, loss, scores, show, straight_through
 
 import pjax_prim as pjp
+from pjax_prim.models import ThresholdNetwork
 
 
 class SignNetwork(eqx.Module):
@@ -135,6 +136,40 @@ def by_optimiser(direction: Callable, sizes, options, data) -> dict[str, Any]:
     return {"learning_rate": rate, **summary(trained, tested, steps, perf_counter() - opened)}
 
 
+def score_accuracy(network, x, y):
+    """The class is the one whose threshold neuron is nearest to the other side, or farthest on it."""
+    return jnp.mean(jnp.argmax(jax.vmap(scores, (None, 0))(network.weights, x), -1) == y)
+
+
+def by_projections(sizes, options, data) -> dict[str, Any]:
+    """The solver alone, outputs being threshold neurons too, on `solver_rows` examples at once."""
+    x, y, test_x, test_y = map(jnp.asarray, data)
+    if options.solver_rows is not None:
+        rows = jax.random.choice(
+            jax.random.key(options.seed + 1), len(x), (options.solver_rows,), replace=False
+        )
+        x, y = x[rows], y[rows]
+    restriction = pjp.Levels((-1.0, 1.0)) if options.binary else pjp.FixedNorm()
+    found = pjp.solve_starts(
+        loss,
+        lambda key: ThresholdNetwork(sizes, key=key),
+        x,
+        2 * jax.nn.one_hot(y, sizes[-1]) - 1,
+        key=jax.random.key(options.seed),
+        starts=options.solver_starts,
+        solver=pjp.ReflectReflectRelax(gamma=1e-3, restriction=restriction),
+        max_steps=options.solver_steps,
+        is_solved=lambda network: score_accuracy(network, x, y) == 1,
+        lanes=len(jax.devices()),
+        mesh=data_mesh(),
+    )
+    trained, tested = (
+        np.asarray(jax.vmap(score_accuracy, (0, None, None))(found.params, *rows))
+        for rows in ((x, y), (test_x, test_y))
+    )
+    return summary(trained, tested, found.steps, found.seconds)
+
+
 def summary(trained, tested, steps, seconds: float) -> dict[str, float]:
     """A start counts as solved where all training examples are right."""
     solutions = int((trained == 1).sum())
@@ -150,11 +185,10 @@ def summary(trained, tested, steps, seconds: float) -> dict[str, float]:
     }
 
 
-def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load: Callable, solver: Callable):
+def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load: Callable):
     """The command line of a task.
 
-    **Arguments:** `arguments` of its own and new settings for those of all; `load(options)`, the data set;
-    `solver(sizes, options, data)`, its run by projections alone.
+    **Arguments:** `arguments` of its own and new settings for those of all; `load(options)`, the data set.
     """
     common = {
         "hidden": {"type": int, "nargs": "*", "help": "hidden layers"},
@@ -165,6 +199,9 @@ def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load
         "epochs": {"type": int, "default": 10},
         "batch-size": {"type": int, "default": 100},
         "learning-rates": {"type": float, "nargs": "+", "help": "of several the best on held out examples"},
+        "solver-rows": {"type": int, "help": "training examples for the solver; all if left out"},
+        "solver-starts": {"type": int, "default": 1},
+        "solver-steps": {"type": int, "default": 1000},
         "seed": {"type": int, "default": 0},
         "json": {"action": "store_true", "help": "end with one line of JSON"},
     }
@@ -181,7 +218,7 @@ def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load
     results = {}
     for method in options.methods:
         if method == "solver":
-            results[method] = solver(sizes, options, data)
+            results[method] = by_projections(sizes, options, data)
         else:
             results[method] = by_optimiser(DIRECTIONS[method], sizes, options, data)
         show(method, results[method])

@@ -4,7 +4,9 @@ For each primitive `<function>_p` is its `Definition`; `pjax_prim.lowering` give
 """
 
 from ._definition import DEFINITIONS as DEFINITIONS
+from ._definition import Choice as Choice
 from ._definition import Definition as Definition
+from ._definition import choice as choice
 from ._definition import define as define
 from .affine import project_affine as project_affine
 from .affine import project_affine_p as project_affine_p

@@ -12,18 +12,26 @@ Batch contract: all operands have the same number of leading batch axes; on each
 operand has the common size or 1, and every result has the common size. A reference written
 with ordinary broadcasting satisfies it.
 
-Lowerings are registered by `pjax_prim.lowering`, one layer above.
+Lowerings are registered by `pjax_prim.lowering`, one layer above. Which of them a projection may use is
+a static parameter of its equation, `lowering`, taken from `choice` where the equation is made; references
+never see it, and operations of models do not have it.
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
+
+Choice = Literal["auto", "xla", "pallas"]
+
+choice: ContextVar[Choice] = ContextVar("lowering", default="auto")
+"""Set by `pjax_prim.lowering.use`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class Definition:
     **Arguments:**
 
     - `name`: the primitive's name, as it appears in jaxprs and in lowered text.
+    - `version`: of what it computes, results and static parameters. It changes when they do, not when a
+      lowering does.
+    - `chooses`: whether its equations have the parameter `lowering`.
     - `primitive`: the `jax.extend.core.Primitive`; always with multiple results.
     - `reference`: `reference(*arrays, **static) -> tuple of arrays` in plain `jax.numpy`.
     """
@@ -40,9 +51,18 @@ class Definition:
     name: str
     primitive: Primitive
     reference: Callable[..., tuple[jax.Array, ...]]
+    version: int = 1
+    chooses: bool = True
+
+    @property
+    def composite(self) -> str:
+        """The name of its composite operation in StableHLO."""
+        return self.name.replace("_", ".", 1)
 
     def bind(self, *arrays: Any, **static: Any) -> tuple[jax.Array, ...]:
         """Applies the primitive to batched operands (module docstring: batch contract)."""
+        if self.chooses:
+            static = {"lowering": choice.get(), **static}
         return tuple(self.primitive.bind(*arrays, **static))
 
 
@@ -51,7 +71,11 @@ DEFINITIONS: dict[str, Definition] = {}
 
 
 def define(
-    name: str, reference: Callable[..., tuple[jax.Array, ...]], *, differentiable: bool = False
+    name: str,
+    reference: Callable[..., tuple[jax.Array, ...]],
+    *,
+    differentiable: bool = False,
+    version: int = 1,
 ) -> Definition:
     """Makes the primitive `name` from its reference and records it in `DEFINITIONS`.
 
@@ -61,6 +85,7 @@ def define(
     - `reference`: see `Definition`. Static parameters must be hashable.
     - `differentiable`: whether to derive a JVP from the reference. Set for operations that
       users call in ordinary models; a projection is never differentiated.
+    - `version`: see `Definition`.
     """
     if name in DEFINITIONS:
         raise ValueError(f"name={name!r}: a primitive of this name is already defined")
@@ -74,7 +99,7 @@ def define(
     def implementation(*arrays: Any, **static: Any) -> Any:
         return jitted(tuple(sorted(static.items())))(*arrays)
 
-    def abstract_evaluation(*avals: Any, **static: Any) -> Any:
+    def abstract_evaluation(*avals: Any, lowering: Choice = "auto", **static: Any) -> Any:
         return jax.make_jaxpr(partial(reference, **static))(*avals).out_avals
 
     def batch(arrays: Sequence[Any], dims: Sequence[int | None], **static: Any) -> Any:
@@ -96,6 +121,6 @@ def define(
     batching.primitive_batchers[primitive] = batch
     if differentiable:
         ad.primitive_jvps[primitive] = jvp
-    definition = Definition(name, primitive, reference)
+    definition = Definition(name, primitive, reference, version, not differentiable)
     DEFINITIONS[name] = definition
     return definition

@@ -61,8 +61,23 @@ class Answer(NamedTuple):
     moved: Array
 
 
-def answer(query: Query) -> Answer:
-    """The solution of any query."""
+class Solved(NamedTuple):
+    """The displacements of single copies, (..., P, Q) each.
+
+    They are $c a + e b$ and $c b + e a$, `step_a` and `step_b` in the first components besides, and
+    `moved` their squared length.
+    """
+
+    e: Array
+    output: Array
+    c: Array
+    step_a: Array
+    step_b: Array
+    moved: Array
+
+
+def solve(query: Query) -> Solved:
+    """Of any query."""
     s, d, residual = query.equation()
     u, extra = multiplier(s, d, residual)
     c, k, sign = coefficients(u)
@@ -72,29 +87,46 @@ def answer(query: Query) -> Answer:
         return step * (2 * (c * first + e * first_other) + step)
 
     stepped = along(query.first_a, query.first_b, step) + along(query.first_b, query.first_a, sign * step)
+    output = query.target - u / (1 + jnp.abs(u))
+    return Solved(e, output, c, step, sign * step, _moved(s, d, c, e) + stepped)
+
+
+def solve_near(query: Query, scaled: Array, store: Callable[[Array], Array] = lambda x: x) -> Solved:
+    """A query whose targets are all near (`dot.is_near`): a third of the operations.
+
+    **Arguments:** `scaled`, of `dot.scaled_residual`; `store` is applied to what several results read.
+    """
+    s, d, residual = query.equation()
+    t = store(near_multiplier(s, d, residual, scaled))
+    e = store(t / (1 - t * t))
+    c = store(t * e)
+    zero = jnp.zeros_like(c)
+    return Solved(e, query.target - t, c, zero, zero, _moved(s, d, c, e))
+
+
+def answer(query: Query) -> Answer:
+    """The solution of any query."""
+    found = solve(query)
     return Answer(
-        mean(c, -1),
-        mean(c, -2),
-        e,
-        query.target - u / (1 + jnp.abs(u)),
-        mean(step, -1),
-        mean(sign * step, -2),
-        jnp.sum(_moved(s, d, c, e) + stepped, (-2, -1)),
+        mean(found.c, -1),
+        mean(found.c, -2),
+        found.e,
+        found.output,
+        mean(found.step_a, -1),
+        mean(found.step_b, -2),
+        jnp.sum(found.moved, (-2, -1)),
     )
 
 
 def answer_near(query: Query, scaled: Array) -> Answer:
-    """A query whose targets are all near (`dot.is_near`): a third of the operations."""
-    s, d, residual = query.equation()
+    """The solution of a query whose targets are all near."""
     # Barriers around what several results read, or a sum: XLA's CPU backend would compute it for each,
     # and takes 5 times as long to sum what it has not stored.
-    t = lax.optimization_barrier(near_multiplier(s, d, residual, scaled))
-    e = lax.optimization_barrier(t / (1 - t * t))
-    c = lax.optimization_barrier(t * e)
-    moved = lax.optimization_barrier(_moved(s, d, c, e))
-    c_a, c_b = mean(c, -1), mean(c, -2)
+    found = solve_near(query, scaled, lax.optimization_barrier)
+    moved = lax.optimization_barrier(found.moved)
+    c_a, c_b = mean(found.c, -1), mean(found.c, -2)
     rows, columns = jnp.zeros_like(c_a), jnp.zeros_like(c_b)
-    return Answer(c_a, c_b, e, query.target - t, rows, columns, _total(moved))
+    return Answer(c_a, c_b, found.e, found.output, rows, columns, _total(moved))
 
 
 def _total(x: Array) -> Array:

@@ -1,0 +1,166 @@
+"""Which lowering a primitive gets: one table of rules, and a switch.
+
+A rule is a function of arrays for one platform or all. An equation carries the switch as a static parameter,
+so programs with different choices are compiled apart, and its composite in the lowered text says both the
+choice and the rule that was taken.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+from jax.interpreters import mlir
+
+from pjax_prim.errors import ArgumentError
+from pjax_prim.primitives import Choice, Definition
+from pjax_prim.primitives import choice as _choice
+
+from .composite import lower_as_composite
+
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+Implementation = Callable[..., tuple[jax.Array, ...]]
+
+
+@contextmanager
+def use(choice: Choice) -> Iterator[None]:
+    """Which rules equations made inside may use.
+
+    **Arguments:** `choice`: "auto", the first of the table (`table`) that is legal where the equation is;
+    "xla", no kernels; "pallas", kernels wherever they are legal, interpreted on platforms other than TPU,
+    which is slow and for tests. It becomes a static parameter of every projection traced inside, so a
+    function that `jax.jit` has traced before keeps the choice it was traced with.
+
+    **Errors:** `ArgumentError` for another choice.
+    """
+    if choice not in CHOICES:
+        raise ArgumentError(f"choice: expected {' or '.join(map(repr, CHOICES))}, given {choice!r}")
+    token = _choice.set(choice)
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a primitive is lowered.
+
+    **Arguments:**
+
+    - `name`: for tables and lowered text.
+    - `implementation`: takes what the reference takes.
+    - `kernel`: whether it is one of Pallas; the choice "xla" leaves these out, and with "pallas" platforms
+      other than TPU interpret them (`interpret=True` of the implementation).
+    - `local`: whether it may only be used where one device holds all of the operands: programs of one
+      device, and `shard_map` over all axes.
+    - `supports`: of the operands' `ShapeDtypeStruct`s and the static parameters, whether it can be used.
+    - `when`: what it is for, in words.
+    """
+
+    name: str
+    implementation: Implementation
+    kernel: bool = False
+    local: bool = False
+    supports: Callable[..., bool] = lambda *operands, **static: True
+    when: str = ""
+
+
+RULES: dict[str, dict[Platform | None, tuple[Rule, ...]]] = {}
+"""Of each primitive's name and platform the rules, the first that can be used wins; those of None hold
+for all platforms, after those of its own. The reference ends every list."""
+
+
+def register(
+    definition: Definition,
+    implementation: Implementation | None = None,
+    platform: Platform | None = None,
+    *,
+    name: str = "reference",
+    kernel: bool = False,
+    local: bool = False,
+    supports: Callable[..., bool] = lambda *operands, **static: True,
+    when: str = "",
+) -> None:
+    """Adds a rule, ahead of those that the primitive has on the platform.
+
+    The lowered text has a function of the primitive's name, in which a composite of a stable name and
+    version; profiles show the primitive's name.
+
+    **Arguments:** `definition`: the primitive; `implementation`: the reference if None; `platform`: all if
+    None; the others as in `Rule`.
+    """
+    rule = Rule(name, implementation or definition.reference, kernel, local, supports, when)
+    rules = RULES.setdefault(definition.name, {})
+    rules[platform] = (rule, *rules.get(platform, ()))
+    mlir.register_lowering(
+        definition.primitive, partial(_lower, definition, platform), platform=platform, inline=False
+    )
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """(primitive, platform, rule, when it is used) of every rule, the first that holds first."""
+    return [
+        (name, platform or "all", rule.name, rule.when or "always")
+        for name, rules in sorted(RULES.items())
+        for platform, chosen in sorted(rules.items(), key=lambda item: item[0] or "~")
+        for rule in chosen
+    ]
+
+
+def _lower(
+    definition: Definition,
+    platform: Platform | None,
+    ctx: mlir.LoweringRuleContext,
+    *operands: Any,
+    lowering: Choice = "auto",
+    **static: Any,
+) -> Any:
+    rule = _select(definition, platform, lowering, _is_local(ctx), ctx.avals_in, static)
+
+    def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        with jax.named_scope(definition.name):
+            return rule.implementation(*arrays, **static)
+
+    attributes = {**static, "rule": rule.name}
+    if definition.chooses:
+        attributes["lowering"] = lowering
+    return lower_as_composite(definition.composite, definition.version, scoped, attributes, ctx, *operands)
+
+
+def _select(
+    definition: Definition,
+    platform: Platform | None,
+    choice: Choice,
+    local: bool,
+    operands: Any,
+    static: dict[str, Any],
+) -> Rule:
+    rules = RULES[definition.name]
+    candidates = [*(rules.get(platform, ()) if platform is not None else ()), *rules[None]]
+    if choice == "pallas" and platform != "tpu":
+        kernels = (rule for rule in rules.get("tpu", ()) if rule.kernel)
+        candidates = [
+            *(replace(x, implementation=partial(x.implementation, interpret=True)) for x in kernels),
+            *candidates,
+        ]
+    usable = (
+        rule
+        for rule in candidates
+        if not (rule.kernel and choice == "xla")
+        and (local or not rule.local)
+        and rule.supports(*operands, **static)
+    )
+    return next(usable)
+
+
+def _is_local(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether an equation's operands are whole on each device that runs it."""
+    context = ctx.module_context.axis_context
+    if isinstance(context, mlir.SPMDAxisContext):
+        manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
+        return manual >= set(context.mesh.axis_names)
+    return isinstance(context, mlir.ShardingContext) and context.num_devices == 1

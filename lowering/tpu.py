@@ -1,0 +1,34 @@
+"""Rules for TPU: kernels of Pallas, where one device holds the operands."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pjax_prim.primitives import project_linear_p
+from pjax_prim.primitives.linear import reference as linear_reference
+
+from .kernels import solve
+from .registry import register
+
+
+def _in_float32(*operands: Any, **static: Any) -> bool:
+    """Whether the computation is one of float32: kernels have no wider numbers."""
+    return jnp.result_type(*(x.dtype for x in operands)) != jnp.float64 and all(x.size for x in operands)
+
+
+def _project_linear(*operands: Array, interpret: bool = False, **static: Any) -> tuple[jax.Array, ...]:
+    return linear_reference(*operands, answer=lambda query: solve.answer(query, interpret), **static)
+
+
+register(
+    project_linear_p,
+    _project_linear,
+    platform="tpu",
+    name="solve_kernel",
+    kernel=True,
+    local=True,
+    supports=_in_float32,
+    when="one device or shard_map, float32 and narrower: all scalar solves and their sums in one pass",
+)
