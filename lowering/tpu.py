@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pjax_prim.primitives import project_linear_p
+from pjax_prim.primitives import project_linear_p, reflect_dot_p
 from pjax_prim.primitives.linear import reference as linear_reference
 
-from .kernels import solve
+from .kernels import reflect_dot, solve
 from .registry import register
 
 
@@ -31,4 +31,14 @@ register(
     local=True,
     supports=_in_float32,
     when="one device or shard_map, float32 and narrower: all scalar solves and their sums in one pass",
+)
+register(
+    reflect_dot_p,
+    reflect_dot.reflect_dot,
+    platform="tpu",
+    name="reflect_kernel",
+    kernel=True,
+    local=True,
+    supports=lambda *operands, **static: _in_float32(*operands) and reflect_dot.fits(operands[0]),
+    when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy read and written once",
 )

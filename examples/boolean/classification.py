@@ -152,12 +152,12 @@ def by_projections(sizes, options, data) -> dict[str, Any]:
     restriction = pjp.Levels((-1.0, 1.0)) if options.binary else pjp.FixedNorm()
     found = pjp.solve_starts(
         loss,
-        lambda key: ThresholdNetwork(sizes, key=key),
+        lambda key: ThresholdNetwork(sizes, sigma=options.solver_sigma, key=key),
         x,
         2 * jax.nn.one_hot(y, sizes[-1]) - 1,
         key=jax.random.key(options.seed),
         starts=options.solver_starts,
-        solver=pjp.ReflectReflectRelax(gamma=1e-3, restriction=restriction),
+        solver=pjp.ReflectReflectRelax(gamma=options.solver_gamma, restriction=restriction),
         max_steps=options.solver_steps,
         is_solved=lambda network: score_accuracy(network, x, y) == 1,
         lanes=len(jax.devices()),
@@ -202,6 +202,8 @@ def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load
         "solver-rows": {"type": int, "help": "training examples for the solver; all if left out"},
         "solver-starts": {"type": int, "default": 1},
         "solver-steps": {"type": int, "default": 1000},
+        "solver-sigma": {"type": float, "default": 3.0, "help": "support"},
+        "solver-gamma": {"type": float, "default": 1e-3, "help": "rate of the metric"},
         "seed": {"type": int, "default": 0},
         "json": {"action": "store_true", "help": "end with one line of JSON"},
     }

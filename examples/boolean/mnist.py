@@ -23,6 +23,10 @@ if __name__ == "__main__":
             "methods": {"default": ("displacement", "straight_through")},
             "learning-rates": {"default": [0.01, 0.02, 0.04]},
             "solver-rows": {"default": 1500},
+            # Margins of about the length of a weight vector: of 785 inputs smaller ones say little.
+            "solver-sigma": {"default": 0.5},
+            "solver-gamma": {"default": 1e-2},
+            "solver-steps": {"default": 800},
         },
         lambda options: load_mnist(options.data_dir),
     )

@@ -20,6 +20,8 @@ from jaxtyping import Array
 from pjax_prim.primitives.dot import is_near, scaled_residual
 from pjax_prim.primitives.linear import Answer, Query, solve, solve_near
 
+from .varying import varying
+
 HEIGHT, WIDTH = 512, 256
 """Of a block: its four arrays, double-buffered, take 4 MiB of the chip's memory."""
 
@@ -61,7 +63,7 @@ def answer(query: Query, interpret: bool = False) -> Answer:
             pl.BlockSpec((None, None, 2, height), lambda b, i, j: (b, j, 0, i)),
             pl.BlockSpec((None, None, 3, width), lambda b, i, j: (b, i, 0, j)),
         ],
-        out_shape=jax.eval_shape(partial(_varying, shapes), *operands),
+        out_shape=varying([(shape, jnp.float32) for shape in shapes], *operands),
         scratch_shapes=[
             *[pltpu.VMEM((height, 128), jnp.float32)] * 3,
             pltpu.VMEM((3, STRIP, width), jnp.float32),
@@ -81,12 +83,6 @@ def answer(query: Query, interpret: bool = False) -> Answer:
 def _tiled(size: int) -> int:
     """The next multiple of a register's 128 lanes."""
     return -(-size // 128) * 128
-
-
-def _varying(shapes: tuple[tuple[int, ...], ...], *operands: Array) -> list[Array]:
-    """float32 arrays that vary over the manual axes of a mesh as the operands do."""
-    zero = sum(jnp.sum(x) for x in operands)
-    return [jnp.broadcast_to(zero, shape) for shape in shapes]
 
 
 def _kernel(

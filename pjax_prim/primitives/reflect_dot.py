@@ -13,6 +13,7 @@ from jaxtyping import Array
 from ._arguments import widen
 from ._definition import define
 from .dot import displacement
+from .mean_rows import mean_rows_p
 
 
 def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -62,24 +63,23 @@ From the projection P x = x + displacement to the other shadow m: x + 2 relaxati
 
 def _reflect_reference(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, ...]:
     x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
-    m, n = _apart(2 * mean_x, 2 * mean_y)
-    s = _quarter_norm((x + y) - (m + n))
-    m, n = _apart(2 * mean_x, 2 * mean_y)
-    d = _quarter_norm((x - y) - (m - n))
+    s = _quarter_norm((x + y) - (_apart(2 * mean_x) + _apart(2 * mean_y)))
+    d = _quarter_norm((x - y) + (_apart(-2 * mean_x) - _apart(-2 * mean_y)))
     c, e, step_a, step_b, output = _displacement(s, d, z)
     moved_a, moved_b, squared = _update(
         a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
     )
-    return moved_a, moved_b, output, squared
+    (new_mean_b,) = mean_rows_p.bind(moved_b)
+    return moved_a, moved_b, output, squared, jnp.mean(moved_a, -2), new_mean_b
 
 
 reflect_dot_p = define("pjax_reflect_dot", _reflect_reference)
-"""`(a, b, mean_a, mean_b, z) -> (a', b', output, squared)`, static `relaxation`.
+"""`(a, b, mean_a, mean_b, z) -> (a', b', output, squared, new_mean_a, new_mean_b)`, static `relaxation`.
 
 From the shadow m through the reflection u = 2 m - x to its projection P u: x + 2 relaxation
-(P u - m), the output of P u, and |P u - m|^2."""
+(P u - m), the output of P u, and |P u - m|^2. The new means are (..., P, K) and (..., Q, K)."""
 
 
 def _update(
@@ -99,25 +99,25 @@ def _update(
     dtypes = a.dtype, b.dtype
     a, b, mean_a, mean_b = widen(a, b, mean_a, mean_b)
 
-    def combine(x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float) -> Array:
+    def combine(
+        x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float, unit: float
+    ) -> Array:
         """keep x + rate v, without the step."""
-        mean_x, mean_y, *weights = _apart(
-            mean_x, mean_y, keep - rate * (1 + c), -rate * e, rate * ahead, rate * across
-        )
-        vectors = (x, y, mean_x, mean_y)
-        first, *rest = (w[..., None] * v for w, v in zip(weights, vectors, strict=True))
-        return sum(rest, first)
+        weights = (keep - rate * (1 + c), -rate * e, rate * ahead / unit, rate * across / unit)
+        vectors = (x, y, _apart(unit * mean_x), _apart(unit * mean_y))
+        first, *rest = (_apart(w / unit)[..., None] * v for w, v in zip(weights, vectors, strict=True))
+        return unit * sum(rest, first)
 
     rate = 2 * relaxation
     moved = []
-    squared = _row_norm(combine(a, b, mean_a, mean_b, 1, 0), combine(b, a, mean_b, mean_a, 1, 0))
-    for x, y, mean_x, mean_y, step, dtype in (
-        (a, b, mean_a, mean_b, step_a, dtypes[0]),
-        (b, a, mean_b, mean_a, step_b, dtypes[1]),
+    squared = _row_norm(combine(a, b, mean_a, mean_b, 1, 0, 1), combine(b, a, mean_b, mean_a, 1, 0, 1))
+    for x, y, mean_x, mean_y, step, dtype, unit in (
+        (a, b, mean_a, mean_b, step_a, dtypes[0], 4),
+        (b, a, mean_b, mean_a, step_b, dtypes[1], 8),
     ):
-        first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0)[..., 0]
+        first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0, 1)[..., 0]
         squared += step * (2 * first + step)
-        new = combine(x, y, mean_x, mean_y, rate, 1)
+        new = combine(x, y, mean_x, mean_y, rate, 1, unit)
         column = new[..., :1] + rate * step[..., None]
         new = jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim)
         moved.append(new.astype(dtype))
@@ -129,6 +129,11 @@ def _row_norm(a: Array, b: Array) -> Array:
     return jnp.sum(jnp.square(a) + jnp.square(b), -1)
 
 
-def _apart(*small: Array) -> tuple[Array, ...]:
-    """Values that the compiler cannot share with other uses, and so broadcasts in each anew."""
-    return jax.lax.optimization_barrier(small)
+def _apart(x: Array) -> Array:
+    """The same numbers, behind an operation that the compiler does not look through.
+
+    XLA's CPU backend stores what several sums broadcast, in the size of the copies. So each use has
+    small arrays of its own, in units (powers of two) that differ.
+    """
+    kept = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, kept.nexp, kept.nmant)

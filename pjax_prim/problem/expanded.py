@@ -11,6 +11,9 @@ from ..rules.constraint import Reflection, squared_distances
 from .base import AbstractProblem, Thing
 from .placement import State
 
+Averages = dict[int, tuple[Array, ...]]
+"""Of some constraints, by node, what `AbstractConstraint.average` makes of their copies."""
+
 
 class ExpandedProblem(AbstractProblem):
     """Projections of a state that holds one array per operation input, copies and all.
@@ -59,18 +62,35 @@ class ExpandedProblem(AbstractProblem):
             changed[index] = constraint.expand(self.gather(index, present))
         return tuple(changed)
 
+    def averages(self, members: Sequence[int], state: State) -> Averages:
+        found: Averages = {}
+        for index in members:
+            constraint = self.graph.nodes[index].constraint
+            if constraint is not None:
+                found[index] = constraint.average(state[index])
+        return found
+
     def relaxed_reflections(
-        self, first: Sequence[int], second: Sequence[int], state: State, relaxation: float
-    ) -> tuple[State, Float[Array, " nodes"]]:
+        self,
+        first: Sequence[int],
+        second: Sequence[int],
+        state: State,
+        averages: Averages,
+        relaxation: float,
+    ) -> tuple[State, Averages, Float[Array, " nodes"]]:
         """z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for two sets that divide all nodes.
 
         The same as `project` twice, but no shadow is ever stored whole: each constraint is taken
         from its old copies to its new ones at once.
 
-        **Returns:** the new state, and for each node the squared distance of the two shadows.
+        **Arguments:** `averages` of the second set's copies in `state`.
+
+        **Returns:** the new state, the averages of its second set, and for each node the squared distance of
+        the two shadows.
         """
         nodes = self.graph.nodes
-        state_means = self.means(state)
+        state_means = self._spread_means(averages.__getitem__)
+        new_averages: Averages = {}
         reflections: dict[int, Reflection] = {}
         produced: dict[int, Array] = {}  # in the first shadow
         again: dict[int, Array] = {}  # in the second
@@ -93,7 +113,7 @@ class ExpandedProblem(AbstractProblem):
             if constraint is None:
                 again[index] = _given(target)
                 continue
-            moved, output, gaps[index] = constraint.reflect(
+            moved, output, gaps[index], new_averages[index] = constraint.reflect(
                 state[index],
                 self.gather(index, produced.__getitem__),
                 target,
@@ -114,7 +134,7 @@ class ExpandedProblem(AbstractProblem):
                 step = (produced[index] if index in produced else again[index]) - own
                 changed[index] = (own + 2 * relaxation * step,)
                 gaps[index] = jnp.sum(jnp.square(step))
-        return tuple(changed), jnp.stack(gaps)
+        return tuple(changed), new_averages, jnp.stack(gaps)
 
     def means(self, state: State) -> Callable[[Use], Array]:
         def averages(node: int) -> tuple[Array, ...]:

@@ -182,20 +182,20 @@ class AbstractConstraint(abc.ABC):
         target: Target,
         constants: Arrays,
         relaxation: float,
-    ) -> tuple[Arrays, Array | None, Array]:
+    ) -> tuple[Arrays, Array | None, Array, Arrays]:
         """The second half of a Douglas-Rachford step, for a constraint of the second set.
 
         **Arguments:** `copies` x; `operands`, their first shadow m before it is expanded;
         `target`, `constants` as everywhere; `relaxation` r.
 
         **Returns:** x + 2 r (P(2 m - x) - m), the output of the projection P (None for a loss),
-        and the squared distance of P(2 m - x) and m.
+        the squared distance of P(2 m - x) and m, and the averages of the new copies (`average`).
         """
         shadow = self.expand(operands)
         reflected = tuple(2 * m - x for m, x in zip(shadow, copies, strict=True))
         projected, output = self.project_output(reflected, target, constants)
         moved = tuple(x + 2 * relaxation * (p - m) for x, p, m in zip(copies, projected, shadow, strict=True))
-        return moved, output, squared_distances(projected, shadow)
+        return moved, output, squared_distances(projected, shadow), self.average(moved)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         """For each operand the axes of its copies along which one elementary constraint extends.

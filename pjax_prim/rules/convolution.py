@@ -101,12 +101,12 @@ class Convolution(AbstractConstraint):
         target: Target,
         constants: Arrays,
         relaxation: float,
-    ) -> tuple[Arrays, Array | None, Array]:
-        moved, output, squared = self._dot.reflect(
+    ) -> tuple[Arrays, Array | None, Array, Arrays]:
+        moved, output, squared, averages = self._dot.reflect(
             copies[::-1], self._rows(operands), self._row_target(target), constants, relaxation
         )
         assert output is not None
-        return moved[::-1], self._output(output), squared
+        return moved[::-1], self._output(output), squared, self._unrows(averages)
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]

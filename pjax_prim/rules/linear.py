@@ -109,9 +109,9 @@ class Linear(AbstractConstraint):
         target: Target,
         constants: Arrays,
         relaxation: float,
-    ) -> tuple[Arrays, Array | None, Array]:
+    ) -> tuple[Arrays, Array | None, Array, Arrays]:
         a, b = self._canonical(operands)
-        new_a, new_b, output, moved = pp.reflect_dot_p.bind(
+        new_a, new_b, output, moved, *means = pp.reflect_dot_p.bind(
             *copies,
             a[:, :, None],
             b[:, None],
@@ -119,7 +119,8 @@ class Linear(AbstractConstraint):
             relaxation=relaxation,
         )
         output = self._output(output).astype(self._output_dtype(a, b))
-        return (new_a, new_b), output, jnp.sum(moved)
+        averages = tuple(self._original(mean, side) for side, mean in enumerate(means))
+        return (new_a, new_b), output, jnp.sum(moved), averages
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]

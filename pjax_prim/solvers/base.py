@@ -48,6 +48,17 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         **Returns:** the new state, and for each node the squared distance between the shadows.
         """
 
+    def summary(self, problem: Problem, state: State) -> Any:
+        """What a step reads of a state that the step before could have told: nothing by default."""
+        return ()
+
+    def advance(
+        self, problem: Problem, state: State, summary: Any
+    ) -> tuple[State, Any, Float[Array, " nodes"]]:
+        """`step`, from and with a state's `summary`: what loops call."""
+        state, squared = self.step(problem, state)
+        return state, self.summary(problem, state), squared
+
     def terminate(self, gap: Float[Array, ""], tol: float | None) -> Bool[Array, ""]:
         """Whether the problem counts as solved: by default, the gap is at most `tol`."""
         return jnp.zeros((), bool) if tol is None else gap <= tol

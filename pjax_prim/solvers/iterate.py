@@ -17,6 +17,7 @@ class Progress(NamedTuple):
     """Where an iteration stands.
 
     - `state`: the governing sequence; always finite, unless it was not to start with.
+    - `summary`: the solver's, of `state`.
     - `steps`: taken so far.
     - `gaps`: for each node the distance between the shadows in the last step.
     - `change`: the distance that the parameters' own variables moved in the last step.
@@ -24,6 +25,7 @@ class Progress(NamedTuple):
     """
 
     state: State
+    summary: Any
     steps: Int[Array, ""]
     gaps: Float[Array, " nodes"]
     change: Float[Array, ""]
@@ -50,10 +52,11 @@ def iterate(
     dtype = jnp.result_type(float)
 
     def step(progress: Progress) -> Progress:
-        state, squared = solver.step(problem, progress.state)
+        state, summary, squared = solver.advance(problem, progress.state, progress.summary)
         squared = squared.astype(dtype)
         return Progress(
             state,
+            summary,
             progress.steps + 1,
             jnp.sqrt(squared),
             _change(problem, state, progress.state).astype(dtype),
@@ -72,6 +75,7 @@ def iterate(
         ]
         progress = Progress(
             state,
+            solver.summary(problem, state),
             jnp.zeros((), jnp.int32),
             jnp.full(len(problem.graph.nodes), jnp.inf, dtype),
             jnp.zeros((), dtype),

@@ -116,7 +116,7 @@ def compare(
     compile_s = time.perf_counter() - started
     adam, adam_state = _adam_step(_gradient(loss), network, *batch)
     peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
-    state = start if solver is None else start[0]
+    state = start if solver is None else start[0][0]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = jax.jit(lambda state: jax.tree.map(lambda a: a * 1.0001, state), donate_argnums=0)
@@ -163,28 +163,32 @@ def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: 
         raise ValueError(f"case={case!r}: keeps no solver's state")
     loss, network, batch = make_case(hidden, batch_size, model)
     _, arrays, first, step = _solver_parts(solver, loss, network, *batch)
-    state = jax.eval_shape(first, arrays)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, arrays).compile()
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)), _peak_bytes(compiled)
+    held = jax.eval_shape(first, arrays)
+    compiled = jax.jit(step, donate_argnums=0).lower(held, arrays).compile()
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(held[0])), _peak_bytes(compiled)
 
 
 def _solver_parts(
     solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any
 ) -> tuple[Any, Any, Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """A problem's graph and arrays, `first(arrays) -> state` and `step(state, arrays)`."""
+    """A problem's graph and arrays, `first(arrays) -> (state, summary)` and `step(first, arrays)` to the next
+    ones and the squared gaps."""
     graph, arrays = problem_parts(prepare(loss, model, batch), solver)
 
     def first(arrays: Any) -> Any:
-        return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
+        problem = make_problem(graph, solver.form, arrays)
+        state = solver.init(problem, arrays[0])
+        return state, solver.summary(problem, state)
 
-    def step(state: Any, arrays: Any) -> Any:
-        return solver.step(make_problem(graph, solver.form, arrays), state)
+    def step(held: Any, arrays: Any) -> Any:
+        state, summary, squared = solver.advance(make_problem(graph, solver.form, arrays), *held)
+        return (state, summary), squared
 
     return graph, arrays, first, step
 
 
 def _solver_step(solver: pjp.AbstractSolver, loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
-    """A step of a solver as `solve` takes it, and what it starts from: state and gaps."""
+    """A step of a solver as `solve` takes it, and what it starts from: state and summary, and gaps."""
     graph, arrays, first, step = _solver_parts(solver, loss, model, *batch)
     start = jax.jit(first)(arrays), jnp.zeros(len(graph.nodes))
     return lambda carry: step(carry[0], arrays), start

@@ -109,7 +109,7 @@ def plain_leave_dot(
 
 def reflect_dot(*operands: jax.Array) -> jax.Array:
     results = pp.reflect_dot_p.bind(*operands, relaxation=0.7)
-    return rows_of(results, results[-1])
+    return rows_of(results, results[3])
 
 
 def plain_reflect_dot(
@@ -119,7 +119,8 @@ def plain_reflect_dot(
     moves = p_a - mean_a, p_b - mean_b
     squared = sum(jnp.sum(move**2, -1) for move in moves)
     new = tuple(x + 1.4 * move for x, move in zip((a, b), moves, strict=True))
-    return rows_of((*new, jnp.sum(p_a * p_b, -1), squared), squared)
+    means = jnp.mean(new[0], -2), jnp.mean(new[1], -3)
+    return rows_of((*new, jnp.sum(p_a * p_b, -1), squared, *means), squared)
 
 
 def plain_displace_cumsum(r: jax.Array) -> jax.Array:

@@ -106,7 +106,8 @@ def test_half_steps_are_the_plain_ones(product: str, special: str, relaxation: f
     arguments = (copies, operands, target, (), relaxation)
     fused, plain = constraint.reflect(*arguments), AbstractConstraint.reflect(constraint, *arguments)
     scale = size(copies, plain[0])
-    for got, wanted, tolerance in zip(fused, plain, (scale, size(target) + scale**2, scale**2), strict=True):
+    tolerances = scale, size(target) + scale**2, scale**2, scale
+    for got, wanted, tolerance in zip(fused, plain, tolerances, strict=True):
         chex.assert_trees_all_close(got, wanted, rtol=1e-7, atol=1e-8 * tolerance)
 
     fused = constraint.reflection(copies, target, ())
