@@ -35,7 +35,9 @@ def lower_as_composite(
     module, outer = ctx.module_context, tuple(ctx.dim_var_values)
     results = [ir_type(ctx, aval) for aval in ctx.avals_out]
     inputs = (*outer, *operands)
-    decomposition = func.FuncOp(
+    dialects: tuple[Any, Any] = func, stablehlo  # whose stubs lack what Python adds to them
+    function_op, composite_op = dialects[0].FuncOp, dialects[1].CompositeOp
+    decomposition = function_op(
         f"{name}.v{version}", ir.FunctionType.get([x.type for x in inputs], results), ip=module.ip
     )
     decomposition.attributes["sym_visibility"] = ir.StringAttr.get("private")
@@ -44,7 +46,7 @@ def lower_as_composite(
     with ir.InsertionPoint(body):
         inner = ctx.replace(dim_var_values=tuple(body.arguments[: len(outer)]), tokens_out=None)
         func.return_(list(lowered(inner, *body.arguments[len(outer) :])))
-    return stablehlo.CompositeOp(
+    return composite_op(
         results,
         list(inputs),
         name=ir.StringAttr.get(name),

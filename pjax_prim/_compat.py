@@ -78,6 +78,7 @@ def coordination_client() -> Any | None:
 
 def ir_type(ctx: Any, aval: Any) -> Any:
     """The MLIR type of an abstract value, in a lowering rule."""
+    convert: Any = mlir.aval_to_ir_type
     if jax.__version_info__ >= (0, 10, 1):
-        return mlir.aval_to_ir_type(ctx.module_context, aval)
-    return mlir.aval_to_ir_type(aval)
+        return convert(ctx.module_context, aval)
+    return convert(aval)

@@ -10,6 +10,7 @@ import math
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -65,38 +66,39 @@ def reflect_dot(
         ((count, p, blocks, 1, k), jnp.float32),
         ((count, q, k), jnp.float32),
     )
-    new_a, new_b, output, squared, sums_a, sums_b = pl.pallas_call(
-        partial(_kernel, q=q, strip=strip, rate=2 * relaxation),
-        grid=(count, blocks, p),
-        in_specs=[
-            copies,
-            copies,
-            pl.BlockSpec((None, None, 1, k), lambda g, j, i: (g, i, 0, 0)),
-            pl.BlockSpec((None, width, k), lambda g, j, i: (g, j, 0)),
-            row,
-        ],
-        out_specs=[
-            copies,
-            copies,
-            row,
-            row,
-            pl.BlockSpec((None, None, None, 1, k), lambda g, j, i: (g, i, j, 0, 0)),
-            pl.BlockSpec((None, width, k), lambda g, j, i: (g, j, 0)),
-        ],
-        out_shape=varying(shapes, *operands),
-        scratch_shapes=[
-            pltpu.VMEM((LANES, LANES), jnp.float32),
-            pltpu.VMEM((LANES, LANES), jnp.float32),
-            pltpu.VMEM((8, LANES), jnp.float32),
-            pltpu.VMEM((strip, k), jnp.float32),
-        ],
-        input_output_aliases={0: 0, 1: 1},
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=MEMORY + 2**23
-        ),
-        interpret=interpret,
-        name="pjax_reflect_dot",
-    )(*operands)
+    with jax.enable_x64(False):  # Mosaic wants indices of 32 bits
+        new_a, new_b, output, squared, sums_a, sums_b = pl.pallas_call(
+            partial(_kernel, q=q, strip=strip, rate=2 * relaxation),
+            grid=(count, blocks, p),
+            in_specs=[
+                copies,
+                copies,
+                pl.BlockSpec((None, None, 1, k), lambda g, j, i: (g, i, 0, 0)),
+                pl.BlockSpec((None, width, k), lambda g, j, i: (g, j, 0)),
+                row,
+            ],
+            out_specs=[
+                copies,
+                copies,
+                row,
+                row,
+                pl.BlockSpec((None, None, None, 1, k), lambda g, j, i: (g, i, j, 0, 0)),
+                pl.BlockSpec((None, width, k), lambda g, j, i: (g, j, 0)),
+            ],
+            out_shape=varying(shapes, *operands),
+            scratch_shapes=[
+                pltpu.VMEM((LANES, LANES), jnp.float32),
+                pltpu.VMEM((LANES, LANES), jnp.float32),
+                pltpu.VMEM((8, LANES), jnp.float32),
+                pltpu.VMEM((strip, k), jnp.float32),
+            ],
+            input_output_aliases={0: 0, 1: 1},
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=MEMORY + 2**23
+            ),
+            interpret=interpret,
+            name="pjax_reflect_dot",
+        )(*operands)
     means = jnp.sum(sums_a, (2, 3)) / q, sums_b / p
     return (
         new_a.reshape(*batch, p, q, k),

@@ -48,31 +48,32 @@ def answer(query: Query, interpret: bool = False) -> Answer:
         columns.reshape(count, 2, q),
     )
     shapes = (count, p, q), (count, p, q), (count, grid[2], 2, p), (count, grid[1], 3, q)
-    e, output, row_sums, column_sums = pl.pallas_call(
-        partial(_kernel, size=(p, q), relative=query.relative),
-        grid=grid,
-        in_specs=[
-            whole,
-            whole,
-            pl.BlockSpec((None, 2, height), lambda b, i, j: (b, 0, i)),
-            pl.BlockSpec((None, 2, width), lambda b, i, j: (b, 0, j)),
-        ],
-        out_specs=[
-            whole,
-            whole,
-            pl.BlockSpec((None, None, 2, height), lambda b, i, j: (b, j, 0, i)),
-            pl.BlockSpec((None, None, 3, width), lambda b, i, j: (b, i, 0, j)),
-        ],
-        out_shape=varying([(shape, jnp.float32) for shape in shapes], *operands),
-        scratch_shapes=[
-            *[pltpu.VMEM((height, 128), jnp.float32)] * 3,
-            pltpu.VMEM((3, STRIP, width), jnp.float32),
-            pltpu.VMEM((STRIP, width), jnp.int32),
-        ],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
-        interpret=interpret,
-        name="pjax_solve",
-    )(*operands)
+    with jax.enable_x64(False):  # Mosaic wants indices of 32 bits
+        e, output, row_sums, column_sums = pl.pallas_call(
+            partial(_kernel, size=(p, q), relative=query.relative),
+            grid=grid,
+            in_specs=[
+                whole,
+                whole,
+                pl.BlockSpec((None, 2, height), lambda b, i, j: (b, 0, i)),
+                pl.BlockSpec((None, 2, width), lambda b, i, j: (b, 0, j)),
+            ],
+            out_specs=[
+                whole,
+                whole,
+                pl.BlockSpec((None, None, 2, height), lambda b, i, j: (b, j, 0, i)),
+                pl.BlockSpec((None, None, 3, width), lambda b, i, j: (b, i, 0, j)),
+            ],
+            out_shape=varying([(shape, jnp.float32) for shape in shapes], *operands),
+            scratch_shapes=[
+                *[pltpu.VMEM((height, 128), jnp.float32)] * 3,
+                pltpu.VMEM((3, STRIP, width), jnp.float32),
+                pltpu.VMEM((STRIP, width), jnp.int32),
+            ],
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
+            interpret=interpret,
+            name="pjax_solve",
+        )(*operands)
     c_a, step_a = jnp.moveaxis(jnp.sum(row_sums, 1).reshape(*batch, 2, p) / q, -2, 0)
     c_b, step_b, moved = jnp.moveaxis(jnp.sum(column_sums, 1).reshape(*batch, 3, q), -2, 0)
     return Answer(

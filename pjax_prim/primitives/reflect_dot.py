@@ -71,8 +71,10 @@ def _reflect_reference(
     moved_a, moved_b, squared = _update(
         a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
     )
-    (new_mean_b,) = mean_rows_p.bind(moved_b)
-    return moved_a, moved_b, output, squared, jnp.mean(moved_a, -2), new_mean_b
+    # Behind a barrier, or XLA would compute the updates again for their means.
+    stored_a, stored_b = jax.lax.optimization_barrier((moved_a, moved_b))
+    (new_mean_b,) = mean_rows_p.bind(stored_b)
+    return stored_a, stored_b, output, squared, jnp.mean(stored_a, -2), new_mean_b
 
 
 reflect_dot_p = define("pjax_reflect_dot", _reflect_reference)

@@ -40,4 +40,5 @@ class DouglasRachford(AbstractSolver[ExpandedProblem]):
         self, problem: ExpandedProblem, state: State, summary: Averages
     ) -> tuple[State, Averages, Float[Array, " nodes"]]:
         # (1 - r) z + r (2 P_B R_A z - R_A z) with R_A z = 2 P_A z - z
-        return problem.relaxed_reflections(*problem.graph.sets, state, summary, self.relaxation)
+        set_a, set_b = problem.graph.sets
+        return problem.relaxed_reflections(set_a, set_b, state, summary, self.relaxation)
