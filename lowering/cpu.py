@@ -34,7 +34,7 @@ from pjax_prim.primitives.linear import reference as linear_reference
 from pjax_prim.primitives.sum_relu import displace_reference as displace_sum_relu
 from pjax_prim.primitives.sum_relu import moved_output
 
-from .registry import register
+from .registry import Rule, register
 
 
 def _mean_rows(x: Array) -> tuple[Array, ...]:
@@ -52,14 +52,16 @@ def _mean_rows(x: Array) -> tuple[Array, ...]:
     return (mean.astype(x.dtype),)
 
 
-register(mean_rows_p, _mean_rows, platform="cpu", name="product", when="always: means over rows as products")
+register(mean_rows_p, Rule("product", _mean_rows, when="always: means over rows as products"), "cpu")
 register(
     project_linear_p,
-    partial(linear_reference, answer=partial(answer_blockwise, block_size=2**20)),
-    platform="cpu",
-    name="blocks",
-    local=True,
-    when="one device: the solve block after block, short where all targets are near",
+    Rule(
+        "blocks",
+        partial(linear_reference, answer=partial(answer_blockwise, block_size=2**20)),
+        local=True,
+        when="one device: the solve block after block, short where all targets are near",
+    ),
+    "cpu",
 )
 
 
@@ -109,18 +111,18 @@ def _convolve(params: dict[str, Any], lhs: Array, rhs: Array) -> tuple[Array]:
 
 register(
     convolve_p,
-    _channels_last(convolve_p.reference),
-    platform="cpu",
-    name="channels_last",
-    when="always: fast inside loops, too",
+    Rule("channels_last", _channels_last(convolve_p.reference), when="always: fast inside loops, too"),
+    "cpu",
 )
 register(
     project_convolution_p,
-    _channels_last(partial(convolution_reference, answer=partial(answer_blockwise, block_size=2**17))),
-    platform="cpu",
-    name="channels_last_blocks",
-    local=True,
-    when="one device: as convolve and project_linear",
+    Rule(
+        "channels_last_blocks",
+        _channels_last(partial(convolution_reference, answer=partial(answer_blockwise, block_size=2**17))),
+        local=True,
+        when="one device: as convolve and project_linear",
+    ),
+    "cpu",
 )
 
 
@@ -159,17 +161,17 @@ def _in_blocks(function: Callable[..., Array], block_size: int) -> Callable[...,
 
 register(
     displace_sum_relu_p,
-    _stored(displace_sum_relu_p.reference),
-    platform="cpu",
-    name="stored",
-    when="always: results are computed once",
+    Rule("stored", _stored(displace_sum_relu_p.reference), when="always: results are computed once"),
+    "cpu",
 )
 if not KEEPS_BARRIERS:
     register(
         displace_sum_relu_p,
-        partial(displace_sum_relu, output=_in_blocks(moved_output, block_size=2**20)),
-        platform="cpu",
-        name="blocks",
-        local=True,
-        when="jax 0.10, one device: stores its results by a loop",
+        Rule(
+            "blocks",
+            partial(displace_sum_relu, output=_in_blocks(moved_output, block_size=2**20)),
+            local=True,
+            when="jax 0.10, one device: stores its results by a loop",
+        ),
+        "cpu",
     )

@@ -66,7 +66,7 @@ class Rule:
     kernel: bool = False
     local: bool = False
     supports: Callable[..., bool] = lambda *operands, **static: True
-    when: str = ""
+    when: str = "always"
 
 
 RULES: dict[str, dict[Platform | None, tuple[Rule, ...]]] = {}
@@ -74,26 +74,15 @@ RULES: dict[str, dict[Platform | None, tuple[Rule, ...]]] = {}
 for all platforms, after those of its own. The reference ends every list."""
 
 
-def register(
-    definition: Definition,
-    implementation: Implementation | None = None,
-    platform: Platform | None = None,
-    *,
-    name: str = "reference",
-    kernel: bool = False,
-    local: bool = False,
-    supports: Callable[..., bool] = lambda *operands, **static: True,
-    when: str = "",
-) -> None:
+def register(definition: Definition, rule: Rule | None = None, platform: Platform | None = None) -> None:
     """Adds a rule, ahead of those that the primitive has on the platform.
 
     The lowered text has a function of the primitive's name, in which a composite of a stable name and
     version; profiles show the primitive's name.
 
-    **Arguments:** `definition`: the primitive; `implementation`: the reference if None; `platform`: all if
-    None; the others as in `Rule`.
+    **Arguments:** `definition`: the primitive; `rule`: the reference if None; `platform`: all if None.
     """
-    rule = Rule(name, implementation or definition.reference, kernel, local, supports, when)
+    rule = rule or Rule("reference", definition.reference)
     rules = RULES.setdefault(definition.name, {})
     rules[platform] = (rule, *rules.get(platform, ()))
     mlir.register_lowering(
@@ -104,7 +93,7 @@ def register(
 def table() -> list[tuple[str, str, str, str]]:
     """(primitive, platform, rule, when it is used) of every rule, the first that holds first."""
     return [
-        (name, platform or "all", rule.name, rule.when or "always")
+        (name, platform or "all", rule.name, rule.when)
         for name, rules in sorted(RULES.items())
         for platform, chosen in sorted(rules.items(), key=lambda item: item[0] or "~")
         for rule in chosen

@@ -10,7 +10,7 @@ from pjax_prim.primitives import project_linear_p, reflect_dot_p
 from pjax_prim.primitives.linear import reference as linear_reference
 
 from .kernels import reflect_dot, solve
-from .registry import register
+from .registry import Rule, register
 
 
 def _in_float32(*operands: Any, **static: Any) -> bool:
@@ -24,21 +24,25 @@ def _project_linear(*operands: Array, interpret: bool = False, **static: Any) ->
 
 register(
     project_linear_p,
-    _project_linear,
-    platform="tpu",
-    name="solve_kernel",
-    kernel=True,
-    local=True,
-    supports=_in_float32,
-    when="one device or shard_map, float32 and narrower: all scalar solves and their sums in one pass",
+    Rule(
+        "solve_kernel",
+        _project_linear,
+        kernel=True,
+        local=True,
+        supports=_in_float32,
+        when="one device or shard_map, float32 and narrower: all scalar solves and their sums in one pass",
+    ),
+    "tpu",
 )
 register(
     reflect_dot_p,
-    reflect_dot.reflect_dot,
-    platform="tpu",
-    name="reflect_kernel",
-    kernel=True,
-    local=True,
-    supports=lambda *operands, **static: _in_float32(*operands) and reflect_dot.fits(operands[0]),
-    when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy read and written once",
+    Rule(
+        "reflect_kernel",
+        reflect_dot.reflect_dot,
+        kernel=True,
+        local=True,
+        supports=lambda *operands, **static: _in_float32(*operands) and reflect_dot.fits(operands[0]),
+        when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
+    ),
+    "tpu",
 )

@@ -9,24 +9,18 @@ from pjax_prim.primitives import (
     project_max_p,
     project_scalar_p,
 )
-from pjax_prim.primitives import max as maximum
+from pjax_prim.primitives.max import find_by_search
 
-from .registry import register
+from .registry import Rule, register
 
 for _definition in DEFINITIONS.values():
     register(_definition)
 # Its length depends on the data: over several devices each pass would cost a collective.
-for _definition, _implementation in (
-    (project_max_p, partial(maximum.reference, find=maximum.find_by_search)),
-    (displace_max_p, partial(maximum.displace_reference, find=maximum.find_by_search)),
-):
-    register(_definition, _implementation, name="search", local=True, when="one device: no sort")
+for _definition in (project_max_p, displace_max_p):
+    _search = partial(_definition.reference, find=find_by_search)
+    register(_definition, Rule("search", _search, local=True, when="one device: no sort"))
 # So would the choice between the two ways to solve.
 for _definition in (project_scalar_p, displace_scalar_p):
-    register(
-        _definition,
-        partial(_definition.reference, branch=True),
-        name="branch",
-        local=True,
-        when="one device: the short solve if all targets are near",
-    )
+    _branch = partial(_definition.reference, branch=True)
+    _when = "one device: the short solve if all targets are near"
+    register(_definition, Rule("branch", _branch, local=True, when=_when))

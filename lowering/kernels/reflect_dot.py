@@ -19,9 +19,8 @@ from jaxtyping import Array
 
 from pjax_prim.primitives.dot import displacement
 
-from .varying import varying
+from .arrays import LANES, tiled, varying
 
-LANES = 128
 CHUNK = 512
 """Components of a strip that are in registers at a time."""
 
@@ -31,15 +30,15 @@ MEMORY = 48 * 2**20
 
 def fits(a: Any) -> bool:
     """Whether blocks of such copies (..., P, Q, K) fit the chip's memory."""
-    buffers = 2 * 4 + 2  # two of each of four arrays; what mean_b needs
-    return buffers * LANES * -(-a.shape[-1] // LANES) * LANES * 4 <= MEMORY
+    buffers = 2 * (4 + 2)  # two of each: copies before and after, means of b before and after
+    return buffers * LANES * tiled(a.shape[-1]) * 4 <= MEMORY
 
 
 def reflect_dot(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float, interpret: bool = False
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, in float32."""
-    batch = jnp.broadcast_shapes(*(x.shape[:-2] for x in (a, b, mean_a, mean_b)), z.shape[:-1])[:-1]
+    batch = jnp.broadcast_shapes(*(x.shape[:-3] for x in (a, b, mean_a, mean_b)), z.shape[:-2])
     p, q, k = z.shape[-2], z.shape[-1], a.shape[-1]
     count = math.prod(batch)
 

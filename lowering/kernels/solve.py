@@ -20,7 +20,7 @@ from jaxtyping import Array
 from pjax_prim.primitives.dot import is_near, scaled_residual
 from pjax_prim.primitives.linear import Answer, Query, solve, solve_near
 
-from .varying import varying
+from .arrays import LANES, tiled, varying
 
 HEIGHT, WIDTH = 512, 256
 """Of a block: its four arrays, double-buffered, take 4 MiB of the chip's memory."""
@@ -34,7 +34,7 @@ def answer(query: Query, interpret: bool = False) -> Answer:
     shape = query.product.shape
     *batch, p, q = shape
     count = math.prod(batch)
-    height, width = min(HEIGHT, _tiled(p)), min(WIDTH, _tiled(q))
+    height, width = min(HEIGHT, tiled(p)), min(WIDTH, tiled(q))
     grid = (count, pl.cdiv(p, height), pl.cdiv(q, width))
     # Columns of one number take the memory of 128: they travel as rows.
     rows = jnp.stack([jnp.broadcast_to(x[..., 0], (*batch, p)) for x in (query.norm_a, query.first_a)], -2)
@@ -66,7 +66,7 @@ def answer(query: Query, interpret: bool = False) -> Answer:
             ],
             out_shape=varying([(shape, jnp.float32) for shape in shapes], *operands),
             scratch_shapes=[
-                *[pltpu.VMEM((height, 128), jnp.float32)] * 3,
+                *[pltpu.VMEM((height, LANES), jnp.float32)] * 3,
                 pltpu.VMEM((3, STRIP, width), jnp.float32),
                 pltpu.VMEM((STRIP, width), jnp.int32),
             ],
@@ -79,11 +79,6 @@ def answer(query: Query, interpret: bool = False) -> Answer:
     return Answer(
         c_a, c_b / p, e.reshape(shape), output.reshape(shape), step_a, step_b / p, jnp.sum(moved, -1)
     )
-
-
-def _tiled(size: int) -> int:
-    """The next multiple of a register's 128 lanes."""
-    return -(-size // 128) * 128
 
 
 def _kernel(
@@ -156,8 +151,8 @@ def _kernel(
 
 
 def _folded(x: Array) -> Array:
-    """(rows, columns) to (rows, 128), by sums."""
-    return sum((x[:, i : i + 128] for i in range(128, x.shape[1], 128)), x[:, :128])
+    """(rows, columns) to (rows, LANES), by sums."""
+    return sum((x[:, i : i + LANES] for i in range(LANES, x.shape[1], LANES)), x[:, :LANES])
 
 
 def _row_sums(x: Array) -> Array:

@@ -63,12 +63,11 @@ class ExpandedProblem(AbstractProblem):
         return tuple(changed)
 
     def averages(self, members: Sequence[int], state: State) -> Averages:
-        found: Averages = {}
-        for index in members:
-            constraint = self.graph.nodes[index].constraint
-            if constraint is not None:
-                found[index] = constraint.average(state[index])
-        return found
+        return {
+            index: self._average(index, state)
+            for index in members
+            if self.graph.nodes[index].constraint is not None
+        }
 
     def relaxed_reflections(
         self,
@@ -137,12 +136,12 @@ class ExpandedProblem(AbstractProblem):
         return tuple(changed), new_averages, jnp.stack(gaps)
 
     def means(self, state: State) -> Callable[[Use], Array]:
-        def averages(node: int) -> tuple[Array, ...]:
-            constraint = self.graph.nodes[node].constraint
-            assert constraint is not None
-            return constraint.average(state[node])
+        return self._spread_means(lambda node: self._average(node, state))
 
-        return self._spread_means(averages)
+    def _average(self, node: int, state: State) -> tuple[Array, ...]:
+        constraint = self.graph.nodes[node].constraint
+        assert constraint is not None
+        return constraint.average(state[node])
 
     def squared_distances(self, a: State, b: State) -> Float[Array, " nodes"]:
         """The squared distance of two states, for each node over its copies."""
