@@ -145,6 +145,11 @@ def by_projections(sizes, options, data) -> dict[str, Any]:
     """The solver alone, outputs being threshold neurons too, on `solver_rows` examples at once."""
     x, y, test_x, test_y = map(jnp.asarray, data)
     if options.solver_rows is not None:
+        if not 1 <= options.solver_rows <= len(x):
+            raise pjp.ArgumentError(
+                f"solver-rows: expected at least 1 and at most the {len(x)} training examples, "
+                f"given {options.solver_rows}"
+            )
         rows = jax.random.choice(
             jax.random.key(options.seed + 1), len(x), (options.solver_rows,), replace=False
         )
