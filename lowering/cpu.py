@@ -23,14 +23,17 @@ from jaxtyping import Array
 from pjax_prim._compat import KEEPS_BARRIERS, evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
+    displace_scalar_p,
     displace_sum_relu_p,
     mean_rows_p,
     project_convolution_p,
     project_linear_p,
+    project_scalar_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
-from pjax_prim.primitives.linear import answer_blockwise, block_count
+from pjax_prim.primitives.linear import answer_blockwise
 from pjax_prim.primitives.linear import reference as linear_reference
+from pjax_prim.primitives.scalar import Mode
 from pjax_prim.primitives.sum_relu import displace_reference as displace_sum_relu
 from pjax_prim.primitives.sum_relu import moved_output
 
@@ -136,25 +139,39 @@ def _stored(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[A
     return apply
 
 
-def _in_blocks(function: Callable[..., Array], block_size: int) -> Callable[..., Array]:
-    """An elementwise function of arrays of one shape, block after block in the place of the first.
+def _in_blocks(
+    function: Callable[..., tuple[Array, ...]], block_size: int
+) -> Callable[..., tuple[Array, ...]]:
+    """An elementwise function of arrays, block after block; its results take the places of the first ones.
 
-    A loop also stores its result, where barriers do not (`KEEPS_BARRIERS`).
+    A loop also stores its results, where barriers do not (`KEEPS_BARRIERS`).
     """
 
-    def apply(first: Array, other: Array, *static: Any) -> Array:
-        shape = first.shape
-        count = block_count(shape[0], math.prod(shape), block_size) if shape else 1
-        if count == 1:
-            return function(first, other, *static)
-        length = shape[0] // count
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        results = jax.eval_shape(partial(function, **static), *arrays)
+        shape, size = results[0].shape, results[0].size
+        if size < 2 * block_size:
+            return function(*arrays, **static)
+        dtypes = [x.dtype for x in (*results, *arrays[len(results) :])]
+        flat = tuple(
+            jnp.broadcast_to(x, shape).reshape(-1).astype(dtype)
+            for x, dtype in zip(arrays, dtypes, strict=True)
+        )
 
-        def block(index: Array, held: Array) -> Array:
-            start = index * length
-            parts = (lax.dynamic_slice_in_dim(x, start, length) for x in (held, other))
-            return lax.dynamic_update_slice_in_dim(held, function(*parts, *static), start, 0)
+        def block(start: Any, length: int, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            parts = (lax.dynamic_slice_in_dim(x, start, length) for x in held)
+            new = function(*parts, **static)
+            placed = (
+                lax.dynamic_update_slice_in_dim(*pair, start, 0) for pair in zip(held, new, strict=False)
+            )
+            return (*placed, *held[len(new) :])
 
-        return lax.fori_loop(0, count, block, first)
+        flat = lax.fori_loop(
+            0, size // block_size, lambda i, held: block(i * block_size, block_size, held), flat
+        )
+        if rest := size % block_size:
+            flat = block(size - rest, rest, flat)
+        return tuple(x.reshape(shape) for x in flat[: len(results)])
 
     return apply
 
@@ -164,14 +181,33 @@ register(
     Rule("stored", _stored(displace_sum_relu_p.reference), when="always: results are computed once"),
     "cpu",
 )
+
+
+def _moved_output(total: Array, change: Array, inputs: int) -> Array:
+    store = _in_blocks(lambda s, d: (moved_output(s, d, inputs),), block_size=2**20)
+    return store(total, change)[0]
+
+
 if not KEEPS_BARRIERS:
     register(
         displace_sum_relu_p,
         Rule(
             "blocks",
-            partial(displace_sum_relu, output=_in_blocks(moved_output, block_size=2**20)),
+            partial(displace_sum_relu, output=_moved_output),
             local=True,
             when="jax 0.10, one device: stores its results by a loop",
+        ),
+        "cpu",
+    )
+
+for _definition in (displace_scalar_p, project_scalar_p):
+    register(
+        _definition,
+        Rule(
+            "blocks",
+            _in_blocks(partial(_definition.reference, mode=Mode(stops=True)), block_size=2**16),
+            local=True,
+            when="one device: block after block, short where all targets are near",
         ),
         "cpu",
     )

@@ -10,6 +10,7 @@ from pjax_prim.primitives import (
     project_scalar_p,
 )
 from pjax_prim.primitives.max import find_by_search
+from pjax_prim.primitives.scalar import Mode
 
 from .registry import Rule, register
 
@@ -21,6 +22,6 @@ for _definition in (project_max_p, displace_max_p):
     register(_definition, Rule("search", _search, local=True, when="one device: no sort"))
 # So would the choice between the two ways to solve.
 for _definition in (project_scalar_p, displace_scalar_p):
-    _branch = partial(_definition.reference, branch=True)
+    _branch = partial(_definition.reference, mode=Mode(stops=True))
     _when = "one device: the short solve if all targets are near"
     register(_definition, Rule("branch", _branch, local=True, when=_when))

@@ -10,6 +10,7 @@ A target is *near* if the cost is convex within the distance $|f(a) - z|$, where
 a few Newton steps from the query do.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,32 @@ from ._definition import define
 from .curves import Arcs, Curve, Line, Parameters, curve
 
 _NEAR = 0.25
-"""Bound of |f - z| |f''| for near targets; Newton's method squares what is left of it."""
+_VERY_NEAR = 0.005
+"""Bounds of `_nearness` b. Newton's first step leaves a relative error near b, k more b^(2^(k + 1) - 1)."""
+
+_NEWTON_STEPS = {"float32": (1, 3), "float64": (2, 4)}
+"""How many more, up to `_VERY_NEAR` and up to `_NEAR`."""
+
+
+_HALVINGS = {"float32": (12, 26), "float64": (24, 56)}
+"""How often a bracket is halved where that is enough for all, and else."""
+
+_POLISHING = 4
+"""Newton steps after that."""
+
+
+class Mode(NamedTuple):
+    """How to solve, with the same results to rounding.
+
+    - `stops`: whether what is not needed by any query of an array is left out.
+    - `straight`: loops as straight code: costs more to compile and less to run.
+    """
+
+    stops: bool = False
+    straight: bool = False
+
+
+FIXED = Mode()
 
 
 class Solution(NamedTuple):
@@ -44,16 +70,18 @@ def _difference(before: tuple[Array, ...], after: tuple[Array, ...], step: Array
     return jnp.where(jnp.abs(plain - rule) <= rounding, rule, plain)
 
 
-def is_near(x: Array, residual: Array, known: Curve) -> Array:
-    """Whether the cost is convex where its minimum is; `residual` is f(x) - z."""
+def _nearness(x: Array, residual: Array, known: Curve) -> Array:
+    """How far from quadratic the cost is where its minimum is; `residual` is f(x) - z."""
     assert known.jet is not None and known.bend is not None
     radius = jnp.abs(residual)
     _, slope, _ = known.jet(x)
     bend = known.bend(x, radius)
-    return bend * radius * (1 + jnp.abs(slope) + bend * radius) <= _NEAR
+    return bend * radius * (1 + jnp.abs(slope) + bend * radius)
 
 
-def solve_near(x: Array, residual: Array, known: Curve, *, straight: bool) -> tuple[Array, Array]:
+def solve_near(
+    x: Array, residual: Array, known: Curve, *, steps: int, straight: bool = True
+) -> tuple[Array, Array]:
     """The displacement of a query with a near target, and that of its output."""
     assert known.jet is not None
     jet = known.jet
@@ -66,7 +94,7 @@ def solve_near(x: Array, residual: Array, known: Curve, *, straight: bool) -> tu
         return step - (step + left * now[1]) / (1 + now[1] * now[1] + left * now[2])
 
     # A short loop is cheaper to compile, straight code cheaper to run.
-    step = jax.lax.fori_loop(0, 3 if x.dtype == jnp.float32 else 4, newton, step, unroll=straight)
+    step = jax.lax.fori_loop(0, steps, newton, step, unroll=straight)
     now = jet(x + step)
     return step, _difference(start, now, step)
 
@@ -96,9 +124,16 @@ def _ends(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
     return first, last
 
 
-def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
-    """The nearest point (t, f(t)) of (p, q) on any of the arcs."""
+def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -> tuple[Array, Array]:
+    """The nearest point (t, f(t)) of (p, q) on any of the arcs, if one is within `reach`.
+
+    Every loop carries one array: of several that are made of the same values, each would compute them anew.
+    """
+    eps = float(jnp.finfo(p.dtype).eps)
     low, high = _ends(arcs, p, q)
+    reach = reach + 4 * eps * jnp.abs(p)  # of an arc that is out of reach its nearer end remains
+    low, high = jnp.clip(p - reach, low, high), jnp.clip(p + reach, low, high)
+    width = high - low
 
     def derivatives(t: Array) -> tuple[Array, Array]:
         f, slope, bend = arcs.jet(t)
@@ -107,20 +142,45 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
 
     convex_below = derivatives(low)[1] >= derivatives(high)[1]
 
-    def search(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, t, last = carry
-        g, k = derivatives(t)
-        down = jnp.where(k > 0, g > 0, convex_below)
-        high, low = jnp.where(down, t, high), jnp.where(down, low, t)
-        newton = t - g / k
-        # Halve the bracket where Newton's step leaves it or does not halve the last one.
-        use = (k > 0) & (newton >= low) & (newton <= high) & (2 * jnp.abs(newton - t) <= last)
-        new = jnp.where(use, newton, low + 0.5 * (high - low))
-        return low, high, new, jnp.abs(new - t)
+    def halve(i: Array, start: Array) -> Array:
+        half = width * jnp.exp2(-(i + 1).astype(p.dtype))
+        middle = start + half
+        g, k = derivatives(middle)
+        below = jnp.where(k > 0, g > 0, convex_below)
+        return jnp.where(below, start, middle)
 
-    middle = low + 0.5 * (high - low)
-    steps = 30 if p.dtype == jnp.float32 else 60
-    *_, t, _ = jax.lax.fori_loop(0, steps, search, (low, high, middle, high - low))
+    def bisect(first: int, last: int, start: Array) -> Array:
+        return jax.lax.fori_loop(first, last, halve, start, unroll=mode.straight)
+
+    def polish(start: Array, left: Array) -> Array:
+        """Newton's method, kept in the bracket of size `left`."""
+
+        def newton(_: Any, t: Array) -> Array:
+            g, k = derivatives(t)
+            return jnp.where(k > 0, jnp.clip(t - g / k, start, start + left), t)
+
+        return jax.lax.fori_loop(0, _POLISHING, newton, start + 0.5 * left, unroll=mode.straight)
+
+    few, most = _HALVINGS[p.dtype.name]
+
+    def fully(start: Array, first: int) -> Array:
+        return polish(bisect(first, most, start), width * 2.0**-most)
+
+    def found(start: Array, t: Array) -> Array:
+        """Whether a polished point will not move, or the cost is flat in its bracket."""
+        left = width * 2.0**-few
+        g, k = derivatives(t)
+        rounding = 4 * eps * (jnp.abs(t) + jnp.abs(p) + jnp.abs(q))
+        still = (k > 0) & (jnp.abs(g) <= rounding * k)
+        at_end = (t <= start) | (t >= start + left) | (k <= 0)
+        return still | (at_end & (left <= eps**0.4))
+
+    if mode.stops:
+        start = bisect(0, few, low)
+        t = polish(start, width * 2.0**-few)
+        t = jax.lax.cond(jnp.all(found(start, t)), lambda: t, lambda: fully(start, few))
+    else:
+        t = fully(low, 0)
     best: tuple[Array, ...] | None = None
     for points in (low, high, t):
         values = arcs.jet(points)[0]
@@ -139,8 +199,10 @@ def _cheaper(best: tuple[Array, ...] | None, other: tuple[Array, ...]) -> tuple[
     return tuple(jnp.where(less, new, old) for new, old in zip(other, best, strict=True))
 
 
-def solve_far(x: Array, target: Array, known: Curve) -> Solution:
-    """Any query."""
+def solve_far(x: Array, target: Array, value: Array, known: Curve, mode: Mode) -> Solution:
+    """Any query; `value` is f(x)."""
+    reach = jnp.abs(x - known.inside(x)) + jnp.abs(value - target)
+    reach = jnp.where(jnp.isfinite(reach), reach, jnp.inf)
     turns = jnp.zeros_like(x)
     if known.period is not None:
         turns = known.period * jnp.round(x / known.period)
@@ -155,9 +217,9 @@ def solve_far(x: Array, target: Array, known: Curve) -> Solution:
             value = m * new + c
         else:
             if piece.swapped:
-                value, new = _nearest_on_arcs(piece, z, a)
+                value, new = _nearest_on_arcs(piece, z, a, reach, mode)
             else:
-                new, value = _nearest_on_arcs(piece, a, z)
+                new, value = _nearest_on_arcs(piece, a, z, reach, mode)
             step = new - a
         best = _cheaper(best, (_cost(new, value, a, z), step, new, value))
     assert best is not None
@@ -166,31 +228,35 @@ def solve_far(x: Array, target: Array, known: Curve) -> Solution:
     return Solution(jnp.where(fine, step, 0), jnp.where(fine, new + turns, x), value)
 
 
-def _solve(
-    x: Array, z: Array, function: str, parameters: Parameters, relative: bool, branch: bool
-) -> Solution:
+def _solve(x: Array, z: Array, function: str, parameters: Parameters, relative: bool, mode: Mode) -> Solution:
     known = curve(function, parameters)
     value = known.extended(x)
     target, residual = (value + z, -z) if relative else (z, value - z)
 
     def far() -> Solution:
-        found = solve_far(x, target, known)
+        found = solve_far(x, target, value, known, mode)
         return found._replace(output=found.output - value) if relative else found
 
-    def near(straight: bool = True) -> Solution:
-        step, change = solve_near(x, residual, known, straight=straight)
+    def near(steps: int, straight: bool = True) -> Solution:
+        step, change = solve_near(x, residual, known, steps=steps, straight=straight)
         new = x + step
         return Solution(step, new, change if relative else known.value(new))
 
     if known.bend is None:
         return far()
-    close = is_near(x, residual, known)
+    nearness = _nearness(x, residual, known)
+    few, more = _NEWTON_STEPS[nearness.dtype.name]
 
     def anywhere() -> Solution:
-        pairs = zip(near(straight=False), far(), strict=True)
-        return Solution(*(jnp.where(close, here, there) for here, there in pairs))
+        pairs = zip(near(more, straight=False), far(), strict=True)
+        return Solution(*(jnp.where(nearness <= _NEAR, here, there) for here, there in pairs))
 
-    return jax.lax.cond(jnp.all(close), near, anywhere) if branch else anywhere()
+    def not_very_near() -> Solution:
+        return jax.lax.cond(jnp.all(nearness <= _NEAR), partial(near, more), anywhere)
+
+    if not mode.stops:
+        return anywhere()
+    return jax.lax.cond(jnp.all(nearness <= _VERY_NEAR), partial(near, few), not_very_near)
 
 
 def displace_reference(
@@ -200,19 +266,19 @@ def displace_reference(
     function: str,
     parameters: Parameters,
     relative: bool,
-    branch: bool = False,
+    mode: Mode = FIXED,
 ) -> tuple[Array, ...]:
     x, z = arguments.widen(x, z)
-    found = _solve(x, z, function, parameters, relative, branch)
+    found = _solve(x, z, function, parameters, relative, mode)
     return found.step, found.output
 
 
 def project_reference(
-    a: Array, z: Array, *, function: str, parameters: Parameters, branch: bool = False
+    a: Array, z: Array, *, function: str, parameters: Parameters, mode: Mode = FIXED
 ) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
-    return (_solve(a, z, function, parameters, False, branch).new.astype(dtype),)
+    return (_solve(a, z, function, parameters, False, mode).new.astype(dtype),)
 
 
 displace_scalar_p = define("pjax_displace_scalar", displace_reference)
@@ -250,8 +316,8 @@ def project_scalar(
 
     **Errors:** `ArgumentError` for shapes, dtypes, names or parameters other than these.
 
-    **Cost:** a few evaluations of f if all targets are near; else a bracketed search of 30 steps
-    (60 in float64) on each arc of the graph, of which there are 2 to 9.
+    **Cost:** a few evaluations of f where all targets are near; else a bracketed search of 16 to 30
+    steps (30 to 60 in float64) on each arc of the graph, of which there are 2 to 9.
     """
     parameters = tuple(float(x) for x in parameters)
     curve(function, parameters)

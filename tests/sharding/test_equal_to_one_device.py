@@ -20,6 +20,10 @@ from .problems import MLP, OTHERS, STRIDED
 
 STEPS = 6  # so many until labels reach the first layer
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
+LARGE = ("rnn", "reductions", "movements", "tied")
+"""Long to compile: only if asked for."""
+FIRST_SETTINGS = ("douglas_rachford_0.5", "alternating_reflections", "alternating_projections_compressed")
+"""One of each kind of step; the others are run if asked for."""
 
 
 def arguments(problem: Problem, dtype: str) -> tuple[Any, ...]:
@@ -69,7 +73,9 @@ def check(problem: Problem, solver: str, mesh: str, dtype: str = "float64") -> P
     return plan
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(x, marks=() if x in FIRST_SETTINGS else pytest.mark.slow) for x in SOLVERS]
+)
 def test_every_solver_and_form(solver: str) -> None:
     plan = check(MLP, solver, "data=2,model=2,stage=2")
     divided = [axis for sharding in jax.tree.leaves(plan.placement.state) for axis in sharding.spec]
@@ -90,7 +96,10 @@ def test_convolutions_with_groups_are_refused() -> None:
         plan_of(STRIDED, "alternating_projections_compressed", "data=2,model=2,stage=2")
 
 
-@pytest.mark.parametrize("problem", OTHERS, ids=str)
+@pytest.mark.parametrize(
+    "problem",
+    [pytest.param(x, id=str(x), marks=pytest.mark.slow if x.name in LARGE else ()) for x in OTHERS],
+)
 def test_every_problem(problem: Problem) -> None:
     check(problem, "alternating_projections_compressed", "data=2,model=2,stage=2")
 

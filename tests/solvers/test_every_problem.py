@@ -16,8 +16,8 @@ from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, read
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
 """Left to the fixtures, unless asked for."""
-LARGE = ("recurrent", "nested", "stacked", "registers")
-"""Long to compile: with cyclic projections only if asked for."""
+LARGE = ("recurrent", "nested", "stacked", "registers", "strided", "reductions", "steps", "eqx_mlp", "shared")
+"""Long to compile: with the first solver of a table only, unless asked for."""
 REDUCES_GAP = ("douglas_rachford_0.5", "douglas_rachford_0.3")
 
 
@@ -37,9 +37,20 @@ def check_solution(problem: Problem, solution: pjp.Solution, steps: int) -> None
 
 
 @pytest.mark.parametrize(
-    "solver", [pytest.param(x, marks=pytest.mark.slow if x in SECOND_SETTINGS else ()) for x in ONE_FORM]
+    ("problem", "solver"),
+    [
+        pytest.param(
+            problem,
+            solver,
+            id=f"{problem}-{solver}",
+            marks=pytest.mark.slow
+            if solver in SECOND_SETTINGS or (problem.name in LARGE and solver != "douglas_rachford_0.5")
+            else (),
+        )
+        for problem in PROBLEMS
+        for solver in ONE_FORM
+    ],
 )
-@EVERY_PROBLEM
 def test_expanded_solver(problem: Problem, solver: str) -> None:
     first, last = (problem.solve(ONE_FORM[solver], steps) for steps in (1, 40))
     check_solution(problem, first, 1)

@@ -11,11 +11,8 @@ from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, fixtures, 
 
 TOLERANCE = 1e-10
 LARGE = ("mlp_deep", "cnn_pool")
-CASES = pytest.mark.parametrize(
-    ("name", "loss", "problem"),
-    FIXTURE_PROBLEMS,
-    ids=[str(problem) for _, _, problem in FIXTURE_PROBLEMS],
-)
+"""Long to compile: not with all solvers, unless asked for."""
+SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5", "cyclic_douglas_rachford")
 
 
 def expected(key: str, problem: Problem) -> dict[str, np.ndarray]:
@@ -57,8 +54,19 @@ def check(key: str, problem: Problem, solver: pjp.AbstractSolver) -> list[pjp.So
     return solutions
 
 
-@pytest.mark.parametrize("solver", ONE_FORM)
-@CASES
+@pytest.mark.parametrize(
+    ("name", "loss", "problem", "solver"),
+    [
+        pytest.param(
+            *case,
+            solver,
+            id=f"{case[-1]}-{solver}",
+            marks=pytest.mark.slow if case[0] in LARGE and solver in SECOND_SETTINGS else (),
+        )
+        for case in FIXTURE_PROBLEMS
+        for solver in ONE_FORM
+    ],
+)
 def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None:
     check(f"{name}/{loss}/{solver}", problem, ONE_FORM[solver])
 

@@ -10,7 +10,10 @@ FIGURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "model"), [("ap", "mlp"), ("dr", "mlp"), ("ap", "cnn"), ("ap", "rnn")])
+@pytest.mark.parametrize(
+    ("case", "model"),
+    [("dr", "mlp"), *(pytest.param("ap", x, marks=pytest.mark.slow) for x in ("mlp", "cnn", "rnn"))],
+)
 def test_bench_reports_every_figure(case: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert case in CASES
     arguments = ["bench", "--case", case, "--model", model, "--hidden", "4", "--batch-size", "3"]

@@ -33,7 +33,9 @@ def test_train_then_eval(tmp_path, capsys) -> None:
     assert last_json(capsys.readouterr().out)["gap"] is None
 
 
-@pytest.mark.parametrize("model", ["rnn", "gru", "transformer"])
+@pytest.mark.parametrize(
+    "model", ["rnn", *(pytest.param(x, marks=pytest.mark.slow) for x in ("gru", "transformer"))]
+)
 def test_text(model: str, tmp_path, capsys) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat; " * 40)
     run_dir = str(tmp_path / "run")

@@ -1,0 +1,256 @@
+"""Every primitive beside its floor, on the platforms at hand: `python -m benchmarks.lowering`.
+
+Of each primitive and platform one row:
+
+- MB: its operands read once and its results written once.
+- floor: on a device that is there, a copy that moves as many bytes, and the matrix products or convolutions
+  alone where there are some; both are timed in turns with the primitive, and medians are shown. On a TPU that
+  is only described (libtpu is needed), these bytes at the published bandwidth, or the compiler's count of
+  operations at the published rate where that takes longer.
+- time: measured; or the bytes that the compiled program moves by the compiler's account, at the same rates.
+  What kernels overwrite in place is not in that account, and is added.
+- ratio: time to floor.
+"""
+
+import argparse
+import math
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from pjax_prim.lowering import use
+from pjax_prim.lowering.registry import CHOICES
+from pjax_prim.sharding.roofline import CHIPS
+from pjax_prim.sharding.topology import topology_devices
+
+from pjax_prim.errors import ArgumentError
+from pjax_prim.primitives import DEFINITIONS
+from pjax_prim.primitives._window import Window
+
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a primitive is timed on.
+
+    - `shapes`: of its operands; (`LABELS`, *shape) is one-hot along the last axis.
+    - `static`: its parameters.
+    - `products`: of the operands, the products or convolutions that it cannot do without.
+    - `in_place`: the operands that its results may overwrite.
+    """
+
+    shapes: Sequence[tuple[Any, ...]]
+    static: dict[str, Any] = field(default_factory=dict)
+    products: Callable[..., Any] | None = None
+    in_place: tuple[int, ...] = ()
+
+    def abstract(self, sharding: Any = None) -> list[jax.ShapeDtypeStruct]:
+        return [jax.ShapeDtypeStruct(_size(s), jnp.float32, sharding=sharding) for s in self.shapes]
+
+    def operands(self) -> list[jax.Array]:
+        keys = jax.random.split(jax.random.key(0), len(self.shapes))
+        return [
+            jax.nn.one_hot(jax.random.randint(key, shape[1:-1], 0, shape[-1]), shape[-1])
+            if shape[0] == LABELS
+            else jax.random.normal(key, shape)
+            for key, shape in zip(keys, self.shapes, strict=True)
+        ]
+
+
+def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    return shape[1:] if shape[0] == LABELS else shape
+
+
+def rows(n: int) -> dict[str, Row]:
+    """By primitive; the largest operand has about `n` numbers."""
+    one, many, few = (n,), (n // 64, 64), (n // 64,)
+    logits, labels = (n // 16, 16), (LABELS, n // 16, 16)
+    side = 128 * max(1, math.isqrt(n) // 128)
+    p, q, k = max(1, n // (128 * 512)), 128, 512
+    copies, mean_a, mean_b, single = (p, q, k), (p, 1, k), (1, q, k), (p, q)
+    images, filters, made = (max(1, n // 2**14), 16, 32, 32), (16, 16, 3, 3), (max(1, n // 2**14), 16, 32, 32)
+    window = Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
+    wanted = {"wanted": (True, True), "relative": False, "precision": None, "operand_dtype": jnp.float32}
+
+    def matmuls(a: jax.Array, b: jax.Array, z: jax.Array) -> Any:
+        return a @ b.T, z @ b, z.T @ a
+
+    def convolutions(x: jax.Array, w: jax.Array, z: jax.Array) -> Any:
+        value, back = jax.vjp(lambda x, w: window.convolve(x, w, None), x, w)
+        return value, back(z)
+
+    curve = {"function": "tanh", "parameters": ()}
+    relaxed = {"relaxation": 0.5}
+    found = {
+        "convolve": Row(
+            (images, filters),
+            {"window": window, "precision": None, "output_dtype": None},
+            lambda x, w: window.convolve(x, w, None),
+        ),
+        "cross_entropy": Row((logits, labels), {"lam": 1.0}),
+        "displace_cross_entropy": Row((logits, labels), {"lam": 1.0}),
+        "displace_cumsum": Row((many,)),
+        "displace_dot": Row((copies, copies, single)),
+        "displace_max": Row((many, few)),
+        "displace_scalar": Row((one, one), {**curve, "relative": False}),
+        "displace_sum": Row((one, one), {"inputs": 4}),
+        "displace_sum_relu": Row((one, one), {"inputs": 2}),
+        "equality": Row((logits, labels)),
+        "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 4), relaxed, in_place=(0, 1)),
+        "margin_loss": Row((logits, labels)),
+        "mean_rows": Row((copies,)),
+        "project_affine": Row((many, many, few, few), in_place=(0,)),
+        "project_combination": Row((one, one, one), {"coefficients": (1.0, -1.0)}, in_place=(0, 1)),
+        "project_convolution": Row((images, filters, made), {**wanted, "window": window}, convolutions),
+        "project_cumsum": Row((many, many), in_place=(0,)),
+        "project_dot": Row((many, many, few), in_place=(0, 1)),
+        "project_equality": Row((one, one)),
+        "project_identity": Row((one, one), in_place=(0,)),
+        "project_linear": Row(((side, side // 2), (side, side // 2), (side, side)), wanted, matmuls),
+        "project_margin": Row((logits, labels), in_place=(0,)),
+        "project_max": Row((many, few), in_place=(0,)),
+        "project_mean": Row((many, few), in_place=(0,)),
+        "project_product": Row((one, one, one), in_place=(0, 1)),
+        "project_quantize": Row((one, one), {"levels": 4, "scale": 1.0}, in_place=(0,)),
+        "project_round": Row((one, one), {"function": "round"}, in_place=(0,)),
+        "project_scalar": Row((one, one), curve, in_place=(0,)),
+        "project_scale": Row((one, one, one, one), in_place=(0,)),
+        "project_select": Row(
+            [one] * 5, {"compare": "gt", "moves": (True,) * 4, "output": False}, in_place=(0, 1, 2, 3)
+        ),
+        "project_sign": Row((one, one), in_place=(0,)),
+        "project_sum": Row((many, few), in_place=(0,)),
+        "project_sum_relu": Row((one, one, one), in_place=(0, 1)),
+        "project_threshold_dot": Row((many, many, few), {"margin": 1.0}, in_place=(0, 1, 2)),
+        "prox_cross_entropy": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
+        "prox_squared_error": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
+        "quantize": Row((one,), {"levels": 4, "scale": 1.0}, in_place=(0,)),
+        "reflect_dot": Row((copies, copies, mean_a, mean_b, single), relaxed, in_place=(0, 1)),
+        "scalar": Row((one,), curve, in_place=(0,)),
+        "select": Row([one] * 4, {"compare": "gt"}, in_place=(0,)),
+        "squared_error": Row((logits, labels), {"lam": 1.0}),
+        "sum_relu": Row((one, one), in_place=(0,)),
+        "threshold_dot": Row(((n // 512, 8, 64), (n // 512, 64)), {"sigma": 3.0}),
+    }
+    return {f"pjax_{name}": row for name, row in found.items()}
+
+
+def bytes_moved(name: str, row: Row) -> int:
+    """Its operands read once, its results written once."""
+    results = jax.eval_shape(bound(name, row), *row.abstract())
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in (*row.abstract(), *results))
+
+
+def bound(name: str, row: Row) -> Callable[..., Any]:
+    return lambda *arrays: DEFINITIONS[name].bind(*arrays, **row.static)
+
+
+def measured(name: str, row: Row, repeats: int) -> tuple[float, float]:
+    """Seconds of the primitive and of its floor, medians of runs that take turns."""
+    operands = row.operands()
+    numbers = max(1, bytes_moved(name, row) // 8)
+    copied = jnp.ones((numbers // 128 + 1, 128))
+    timed = {"time": (jax.jit(bound(name, row)), operands), "copy": (jax.jit(jnp.copy), [copied])}
+    if row.products:
+        timed["products"] = jax.jit(row.products), operands
+    seconds: dict[str, list[float]] = {key: [] for key in timed}
+    for turn in range(repeats + 2):
+        for key, (function, arguments) in timed.items():
+            started = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            if turn >= 2:
+                seconds[key].append(time.perf_counter() - started)
+    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    return medians["time"], medians["copy"] + medians.get("products", 0)
+
+
+def predicted(name: str, row: Row, topology: str) -> tuple[float, float, float]:
+    """Seconds of the compiled primitive and of its floor on one chip, and the bytes that it moves."""
+    compiled = compile_for(name, row, topology)
+    chip = CHIPS[topology.split(":")[0]]
+    costs = compiled.cost_analysis()
+    moved = float(costs["bytes accessed"]) + overwritten(compiled.as_text())
+    arithmetic = float(costs.get("flops", 0)) / chip.flops
+    floor = max(arithmetic, bytes_moved(name, row) / chip.bandwidth)
+    return max(arithmetic, moved / chip.bandwidth), floor, moved
+
+
+def compile_for(name: str, row: Row, topology: str) -> Any:
+    """The primitive compiled for one chip of a topology; what it may overwrite is given to it."""
+    sharding = SingleDeviceSharding(topology_devices(topology)[0])
+    jitted = jax.jit(bound(name, row), donate_argnums=row.in_place)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+        return jitted.lower(*row.abstract(sharding)).compile()
+
+
+def overwritten(text: str) -> int:
+    """Bytes that kernels read and write in place, by a compiled program's text."""
+    total = 0
+    for line in text.splitlines():
+        if 'custom_call_target="tpu_custom_call"' not in line:
+            continue
+        results = line.split(" = ", 1)[1].split(" custom-call(")[0]
+        aliases = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", line)
+        for index in re.findall(r"\{(\d*)\}:", aliases[1] + ")") if aliases else ():
+            shape = re.findall(r"(\w+)\[([\d,]*)\]", results)[int(index or 0)]
+            total += 2 * _bytes(*shape)
+    return total
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    bits = int(re.sub(r"\D", "", dtype) or 8)
+    return math.prod(int(x) for x in shape.split(",") if x) * bits // 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("primitives", nargs="*", help="all if none; with or without pjax_")
+    parser.add_argument("--mib", type=int, default=64, help="of the largest operand (default %(default)s)")
+    parser.add_argument(
+        "--topology", action="append", default=[], help="such as v5e:2x2, again for each; none is measured"
+    )
+    parser.add_argument("--lowering", choices=CHOICES, default="auto")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    table = rows(options.mib * 2**18)
+    chosen = ["pjax_" + x.removeprefix("pjax_") for x in options.primitives] or list(table)
+    if unknown := set(chosen) - set(table):
+        parser.error(f"primitives: expected some of {', '.join(table)}, given {', '.join(sorted(unknown))}")
+    if options.mib < 1 or options.repeats < 1:
+        parser.error(f"mib, repeats: expected at least 1, given {options.mib}, {options.repeats}")
+    try:
+        for topology in options.topology:
+            topology_devices(topology)
+    except ArgumentError as error:
+        parser.error(str(error))
+    print("| primitive | platform | MB | moved MB | floor ms | time ms | ratio |\n" + "|---" * 7 + "|")
+    for name in chosen:
+        least = bytes_moved(name, table[name])
+        for platform in options.topology or [jax.default_backend()]:
+            with use(options.lowering):
+                if platform in options.topology:
+                    seconds, floor, moved = predicted(name, table[name], platform)
+                else:
+                    seconds, floor = measured(name, table[name], options.repeats)
+                    moved = math.nan
+            account = "" if math.isnan(moved) else f"{moved / 1e6:.1f}"
+            print(
+                f"| `{name}` | {platform} | {least / 1e6:.1f} | {account} | {1e3 * floor:.3f} |"
+                f" {1e3 * seconds:.3f} | {seconds / floor:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
