@@ -192,22 +192,34 @@ def compile_for(name: str, row: Row, topology: str) -> Any:
         return jitted.lower(*row.abstract(sharding)).compile()
 
 
+def kernels(text: str) -> list[str]:
+    """The lines of a compiled program's text that are kernels."""
+    return [line for line in text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
+
+
+def kernel_bytes(line: str) -> int:
+    """Bytes of a kernel's operands and results: each is moved at least once."""
+    results = line.split(" = ", 1)[1].split(" custom-call(")[0]
+    operands = line.split("operand_layout_constraints={", 1)[1].split("}}", 1)[0]
+    return sum(_bytes(*shape) for shape in _SHAPE.findall(results) + _SHAPE.findall(operands))
+
+
 def overwritten(text: str) -> int:
-    """Bytes that kernels read and write in place, by a compiled program's text."""
+    """Bytes that kernels read and write in place."""
     total = 0
-    for line in text.splitlines():
-        if 'custom_call_target="tpu_custom_call"' not in line:
-            continue
-        results = line.split(" = ", 1)[1].split(" custom-call(")[0]
+    for line in kernels(text):
+        shapes = _SHAPE.findall(line.split(" = ", 1)[1].split(" custom-call(")[0])
         aliases = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", line)
-        for index in re.findall(r"\{(\d*)\}:", aliases[1] + ")") if aliases else ():
-            shape = re.findall(r"(\w+)\[([\d,]*)\]", results)[int(index or 0)]
-            total += 2 * _bytes(*shape)
+        for index in re.findall(r"\{(\d*)\}:", aliases[1]) if aliases else ():
+            total += 2 * _bytes(*shapes[int(index or 0)])
     return total
 
 
+_SHAPE = re.compile(r"([a-z]+\d+)\[([\d,]*)\]")
+
+
 def _bytes(dtype: str, shape: str) -> int:
-    bits = int(re.sub(r"\D", "", dtype) or 8)
+    bits = int(re.sub(r"\D", "", dtype))
     return math.prod(int(x) for x in shape.split(",") if x) * bits // 8
 
 
