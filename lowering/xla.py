@@ -22,6 +22,6 @@ for _definition in (project_max_p, displace_max_p):
     register(_definition, Rule("search", _search, local=True, when="one device: no sort"))
 # So would the choice between the two ways to solve.
 for _definition in (project_scalar_p, displace_scalar_p):
-    _branch = partial(_definition.reference, mode=Mode(stops=True))
+    _branch = partial(_definition.reference, mode=Mode(stops=True, straight=True))
     _when = "one device: the short solve if all targets are near"
     register(_definition, Rule("branch", _branch, local=True, when=_when))

@@ -1,6 +1,7 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -56,6 +57,10 @@ class Node:
             return () if self.output is None else (abstract(self.output),)
         operands = tuple(abstract(x.value) for x in self.operands)
         return jax.eval_shape(self.constraint.expand, operands)
+
+    def scope(self) -> AbstractContextManager[None]:
+        """Operations made inside carry the node's name, in lowered text and in profiles."""
+        return jax.named_scope(self.name)
 
     @property
     def copies(self) -> int:

@@ -151,10 +151,11 @@ class CompressedProblem(AbstractProblem):
                     scattered[index] = self._scatter_of_copies(index, differing[index], held[index])
                 else:
                     wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
-                    projected = constraint.project_average(
-                        operands, target, self.constant_operands(index), wanted
-                    )
-                    held[index], scattered[index] = self._displaced(index, before[index], projected)
+                    with self.graph.nodes[index].scope():
+                        projected = constraint.project_average(
+                            operands, target, self.constant_operands(index), wanted
+                        )
+                        held[index], scattered[index] = self._displaced(index, before[index], projected)
                 distances[index] = projected.moved
                 if projected.output is not None:
                     produced[index] = projected.output
@@ -254,7 +255,8 @@ class CompressedProblem(AbstractProblem):
         """The projection of copies that may differ, and the projected copies."""
         constraint = self.graph.nodes[index].constraint
         assert constraint is not None
-        new, output = constraint.project_output(copies, target, self.constant_operands(index))
+        with self.graph.nodes[index].scope():
+            new, output = constraint.project_output(copies, target, self.constant_operands(index))
         return Projected(output, (None,) * len(new), squared_distances(new, copies)), new
 
     def _scatter_of_copies(self, index: int, copies: tuple[Array, ...], inputs: Inputs) -> Array:

@@ -148,9 +148,11 @@ class DividedProblem(AbstractProblem):
         constants = self.constant_operands(index)
         if node.output is None:
             *copies, metric = arrays
-            return (*node.constraint.project(tuple(copies), None, constants), metric)
+            with node.scope():
+                return (*node.constraint.project(tuple(copies), None, constants), metric)
         *copies, output, metric = arrays
-        projected, value = node.constraint.project_output(tuple(copies), output, constants)
+        with node.scope():
+            projected, value = node.constraint.project_output(tuple(copies), output, constants)
         assert value is not None
         return (*projected, value, metric)
 

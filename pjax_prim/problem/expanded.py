@@ -102,7 +102,8 @@ class ExpandedProblem(AbstractProblem):
                 produced[index] = _given(target)
                 continue
             constants = self.constant_operands(index)
-            reflections[index] = constraint.reflection(state[index], target, constants)
+            with nodes[index].scope():
+                reflections[index] = constraint.reflection(state[index], target, constants)
             if (output := reflections[index].output) is not None:
                 produced[index] = output
         reflected_means = self._spread_means(lambda node: reflections[node].means())
@@ -112,19 +113,18 @@ class ExpandedProblem(AbstractProblem):
             if constraint is None:
                 again[index] = _given(target)
                 continue
-            moved, output, gaps[index], new_averages[index] = constraint.reflect(
-                state[index],
-                self.gather(index, produced.__getitem__),
-                target,
-                self.constant_operands(index),
-                relaxation,
-            )
+            operands = self.gather(index, produced.__getitem__)
+            with nodes[index].scope():
+                moved, output, gaps[index], new_averages[index] = constraint.reflect(
+                    state[index], operands, target, self.constant_operands(index), relaxation
+                )
             changed[index] = self.place_copies(index, moved)
             if output is not None:
                 again[index] = output
         for index, reflection in reflections.items():
             operands = self.gather(index, again.__getitem__)
-            moved, gaps[index] = reflection.leave(operands, relaxation)
+            with nodes[index].scope():
+                moved, gaps[index] = reflection.leave(operands, relaxation)
             changed[index] = self.place_copies(index, moved)
         for index in (*first, *second):
             if nodes[index].constraint is None:
@@ -155,7 +155,8 @@ class ExpandedProblem(AbstractProblem):
         target = self._target(index, state, means)
         if constraint is None:
             return (_given(target),), target
-        copies, output = constraint.project_output(state[index], target, self.constant_operands(index))
+        with self.graph.nodes[index].scope():
+            copies, output = constraint.project_output(state[index], target, self.constant_operands(index))
         return self.place_copies(index, copies), output
 
     def _spread_means(self, averages: Callable[[int], tuple[Array, ...]]) -> Callable[[Use], Array]:

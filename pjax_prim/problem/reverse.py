@@ -101,7 +101,8 @@ class _Pass:
                 ]
                 wanted = [not operand.is_constant for operand in node.operands]
                 evaluate = _projecting(node.constraint, wanted, weights)
-            self.values[node.output] = evaluate(operands, constants)
+            with node.scope():
+                self.values[node.output] = evaluate(operands, constants)
         return endings
 
     def read(self, operand: Operand) -> Array:

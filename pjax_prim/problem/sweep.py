@@ -82,7 +82,8 @@ def _back(
     wanted = [not operand.is_constant for operand in node.operands]
     moves: tuple[Array | None, ...]
     if isinstance(constraint, Loss):
-        moves = (constraint.pull(operands, constants, settings.lam),)
+        with node.scope():
+            moves = (constraint.pull(operands, constants, settings.lam),)
         factor: Array | float = 1.0
     else:
         if change is None:  # no loss depends on it
@@ -90,9 +91,10 @@ def _back(
         weights = [
             settings.weight if _is_parameter(problem, operand.producers) else 1.0 for operand in node.operands
         ]
-        moves, factor = constraint.displace(
-            Asked(operands, produced[index], change, constants, wanted, weights)
-        )
+        with node.scope():
+            moves, factor = constraint.displace(
+                Asked(operands, produced[index], change, constants, wanted, weights)
+            )
     passed: list[tuple[int, Array]] = []
     for operand, move in zip(node.operands, moves, strict=True):
         if move is not None and not operand.is_constant:

@@ -1,5 +1,6 @@
 """What `solve` promises of every solver: transformations, warm start, stopping, dtypes."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -323,3 +324,31 @@ def test_half_precision_functions_are_solved_in_float32(solver: pjp.AbstractSolv
     trained = jax.tree.leaves(eqx.filter(half.params, eqx.is_inexact_array))
     assert {leaf.dtype.name for leaf in trained} == {"bfloat16"}
     np.testing.assert_allclose(half.stats["gap"], single.stats["gap"], rtol=0.01)
+
+
+def scopes(run: Callable[..., Any]) -> list[str]:
+    """Of every operation of a compiled function the names that profiles show."""
+    return re.findall(r'op_name="([^"]*)"', jax.jit(run).lower(*SMALL.arguments).compile().as_text())
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pjp.AlternatingProjections(),
+        pjp.AlternatingProjections(form="expanded"),
+        pjp.DouglasRachford(),
+        pjp.ReflectReflectRelax(),
+    ],
+    ids=["compressed", "expanded", "halves", "divided"],
+)
+def test_operations_carry_the_names_of_nodes_and_primitives(solver: pjp.AbstractSolver) -> None:
+    found = scopes(lambda *x: pjp.solve(SMALL.fn, *x, solver=solver, max_steps=2).params)
+    for node in ("linear_0", "linear_1", "sum_relu_0"):
+        assert any(f"/{node}/pjax_" in name for name in found), node
+
+
+@pytest.mark.parametrize("loops", ["reverse", "parallel"])
+def test_operations_of_displacements_carry_the_names_of_nodes(loops: str) -> None:
+    found = scopes(lambda *x: pjp.displacement(SMALL.fn, loops=loops)(*x))
+    for node in ("linear_0", "linear_1", "sum_relu_0"):
+        assert any(re.search(rf"\b{node}\)*/pjax_", name) for name in found), node
