@@ -23,12 +23,15 @@ from jaxtyping import Array
 from pjax_prim._compat import KEEPS_BARRIERS, evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
+    displace_dot_p,
     displace_scalar_p,
     displace_sum_relu_p,
+    leave_dot_p,
     mean_rows_p,
     project_convolution_p,
     project_linear_p,
     project_scalar_p,
+    reflect_dot_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
 from pjax_prim.primitives.linear import answer_blockwise
@@ -37,6 +40,7 @@ from pjax_prim.primitives.scalar import Mode
 from pjax_prim.primitives.sum_relu import displace_reference as displace_sum_relu
 from pjax_prim.primitives.sum_relu import moved_output
 
+from . import blocks
 from .registry import Rule, register
 
 
@@ -139,43 +143,6 @@ def _stored(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[A
     return apply
 
 
-def _in_blocks(
-    function: Callable[..., tuple[Array, ...]], block_size: int
-) -> Callable[..., tuple[Array, ...]]:
-    """An elementwise function of arrays, block after block; its results take the places of the first ones.
-
-    A loop also stores its results, where barriers do not (`KEEPS_BARRIERS`).
-    """
-
-    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
-        results = jax.eval_shape(partial(function, **static), *arrays)
-        shape, size = results[0].shape, results[0].size
-        if size < 2 * block_size:
-            return function(*arrays, **static)
-        dtypes = [x.dtype for x in (*results, *arrays[len(results) :])]
-        flat = tuple(
-            jnp.broadcast_to(x, shape).reshape(-1).astype(dtype)
-            for x, dtype in zip(arrays, dtypes, strict=True)
-        )
-
-        def block(start: Any, length: int, held: tuple[Array, ...]) -> tuple[Array, ...]:
-            parts = (lax.dynamic_slice_in_dim(x, start, length) for x in held)
-            new = function(*parts, **static)
-            placed = (
-                lax.dynamic_update_slice_in_dim(*pair, start, 0) for pair in zip(held, new, strict=False)
-            )
-            return (*placed, *held[len(new) :])
-
-        flat = lax.fori_loop(
-            0, size // block_size, lambda i, held: block(i * block_size, block_size, held), flat
-        )
-        if rest := size % block_size:
-            flat = block(size - rest, rest, flat)
-        return tuple(x.reshape(shape) for x in flat[: len(results)])
-
-    return apply
-
-
 register(
     displace_sum_relu_p,
     Rule("stored", _stored(displace_sum_relu_p.reference), when="always: results are computed once"),
@@ -184,7 +151,7 @@ register(
 
 
 def _moved_output(total: Array, change: Array, inputs: int) -> Array:
-    store = _in_blocks(lambda s, d: (moved_output(s, d, inputs),), block_size=2**20)
+    store = blocks.elementwise(lambda s, d: (moved_output(s, d, inputs),), block_size=2**20)
     return store(total, change)[0]
 
 
@@ -205,9 +172,25 @@ for _definition in (displace_scalar_p, project_scalar_p):
         _definition,
         Rule(
             "blocks",
-            _in_blocks(partial(_definition.reference, mode=Mode(stops=True)), block_size=2**16),
+            blocks.elementwise(partial(_definition.reference, mode=Mode(stops=True)), block_size=2**16),
             local=True,
             when="one device: block after block, short where all targets are near",
+        ),
+        "cpu",
+    )
+for _definition, _rule in (
+    (displace_dot_p, blocks.displace_dot),
+    (leave_dot_p, blocks.leave_dot),
+    (reflect_dot_p, blocks.reflect_dot),
+):
+    register(
+        _definition,
+        Rule(
+            "blocks",
+            _rule,
+            local=True,
+            supports=lambda *operands, **static: blocks.divides(operands[0]),
+            when="one device, a million copies and more: block after block, each copy moves once",
         ),
         "cpu",
     )

@@ -26,16 +26,25 @@ def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Ar
 
 
 def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
+    dtypes = a.dtype, b.dtype
     a, b, z = widen(a, b, z)
-    return _displacement(_quarter_norm(a + b), _quarter_norm(a - b), z)
+    c, e, step_a, step_b, output = _displacement(_quarter_norm(a + b), _quarter_norm(a - b), z)
+    keep, cross = (1 + 2 * c)[..., None], 2 * e[..., None]
+    mean_a = jnp.mean(keep * a + cross * b, -2)
+    (mean_b,) = mean_rows_p.bind(keep * b + cross * a)
+    mean_a = mean_a.at[..., 0].add(2 * jnp.mean(step_a, -1)).astype(dtypes[0])
+    mean_b = mean_b.at[..., 0].add(2 * jnp.mean(step_b, -2)).astype(dtypes[1])
+    return c, e, step_a, step_b, output, mean_a, mean_b
 
 
 def _quarter_norm(x: Array) -> Array:
     return 0.25 * jnp.sum(jnp.square(x), -1)
 
 
-displace_dot_p = define("pjax_displace_dot", _displace_reference)
-"""`(a, b, z) -> (c, e, r_a, r_b, output)`: the dot projection as coefficients."""
+displace_dot_p = define("pjax_displace_dot", _displace_reference, version=2)
+"""`(a, b, z) -> (c, e, r_a, r_b, output, mean_a, mean_b)`: the dot projection P as coefficients.
+
+The means, (..., P, K) and (..., Q, K), are those of the reflected copies 2 P x - x."""
 
 
 def _leave_reference(

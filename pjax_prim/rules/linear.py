@@ -82,15 +82,10 @@ class Linear(AbstractConstraint):
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
         a, b = copies
-        c, e, step_a, step_b, output = pp.displace_dot_p.bind(a, b, target.reshape(a.shape[:3]))
+        c, e, step_a, step_b, output, *found = pp.displace_dot_p.bind(a, b, target.reshape(a.shape[:3]))
 
         def means() -> Arrays:
-            keep, cross = ((1 + 2 * c)[..., None], 2 * e[..., None])
-            mean_a = jnp.mean(keep * a + cross * b, 2)
-            (mean_b,) = pp.mean_rows_p.bind(keep * b + cross * a)
-            mean_a = mean_a.at[..., 0].add(2 * jnp.mean(step_a, 2)).astype(a.dtype)
-            mean_b = mean_b.at[..., 0].add(2 * jnp.mean(step_b, 1)).astype(b.dtype)
-            return self._original(mean_a, 0), self._original(mean_b, 1)
+            return tuple(self._original(mean, side) for side, mean in enumerate(found))
 
         def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
             mean_a, mean_b = self._canonical(operands)

@@ -8,9 +8,72 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array
-from pjax_prim.lowering import cpu
+from pjax_prim.lowering import blocks
 
 from pjax_prim import primitives as pp
+
+
+def copies(batch: tuple[int, ...], p: int, q: int, k: int, dtype: str) -> tuple[list[Array], ...]:
+    """Copies with their means and scalars, in the dtype of copies and in the one of computation."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    a, b = (jax.random.normal(key, (*batch, p, q, k), jnp.float32).astype(dtype) for key in keys[:2])
+    means = [jnp.mean(a, -2, keepdims=True), jnp.mean(b, -3, keepdims=True)]
+    z = 3 * k**0.5 * jax.random.normal(keys[2], (*batch, p, q), jnp.float32).astype(dtype)
+    a = a.at[..., 0, :].set(0).at[..., 1, :].set(b[..., 1, :])  # degenerate and parallel
+    return [a, b], means, [z]
+
+
+def dot_step(name: str, given: tuple[list[Array], ...]) -> tuple[pp.Definition, list[Array], dict]:
+    (a, b), means, (z,) = given
+    if name == "displace_dot":
+        return pp.displace_dot_p, [a, b, z], {}
+    if name == "leave_dot":
+        return pp.leave_dot_p, [a, b, *means, *pp.displace_dot_p.reference(a, b, z)[:4]], {"relaxation": 0.35}
+    return pp.reflect_dot_p, [a, b, *means, z], {"relaxation": 0.35}
+
+
+DOT_STEPS = pytest.mark.parametrize("name", ["displace_dot", "leave_dot", "reflect_dot"])
+
+
+@DOT_STEPS
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("sizes", [((), 5, 6, 4), ((2, 3), 2, 8, 3)], ids=str)
+def test_dot_products_block_after_block(name: str, sizes: tuple, dtype: str, monkeypatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 8)
+    definition, operands, static = dot_step(name, copies(*sizes, dtype))
+    plain = definition.reference(*operands, **static)
+    found = jax.jit(partial(getattr(blocks, name), **static))(*operands)
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in plain]
+    tolerance = {"float32": 2e-5, "bfloat16": 2e-2, "float64": 1e-12}[dtype]
+    chex.assert_trees_all_close(tuple(found), tuple(plain), rtol=tolerance, atol=tolerance)
+
+
+@DOT_STEPS
+def test_large_dot_products_take_blocks_and_move_no_copies_else(name: str) -> None:
+    definition, operands, static = dot_step(name, copies((), 16, 128, 640, "float32"))
+    step = jax.jit(lambda *x: definition.bind(*x, **static), donate_argnums=(0, 1))
+    if name == "displace_dot":
+        step = jax.jit(lambda *x: definition.bind(*x, **static))
+    lowered = step.lower(*operands)
+    assert 'rule = "blocks"' in lowered.as_text()
+    memory = lowered.compile().memory_analysis()
+    assert memory.temp_size_in_bytes < operands[0].nbytes / 2
+    few = [x[:1] if x.shape[0] > 1 else x for x in operands]
+    assert 'rule = "blocks"' not in jax.jit(lambda *x: definition.bind(*x, **static)).lower(*few).as_text()
+
+
+@DOT_STEPS
+def test_blocks_inside_shard_map(name: str) -> None:
+    definition, operands, static = dot_step(name, copies((2,), 4, 128, 1030, "float32"))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    spec = jax.P("data")
+    spread = jax.jit(
+        jax.shard_map(
+            lambda *x: tuple(definition.bind(*x, **static)), mesh=mesh, in_specs=spec, out_specs=spec
+        )
+    )
+    expected = tuple(definition.reference(*operands, **static))
+    chex.assert_trees_all_close(spread(*operands), expected, rtol=1e-4, atol=1e-4)
 
 
 def queries(*shape: int) -> tuple[Array, Array]:
@@ -24,10 +87,10 @@ def test_results_stored_block_after_block_are_the_same(shape: tuple[int, ...]) -
         s = s.astype("float32")
         return jnp.sin(s) * z, scale * s - z
 
-    blocks = cpu._in_blocks(function, block_size=20)
+    in_blocks = blocks.elementwise(function, block_size=20)
     for s, z in (queries(*shape), (queries(*shape)[0].astype("bfloat16"), queries(*shape)[1])):
         plain = function(s, z, 2.0)
-        chex.assert_trees_all_close(jax.jit(partial(blocks, scale=2.0))(s, z), plain, rtol=1e-6)
+        chex.assert_trees_all_close(jax.jit(partial(in_blocks, scale=2.0))(s, z), plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.02, 3.0], ids="{:g}".format)

@@ -72,17 +72,18 @@ def project_rows(a: jax.Array, b: jax.Array, z: jax.Array) -> tuple[jax.Array, j
 
 
 def displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    c, e, step_a, step_b, output = pp.displace_dot_p.bind(a, b, z)
+    c, e, step_a, step_b, output, mean_a, mean_b = pp.displace_dot_p.bind(a, b, z)
     c, e = c[..., None], e[..., None]
     p_a = (a + c * a + e * b).at[..., 0].add(step_a)
     p_b = (b + c * b + e * a).at[..., 0].add(step_b)
-    return rows_of((p_a, p_b, output), output)
+    return rows_of((p_a, p_b, output, mean_a, mean_b), output)
 
 
 def plain_displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     p_a, p_b = project_rows(a, b, z)
     output = jnp.sum(p_a * p_b, -1)
-    return rows_of((p_a, p_b, output), output)
+    means = jnp.mean(2 * p_a - a, -2), jnp.mean(2 * p_b - b, -3)
+    return rows_of((p_a, p_b, output, *means), output)
 
 
 def leave_dot(*operands: jax.Array) -> jax.Array:

@@ -1,0 +1,263 @@
+"""Loops over blocks that stay in a CPU's cache.
+
+XLA's CPU backend gives each result of a loop's body a pass of its own, which computes again what it shares
+with others, and updates what the loop carries in place only if nothing reads it afterwards. So a block is
+copied out before its place is overwritten, and what several passes need is carried from one iteration to the
+next.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from pjax_prim.primitives.dot import displacement
+from pjax_prim.primitives.linear import block_count
+
+BLOCK = 2**15
+"""Copies of either operand in a block: with its means it takes a quarter of a second-level cache of 2 MiB."""
+
+
+def elementwise(
+    function: Callable[..., tuple[Array, ...]], block_size: int
+) -> Callable[..., tuple[Array, ...]]:
+    """An elementwise function of arrays, block after block; its results take the places of the first ones.
+
+    A loop also stores its results, where barriers do not (`KEEPS_BARRIERS`).
+    """
+
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        results = jax.eval_shape(partial(function, **static), *arrays)
+        shape, size = results[0].shape, results[0].size
+        if size < 2 * block_size:
+            return function(*arrays, **static)
+        dtypes = [x.dtype for x in (*results, *arrays[len(results) :])]
+        flat = tuple(
+            jnp.broadcast_to(x, shape).reshape(-1).astype(dtype)
+            for x, dtype in zip(arrays, dtypes, strict=True)
+        )
+
+        def block(start: Any, length: int, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            parts = (lax.dynamic_slice_in_dim(x, start, length) for x in held)
+            new = function(*parts, **static)
+            placed = (
+                lax.dynamic_update_slice_in_dim(*pair, start, 0) for pair in zip(held, new, strict=False)
+            )
+            return (*placed, *held[len(new) :])
+
+        flat = lax.fori_loop(
+            0, size // block_size, lambda i, held: block(i * block_size, block_size, held), flat
+        )
+        if rest := size % block_size:
+            flat = block(size - rest, rest, flat)
+        return tuple(x.reshape(shape) for x in flat[: len(results)])
+
+    return apply
+
+
+def divides(a: Any) -> bool:
+    """Whether copies (..., P, Q, K) are many, and divide into rows of blocks that are not small."""
+    *_, q, k = a.shape
+    return math.prod(a.shape) >= 2**20 and q * k // block_count(q, q * k, BLOCK) >= BLOCK // 8
+
+
+class _Blocks:
+    """Copies (P, Q, K) in blocks of some rows of one P."""
+
+    def __init__(self, p: int, q: int, k: int):
+        parts = block_count(q, q * k, BLOCK)
+        self.count, self.rows, self.k, self._parts = p * parts, q // parts, k, parts
+        self.is_first = jnp.arange(k) == 0
+
+    def place(self, index: Array) -> tuple[Array, Array]:
+        index = jnp.minimum(index, self.count - 1).astype(jnp.int32)
+        return index // self._parts, index % self._parts * self.rows
+
+    def copies(self, index: Array, *arrays: Array) -> list[Array]:
+        """A block of each, (rows, K)."""
+        i, j = self.place(index)
+        start = i, j, jnp.zeros_like(i)
+        return [lax.dynamic_slice(x, start, (1, self.rows, self.k))[0] for x in arrays]
+
+    def means(self, index: Array, mean_a: Array, mean_b: Array) -> tuple[Array, Array]:
+        """Of means (P, K) and (Q, K) the part that belongs to a block."""
+        i, j = self.place(index)
+        part_a = lax.dynamic_slice_in_dim(mean_a, i, 1)
+        return part_a, lax.dynamic_slice_in_dim(mean_b, j, self.rows)
+
+    def scalars(self, index: Array, *arrays: Array) -> list[Array]:
+        """A block of each of (P, Q), as (rows,)."""
+        return [lax.dynamic_slice(x, self.place(index), (1, self.rows))[0] for x in arrays]
+
+    def put(self, index: Array, whole: Array, new: Array) -> Array:
+        """A block of copies or of scalars in its place."""
+        start = *self.place(index), *[jnp.zeros((), jnp.int32)] * (whole.ndim - 2)
+        return lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), start)
+
+    def add(
+        self, index: Array, sum_a: Array, sum_b: Array, new_a: Array, new_b: Array
+    ) -> tuple[Array, Array]:
+        """Sums (P, K) and (Q, K) over copies, with those of a block: (1, K) and (rows, K)."""
+        i, j = self.place(index)
+        old_a, old_b = self.means(index, sum_a, sum_b)
+        sum_a = lax.dynamic_update_slice_in_dim(sum_a, old_a + new_a, i, 0)
+        return sum_a, lax.dynamic_update_slice_in_dim(sum_b, old_b + new_b, j, 0)
+
+
+def _norms(u: Array, v: Array) -> tuple[Array, Array]:
+    return 0.25 * jnp.sum(jnp.square(u + v), -1), 0.25 * jnp.sum(jnp.square(u - v), -1)
+
+
+def _weighted_sum(weights: Array, x: Array) -> Array:
+    """Of rows, (1, K): a product, which is faster than a sum along columns."""
+    return jnp.matmul(weights[None], x, precision=lax.Precision.HIGHEST)
+
+
+def _for_each(function: Callable[..., tuple[Array, ...]], axes: Sequence[int], *arrays: Array) -> Any:
+    """`function` of arrays with so many last axes, which share their leading ones."""
+    batch = jnp.broadcast_shapes(*(x.shape[: x.ndim - n] for x, n in zip(arrays, axes, strict=True)))
+    count = math.prod(batch)
+    flat = [
+        jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - n :])).reshape(count, *x.shape[x.ndim - n :])
+        for x, n in zip(arrays, axes, strict=True)
+    ]
+    results = (
+        tuple(x[None] for x in function(*(x[0] for x in flat)))
+        if count == 1
+        else lax.map(lambda one: function(*one), flat)
+    )
+    return tuple(x.reshape(*batch, *x.shape[1:]) for x in results)
+
+
+def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
+    """What `pjax_prim.primitives.displace_dot_p` computes, with each copy read once."""
+    wide = jnp.promote_types(jnp.result_type(a, b, z), jnp.float32)
+
+    def one(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
+        p, q, k = a.shape
+        blocks = _Blocks(p, q, k)
+
+        def load(index: Array) -> list[Array]:
+            return [x.astype(wide) for x in blocks.copies(index, a, b)]
+
+        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            s, d, *outputs, sum_a, sum_b = held
+            (target,) = blocks.scalars(index, z)
+            solved = displacement(s, d, target - (s - d), target)
+            keep, cross = 1 + 2 * solved[0], 2 * solved[1]
+            x, y = load(index)
+            new_a = _weighted_sum(keep, x) + _weighted_sum(cross, y)
+            sums = blocks.add(index, sum_a, sum_b, new_a, keep[:, None] * y + cross[:, None] * x)
+            outputs = [blocks.put(index, *pair) for pair in zip(outputs, solved, strict=True)]
+            return (*_norms(*load(index + 1)), *outputs, *sums)
+
+        z = z.astype(wide)
+        start = jnp.zeros((), jnp.int32)
+        sums = jnp.zeros_like(a[:, 0], wide), jnp.zeros_like(b[0], wide)
+        held = (*_norms(*load(start)), *[jnp.zeros_like(z)] * 5, *sums)
+        _, _, *outputs, sum_a, sum_b = lax.fori_loop(0, blocks.count, block, held)
+        _, _, step_a, step_b, _ = outputs
+        return (
+            *outputs,
+            (sum_a / q).at[:, 0].add(2 * jnp.mean(step_a, 1)).astype(a.dtype),
+            (sum_b / p).at[:, 0].add(2 * jnp.mean(step_b, 0)).astype(b.dtype),
+        )
+
+    return tuple(_for_each(one, (3, 3, 2), a, b, z))
+
+
+def leave_dot(
+    a: Array,
+    b: Array,
+    mean_a: Array,
+    mean_b: Array,
+    c: Array,
+    e: Array,
+    step_a: Array,
+    step_b: Array,
+    *,
+    relaxation: float,
+) -> tuple[Array, ...]:
+    """What `pjax_prim.primitives.leave_dot_p` computes, with each copy read once and written once."""
+    wide = jnp.promote_types(jnp.result_type(a, b, mean_a, mean_b), jnp.float32)
+    rate = 2 * relaxation
+
+    def one(a: Array, b: Array, mean_a: Array, mean_b: Array, *solved: Array) -> tuple[Array, ...]:
+        blocks = _Blocks(*a.shape)
+
+        def load(index: Array, a: Array, b: Array) -> list[Array]:
+            """A block of copies, behind what overwrites them."""
+            return [x.astype(wide) for x in blocks.copies(index, a, b)]
+
+        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            a, b, x, y, squared_a, squared_b = held
+            m, n = blocks.means(index, mean_a, mean_b)
+            c, e, step_a, step_b = (v[:, None] for v in blocks.scalars(index, *solved))
+            move_a = (m - x) - (c * x + e * y + jnp.where(blocks.is_first, step_a, 0))
+            move_b = (n - y) - (c * y + e * x + jnp.where(blocks.is_first, step_b, 0))
+            a, b = blocks.put(index, a, x + rate * move_a), blocks.put(index, b, y + rate * move_b)
+            # Two sums: one of both would not be a vectorised reduction.
+            squared_a = blocks.put(index, squared_a, jnp.sum(jnp.square(move_a), -1))
+            squared_b = blocks.put(index, squared_b, jnp.sum(jnp.square(move_b), -1))
+            return (a, b, *load(index + 1, a, b), squared_a, squared_b)
+
+        mean_a, mean_b = mean_a[:, 0].astype(wide), mean_b[0].astype(wide)
+        none = jnp.zeros_like(solved[0], wide)
+        held = (a, b, *load(jnp.zeros((), jnp.int32), a, b), none, none)
+        a, b, _, _, squared_a, squared_b = lax.fori_loop(0, blocks.count, block, held)
+        return a, b, squared_a + squared_b
+
+    arrays = a, b, mean_a, mean_b, c, e, step_a, step_b
+    return tuple(_for_each(one, (3, 3, 3, 3, 2, 2, 2, 2), *arrays))
+
+
+def reflect_dot(
+    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
+) -> tuple[Array, ...]:
+    """What `pjax_prim.primitives.reflect_dot_p` computes, with each copy read once and written once."""
+    wide = jnp.promote_types(jnp.result_type(a, b, mean_a, mean_b, z), jnp.float32)
+    rate = 2 * relaxation
+
+    def one(a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array) -> tuple[Array, ...]:
+        p, q, k = a.shape
+        blocks = _Blocks(p, q, k)
+
+        def load(index: Array, a: Array, b: Array) -> tuple[Array, ...]:
+            """A block of copies, behind what overwrites them, and the norms of their reflections."""
+            m, n = blocks.means(index, mean_a, mean_b)
+            x, y = (v.astype(wide) for v in blocks.copies(index, a, b))
+            return x, y, *_norms(2 * m - x, 2 * n - y)
+
+        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            a, b, x, y, s, d, output, squared_a, squared_b, *sums = held
+            m, n = blocks.means(index, mean_a, mean_b)
+            (target,) = blocks.scalars(index, z)
+            *coefficients, solved = displacement(s, d, target - (s - d), target)
+            c, e, step_a, step_b = (v[:, None] for v in coefficients)
+            u, v = 2 * m - x, 2 * n - y
+            move_a = (u - m) + c * u + e * v + jnp.where(blocks.is_first, step_a, 0)
+            move_b = (v - n) + c * v + e * u + jnp.where(blocks.is_first, step_b, 0)
+            new_a, new_b = x + rate * move_a, y + rate * move_b
+            a, b = blocks.put(index, a, new_a), blocks.put(index, b, new_b)
+            return (
+                a, b, *load(index + 1, a, b), blocks.put(index, output, solved),
+                # Two sums: one of both would not be a vectorised reduction.
+                blocks.put(index, squared_a, jnp.sum(jnp.square(move_a), -1)),
+                blocks.put(index, squared_b, jnp.sum(jnp.square(move_b), -1)),
+                *blocks.add(index, *sums, jnp.sum(new_a, 0)[None], new_b),
+            )  # fmt: skip
+
+        z, mean_a, mean_b = z.astype(wide), mean_a[:, 0].astype(wide), mean_b[0].astype(wide)
+        none = jnp.zeros_like(z)
+        sums = jnp.zeros_like(mean_a), jnp.zeros_like(mean_b)
+        held = (a, b, *load(jnp.zeros((), jnp.int32), a, b), none, none, none, *sums)
+        a, b, *_, output, squared_a, squared_b, sum_a, sum_b = lax.fori_loop(0, blocks.count, block, held)
+        means = (sum_a / q).astype(a.dtype), (sum_b / p).astype(b.dtype)
+        return a, b, output, squared_a + squared_b, *means
+
+    return tuple(_for_each(one, (3, 3, 3, 3, 2), a, b, mean_a, mean_b, z))
