@@ -234,7 +234,7 @@ def reflect_dot(
             return x, y, *_norms(2 * m - x, 2 * n - y)
 
         def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
-            a, b, x, y, s, d, output, squared_a, squared_b, *sums = held
+            a, b, x, y, s, d, output, squared_a, squared_b, sum_a, sum_b = held
             m, n = blocks.means(index, mean_a, mean_b)
             (target,) = blocks.scalars(index, z)
             *coefficients, solved = displacement(s, d, target - (s - d), target)
@@ -249,7 +249,7 @@ def reflect_dot(
                 # Two sums: one of both would not be a vectorised reduction.
                 blocks.put(index, squared_a, jnp.sum(jnp.square(move_a), -1)),
                 blocks.put(index, squared_b, jnp.sum(jnp.square(move_b), -1)),
-                *blocks.add(index, *sums, jnp.sum(new_a, 0)[None], new_b),
+                *blocks.add(index, sum_a, sum_b, jnp.sum(new_a, 0)[None], new_b),
             )  # fmt: skip
 
         z, mean_a, mean_b = z.astype(wide), mean_a[:, 0].astype(wide), mean_b[0].astype(wide)
