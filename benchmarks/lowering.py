@@ -7,8 +7,9 @@ Of each primitive and platform one row:
   alone where there are some; both are timed in turns with the primitive, and medians are shown. On a TPU that
   is only described (libtpu is needed), these bytes at the published bandwidth, or the compiler's count of
   operations at the published rate where that takes longer.
-- time: measured; or the bytes that the compiled program moves by the compiler's account, at the same rates.
-  What kernels overwrite in place is not in that account, and is added.
+- time: measured; or the bytes that the compiled program moves, at the same rates: what its operations read
+  from and write to main memory by the program's text, and by the compiler's account, which takes every branch and
+  leaves out kernels, where it has loops or branches.
 - ratio: time to floor.
 """
 
@@ -177,7 +178,8 @@ def predicted(name: str, row: Row, topology: str) -> tuple[float, float, float]:
     compiled = compile_for(name, row, topology)
     chip = CHIPS[topology.split(":")[0]]
     costs = compiled.cost_analysis()
-    moved = float(costs["bytes accessed"]) + overwritten(compiled.as_text())
+    traffic = memory_traffic(compiled.as_text())
+    moved = float(costs["bytes accessed"] if traffic is None else traffic)
     arithmetic = float(costs.get("flops", 0)) / chip.flops
     floor = max(arithmetic, bytes_moved(name, row) / chip.bandwidth)
     return max(arithmetic, moved / chip.bandwidth), floor, moved
@@ -204,18 +206,34 @@ def kernel_bytes(line: str) -> int:
     return sum(_bytes(*shape) for shape in _SHAPE.findall(results) + _SHAPE.findall(operands))
 
 
-def overwritten(text: str) -> int:
-    """Bytes that kernels read and write in place."""
+def memory_traffic(text: str) -> int | None:
+    """Bytes that a compiled program reads from and writes to the chip's main memory.
+
+    What its operations read and write but for arrays in memory space 1, on the chip itself. None for programs
+    with loops or branches.
+    """
+    entry = text[text.index("\nENTRY ") :]
+    if re.search(r" (while|conditional)\(", entry):
+        return None
+    held: dict[str, int] = {}
     total = 0
-    for line in kernels(text):
-        shapes = _SHAPE.findall(line.split(" = ", 1)[1].split(" custom-call(")[0])
-        aliases = re.search(r"output_to_operand_aliasing=\{(.*?)\)\}", line)
-        for index in re.findall(r"\{(\d*)\}:", aliases[1]) if aliases else ():
-            total += 2 * _bytes(*shapes[int(index or 0)])
+    for line in entry.splitlines():
+        found = re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)", line)
+        if found is None:
+            continue
+        name, kind, operation, rest = found.groups()
+        arrays = [0 if on_chip else _bytes(*shape) for *shape, on_chip in _PLACED.findall(kind)]
+        held[name] = sum(arrays)
+        if operation in ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-done"):
+            continue
+        written = arrays[0] if operation == "copy-start" else sum(arrays)
+        operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+        total += written + sum(held[x] for x in operands)
     return total
 
 
 _SHAPE = re.compile(r"([a-z]+\d+)\[([\d,]*)\]")
+_PLACED = re.compile(r"([a-z]+\d+)\[([\d,]*)\](?:\{[^{}]*?(S\(1\))?\})?")
 
 
 def _bytes(dtype: str, shape: str) -> int:

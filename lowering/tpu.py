@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pjax_prim.primitives import project_linear_p, reflect_dot_p
+from pjax_prim.primitives import displace_dot_p, leave_dot_p, project_linear_p, reflect_dot_p
 from pjax_prim.primitives.linear import reference as linear_reference
 
 from .kernels import reflect_dot, solve
+from .kernels.copies import fits
 from .registry import Rule, register
 
 
@@ -34,15 +35,20 @@ register(
     ),
     "tpu",
 )
-register(
-    reflect_dot_p,
-    Rule(
-        "reflect_kernel",
-        reflect_dot.reflect_dot,
-        kernel=True,
-        local=True,
-        supports=lambda *operands, **static: _in_float32(*operands) and reflect_dot.fits(operands[0]),
-        when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
-    ),
-    "tpu",
-)
+for _definition, _rule in (
+    (displace_dot_p, reflect_dot.displace_dot),
+    (leave_dot_p, reflect_dot.leave_dot),
+    (reflect_dot_p, reflect_dot.reflect_dot),
+):
+    register(
+        _definition,
+        Rule(
+            f"{_definition.name.removeprefix('pjax_').removesuffix('_dot')}_kernel",
+            _rule,
+            kernel=True,
+            local=True,
+            supports=lambda *operands, **static: _in_float32(*operands) and fits(operands[0]),
+            when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
+        ),
+        "tpu",
+    )

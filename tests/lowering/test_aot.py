@@ -16,7 +16,7 @@ from benchmarks.lowering import (
     kernels,
     main,
     measured,
-    overwritten,
+    memory_traffic,
     predicted,
     rows,
 )
@@ -25,6 +25,12 @@ from pjax_prim import primitives as pp
 ROOT = Path(__file__).parents[2]
 NUMBERS = 2**24
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
+KERNELS = {
+    "pjax_project_linear": "solve",
+    "pjax_displace_dot": "displace_dot",
+    "pjax_leave_dot": "leave_dot",
+    "pjax_reflect_dot": "reflect_dot",
+}
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: aot)"
 )
@@ -44,27 +50,38 @@ def test_a_wrong_name_is_an_error(capsys, monkeypatch) -> None:
     assert "primitives: expected some of pjax_convolve, " in capsys.readouterr().err
 
 
-def test_bytes_of_kernels_are_read_from_the_program() -> None:
-    text = (
-        "%k = (f32[2,8]{1,0}, bf16[4]{0}) custom-call(%a, %b), "
-        'custom_call_target="tpu_custom_call", operand_layout_constraints={f32[2,8]{1,0}, s32[]}}, '
-        "output_to_operand_aliasing={{0}: (0, {})}, metadata={}"
-    )
-    (line,) = kernels("%other = f32[2] add(%a, %b)\n" + text)
-    assert kernel_bytes(line) == 64 + 8 + 64 + 4
-    assert overwritten(text) == 2 * 64
+PROGRAM = """
+ENTRY %main (a: f32[4]) -> f32[2,8] {
+  %a = f32[4]{0:T(128)} parameter(0)
+  %start = (f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)}) copy-start(%a)
+  %done = f32[4]{0:T(128)S(1)} copy-done(%start)
+  %k = (f32[2,8]{1,0}, bf16[4]{0:S(1)}) custom-call(%a, %done), custom_call_target="tpu_custom_call", \
+operand_layout_constraints={f32[4]{0}, f32[4]{0}}, metadata={}
+  %x = f32[2,8]{1,0} get-tuple-element(%k), index=0
+  ROOT %y = f32[2,8]{1,0} fusion(%x), kind=kLoop, calls=%f
+}
+"""
+
+
+def test_bytes_are_read_from_the_program() -> None:
+    (line,) = kernels(PROGRAM)
+    assert kernel_bytes(line) == 64 + 8 + 16 + 16
+    # a to the chip; the kernel's operand in main memory and its result there; the fusion's both.
+    assert memory_traffic(PROGRAM) == 16 + (16 + 64) + (64 + 64)
+    assert memory_traffic(PROGRAM.replace("fusion(", "while(")) is None
 
 
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_copies_move_once_in_the_fused_step(topology: str) -> None:
-    row = rows(NUMBERS)["pjax_reflect_dot"]
-    text = compile_for("pjax_reflect_dot", row, topology).as_text()
+@pytest.mark.parametrize("name", ["pjax_displace_dot", "pjax_leave_dot", "pjax_reflect_dot"])
+def test_copies_move_once(name: str, topology: str) -> None:
+    row = rows(NUMBERS)[name]
+    text = compile_for(name, row, topology).as_text()
     (kernel,) = kernels(text)
-    least = bytes_moved("pjax_reflect_dot", row)
+    least = bytes_moved(name, row)
     assert kernel_bytes(kernel) <= 1.2 * least
-    _, _, moved = predicted("pjax_reflect_dot", row, topology)
+    _, _, moved = predicted(name, row, topology)
     assert least <= moved <= 1.2 * least
 
 
@@ -88,7 +105,7 @@ def test_solves_of_a_product_move_four_matrices(topology: str) -> None:
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("name", ["pjax_project_linear", "pjax_reflect_dot"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_no_register_is_spilled(name: str, topology: str, tmp_path: Path) -> None:
     code = (
         f"from benchmarks.lowering import *; compile_for({name!r}, rows({NUMBERS})[{name!r}], {topology!r})"
@@ -105,9 +122,6 @@ def test_no_register_is_spilled(name: str, topology: str, tmp_path: Path) -> Non
         totals = utilization(schedule.read_text())
         assert totals["VALU"] > 0
         assert sum(count for slot, count in totals.items() if "SPILL" in slot) == 0
-
-
-KERNELS = {"pjax_project_linear": "solve", "pjax_reflect_dot": "reflect_dot"}
 
 
 def utilization(text: str) -> Counter[str]:

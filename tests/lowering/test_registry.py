@@ -53,6 +53,16 @@ def reflect_dot(*operands: jax.Array) -> tuple[jax.Array, ...]:
     return pp.reflect_dot_p.bind(*operands, relaxation=0.35)
 
 
+def displace_dot(a, b, mean_a, mean_b, z) -> tuple[jax.Array, ...]:
+    return pp.displace_dot_p.bind(a, b, z)
+
+
+def leave_dot(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    a, b, *means, z = operands
+    solved = pp.displace_dot_p.reference(a, b, z)[:4]
+    return pp.leave_dot_p.bind(a, b, *means, *solved, relaxation=0.35)
+
+
 def both_ways(function, operands):
     results = []
     for choice in ("xla", "pallas"):
@@ -66,8 +76,8 @@ def both_ways(function, operands):
 @pytest.mark.parametrize("sizes", [((), 5, 3, 4), ((2,), 9, 130, 3)], ids=str)
 @pytest.mark.parametrize(
     "function, operands",
-    [(project_linear, matrices), (reflect_dot, copies)],
-    ids=["project_linear", "reflect_dot"],
+    [(project_linear, matrices), *((step, copies) for step in (displace_dot, leave_dot, reflect_dot))],
+    ids=["project_linear", "displace_dot", "leave_dot", "reflect_dot"],
 )
 def test_a_kernel_computes_its_reference(function, operands, sizes, dtype: str) -> None:
     batch, *shape = sizes
