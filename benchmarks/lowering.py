@@ -8,8 +8,8 @@ Of each primitive and platform one row:
   is only described (libtpu is needed), these bytes at the published bandwidth, or the compiler's count of
   operations at the published rate where that takes longer.
 - time: measured; or the bytes that the compiled program moves, at the same rates: what its operations read
-  from and write to main memory by the program's text, and by the compiler's account, which takes every branch and
-  leaves out kernels, where it has loops or branches.
+  from and write to main memory by the program's text; where it has loops or branches, the compiler's account,
+  which takes every branch and leaves out kernels.
 - ratio: time to floor.
 """
 
@@ -224,7 +224,11 @@ def memory_traffic(text: str) -> int | None:
         name, kind, operation, rest = found.groups()
         arrays = [0 if on_chip else _bytes(*shape) for *shape, on_chip in _PLACED.findall(kind)]
         held[name] = sum(arrays)
-        if operation in ("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-done"):
+        if operation in _IDLE or operation.endswith("-done"):
+            continue
+        if operation == "slice-start":  # (whole, slice, ...): reads the slice only
+            _, part, *_ = (_bytes(*shape) for *shape, _ in _PLACED.findall(kind))
+            total += part + arrays[1]
             continue
         written = arrays[0] if operation == "copy-start" else sum(arrays)
         operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
@@ -233,6 +237,7 @@ def memory_traffic(text: str) -> int | None:
 
 
 _SHAPE = re.compile(r"([a-z]+\d+)\[([\d,]*)\]")
+_IDLE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 _PLACED = re.compile(r"([a-z]+\d+)\[([\d,]*)\](?:\{[^{}]*?(S\(1\))?\})?")
 
 

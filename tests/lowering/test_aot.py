@@ -55,6 +55,7 @@ ENTRY %main (a: f32[4]) -> f32[2,8] {
   %a = f32[4]{0:T(128)} parameter(0)
   %start = (f32[4]{0:T(128)S(1)}, f32[4]{0:T(128)}, u32[]{:S(2)}) copy-start(%a)
   %done = f32[4]{0:T(128)S(1)} copy-done(%start)
+  %slice = ((f32[4]{0:T(128)}), f32[2]{0:T(128)S(1)}, u32[]{:S(2)}) slice-start(%a), slice={[0:2]}
   %k = (f32[2,8]{1,0}, bf16[4]{0:S(1)}) custom-call(%a, %done), custom_call_target="tpu_custom_call", \
 operand_layout_constraints={f32[4]{0}, f32[4]{0}}, metadata={}
   %x = f32[2,8]{1,0} get-tuple-element(%k), index=0
@@ -66,8 +67,8 @@ operand_layout_constraints={f32[4]{0}, f32[4]{0}}, metadata={}
 def test_bytes_are_read_from_the_program() -> None:
     (line,) = kernels(PROGRAM)
     assert kernel_bytes(line) == 64 + 8 + 16 + 16
-    # a to the chip; the kernel's operand in main memory and its result there; the fusion's both.
-    assert memory_traffic(PROGRAM) == 16 + (16 + 64) + (64 + 64)
+    # a to the chip, and half of it; of the kernel what is in main memory; of the fusion both.
+    assert memory_traffic(PROGRAM) == 16 + 8 + (16 + 64) + (64 + 64)
     assert memory_traffic(PROGRAM.replace("fusion(", "while(")) is None
 
 
