@@ -42,6 +42,9 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }  # fmt: skip
 SPECIAL = ("random", "zeros", "parallel", "antiparallel", "far", "tiny", "huge")
 
+FIRST_CASES = ("same", "everything", "depthwise", "batch groups, strides", "one axis", "odd layouts")
+"""Between them all that a convolution can have; the others on hostile queries if asked for."""
+
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -131,7 +134,9 @@ def both_forms(case: str) -> Any:
 
 
 @pytest.mark.parametrize("special", SPECIAL)
-@every_case
+@pytest.mark.parametrize(
+    "case", [pytest.param(x, marks=() if x in FIRST_CASES else pytest.mark.slow) for x in CASES]
+)
 def test_project_average_is_expand_project_average(case: str, special: str) -> None:
     _, operands, _, target = sample(case, special)
     compressed, plain = both_forms(case)(operands, target)
