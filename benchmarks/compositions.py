@@ -79,13 +79,8 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     keys = jax.random.split(jax.random.key(0), 2)
     start, other = (jax.random.normal(key, (options.problems, options.size)) for key in keys)
-    print(
-        "| function | form | "
-        + " | ".join(f"{n} steps" for n in STEPS)
-        + " |\n"
-        + "|---" * (2 + len(STEPS))
-        + "|"
-    )
+    print(f"| function | form | {' | '.join(f'{n} steps' for n in STEPS)} |")
+    print("|---" * (2 + len(STEPS)) + "|")
     for name, function in FUNCTIONS.items():
         targets = jax.vmap(function)(other)
         before = squared_errors(function, start, targets)

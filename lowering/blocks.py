@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from pjax_prim.primitives.dot import displacement
+from pjax_prim.primitives._arguments import compute_dtype
 from pjax_prim.primitives.linear import block_count
+from pjax_prim.primitives.reflect_dot import displacement_of_norms, quarter_norm
 
 BLOCK = 2**15
 """Copies of either operand in a block: with its means it takes a quarter of a second-level cache of 2 MiB."""
@@ -110,7 +111,7 @@ class _Blocks:
 
 
 def _norms(u: Array, v: Array) -> tuple[Array, Array]:
-    return 0.25 * jnp.sum(jnp.square(u + v), -1), 0.25 * jnp.sum(jnp.square(u - v), -1)
+    return quarter_norm(u + v), quarter_norm(u - v)
 
 
 def _weighted_sum(weights: Array, x: Array) -> Array:
@@ -118,7 +119,9 @@ def _weighted_sum(weights: Array, x: Array) -> Array:
     return jnp.matmul(weights[None], x, precision=lax.Precision.HIGHEST)
 
 
-def _for_each(function: Callable[..., tuple[Array, ...]], axes: Sequence[int], *arrays: Array) -> Any:
+def _for_each(
+    function: Callable[..., tuple[Array, ...]], axes: Sequence[int], *arrays: Array
+) -> tuple[Array, ...]:
     """`function` of arrays with so many last axes, which share their leading ones."""
     batch = jnp.broadcast_shapes(*(x.shape[: x.ndim - n] for x, n in zip(arrays, axes, strict=True)))
     count = math.prod(batch)
@@ -136,7 +139,7 @@ def _for_each(function: Callable[..., tuple[Array, ...]], axes: Sequence[int], *
 
 def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.displace_dot_p` computes, with each copy read once."""
-    wide = jnp.promote_types(jnp.result_type(a, b, z), jnp.float32)
+    wide = compute_dtype(jnp.result_type(a, b, z))
 
     def one(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
         p, q, k = a.shape
@@ -148,7 +151,7 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
         def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
             s, d, *outputs, sum_a, sum_b = held
             (target,) = blocks.scalars(index, z)
-            solved = displacement(s, d, target - (s - d), target)
+            solved = displacement_of_norms(s, d, target)
             keep, cross = 1 + 2 * solved[0], 2 * solved[1]
             x, y = load(index)
             new_a = _weighted_sum(keep, x) + _weighted_sum(cross, y)
@@ -168,23 +171,14 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
             (sum_b / p).at[:, 0].add(2 * jnp.mean(step_b, 0)).astype(b.dtype),
         )
 
-    return tuple(_for_each(one, (3, 3, 2), a, b, z))
+    return _for_each(one, (3, 3, 2), a, b, z)
 
 
 def leave_dot(
-    a: Array,
-    b: Array,
-    mean_a: Array,
-    mean_b: Array,
-    c: Array,
-    e: Array,
-    step_a: Array,
-    step_b: Array,
-    *,
-    relaxation: float,
+    a: Array, b: Array, mean_a: Array, mean_b: Array, *solved: Array, relaxation: float
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, with each copy read once and written once."""
-    wide = jnp.promote_types(jnp.result_type(a, b, mean_a, mean_b), jnp.float32)
+    wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b))
     rate = 2 * relaxation
 
     def one(a: Array, b: Array, mean_a: Array, mean_b: Array, *solved: Array) -> tuple[Array, ...]:
@@ -212,15 +206,14 @@ def leave_dot(
         a, b, _, _, squared_a, squared_b = lax.fori_loop(0, blocks.count, block, held)
         return a, b, squared_a + squared_b
 
-    arrays = a, b, mean_a, mean_b, c, e, step_a, step_b
-    return tuple(_for_each(one, (3, 3, 3, 3, 2, 2, 2, 2), *arrays))
+    return _for_each(one, (3, 3, 3, 3, 2, 2, 2, 2), a, b, mean_a, mean_b, *solved)
 
 
 def reflect_dot(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, with each copy read once and written once."""
-    wide = jnp.promote_types(jnp.result_type(a, b, mean_a, mean_b, z), jnp.float32)
+    wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b, z))
     rate = 2 * relaxation
 
     def one(a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array) -> tuple[Array, ...]:
@@ -237,7 +230,7 @@ def reflect_dot(
             a, b, x, y, s, d, output, squared_a, squared_b, sum_a, sum_b = held
             m, n = blocks.means(index, mean_a, mean_b)
             (target,) = blocks.scalars(index, z)
-            *coefficients, solved = displacement(s, d, target - (s - d), target)
+            *coefficients, solved = displacement_of_norms(s, d, target)
             c, e, step_a, step_b = (v[:, None] for v in coefficients)
             u, v = 2 * m - x, 2 * n - y
             move_a = (u - m) + c * u + e * v + jnp.where(blocks.is_first, step_a, 0)
@@ -260,4 +253,4 @@ def reflect_dot(
         means = (sum_a / q).astype(a.dtype), (sum_b / p).astype(b.dtype)
         return a, b, output, squared_a + squared_b, *means
 
-    return tuple(_for_each(one, (3, 3, 3, 3, 2), a, b, mean_a, mean_b, z))
+    return _for_each(one, (3, 3, 3, 3, 2), a, b, mean_a, mean_b, z)

@@ -1,8 +1,8 @@
 """Copies (..., P, Q, K) of a dot product's operands as kernels take them.
 
 A step of the grid takes the copies of one row of `a` with up to 128 rows of `b`. Strips of them are taken one
-after another. What there is one of for each copy lies in columns in the strips and in a row (a scratch of
-`TRANSPOSED` shape, or an operand) else; transposing a block of registers goes from one to the other.
+after another. What there is one of for each copy lies in columns in the strips and in a row elsewhere;
+transposing a block of registers goes from one to the other.
 """
 
 import math

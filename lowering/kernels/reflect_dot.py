@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pjax_prim.primitives.dot import displacement
+from pjax_prim.primitives.reflect_dot import displacement_of_norms
 
 from .copies import Grid, Strips
 
@@ -60,20 +60,16 @@ def leave_dot(
     b: Array,
     mean_a: Array,
     mean_b: Array,
-    c: Array,
-    e: Array,
-    step_a: Array,
-    step_b: Array,
-    *,
+    *solved: Array,
     relaxation: float,
     interpret: bool = False,
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
-    grid = Grid(a, b, c, mean_a, mean_b)
+    grid = Grid(a, b, solved[0], mean_a, mean_b)
     new_a, new_b, squared = grid.call(
         partial(_leave, rate=2 * relaxation),
         "pjax_leave_dot",
-        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(c, e, step_a, step_b)),
+        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*solved)),
         (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 4),
         ("a", "b", "row"),
         interpret,
@@ -97,7 +93,7 @@ def _solve(columns_ref: Any, z_ref: Any) -> tuple[Array, ...]:
     """c, e, the steps and the outputs of a block, each a row, from its norms in columns."""
     transposed = columns_ref[...].T
     s, d, z = transposed[0:1], transposed[1:2], z_ref[...].astype(jnp.float32)
-    return displacement(s, d, z - (s - d), z)
+    return displacement_of_norms(s, d, z)
 
 
 def _to_columns(rows_ref: Any, coefficients_ref: Any, rows: Any) -> None:

@@ -16,7 +16,7 @@ from .dot import displacement
 from .mean_rows import mean_rows_p
 
 
-def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
+def displacement_of_norms(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Array, Array]:
     """`displacement` from s = |a + b|^2/4 and d = |a - b|^2/4.
 
     Both are sums of their own: as |a|^2 + |b|^2 +- 2 a . b they cancel for parallel vectors. Their
@@ -28,7 +28,7 @@ def _displacement(s: Array, d: Array, z: Array) -> tuple[Array, Array, Array, Ar
 def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     dtypes = a.dtype, b.dtype
     a, b, z = widen(a, b, z)
-    c, e, step_a, step_b, output = _displacement(_quarter_norm(a + b), _quarter_norm(a - b), z)
+    c, e, step_a, step_b, output = displacement_of_norms(quarter_norm(a + b), quarter_norm(a - b), z)
     keep, cross = (1 + 2 * c)[..., None], 2 * e[..., None]
     mean_a = jnp.mean(keep * a + cross * b, -2)
     (mean_b,) = mean_rows_p.bind(keep * b + cross * a)
@@ -37,7 +37,7 @@ def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     return c, e, step_a, step_b, output, mean_a, mean_b
 
 
-def _quarter_norm(x: Array) -> Array:
+def quarter_norm(x: Array) -> Array:
     return 0.25 * jnp.sum(jnp.square(x), -1)
 
 
@@ -74,9 +74,9 @@ def _reflect_reference(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
 ) -> tuple[Array, ...]:
     x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
-    s = _quarter_norm((x + y) - (_apart(2 * mean_x) + _apart(2 * mean_y)))
-    d = _quarter_norm((x - y) + (_apart(-2 * mean_x) - _apart(-2 * mean_y)))
-    c, e, step_a, step_b, output = _displacement(s, d, z)
+    s = quarter_norm((x + y) - (_apart(2 * mean_x) + _apart(2 * mean_y)))
+    d = quarter_norm((x - y) + (_apart(-2 * mean_x) - _apart(-2 * mean_y)))
+    c, e, step_a, step_b, output = displacement_of_norms(s, d, z)
     moved_a, moved_b, squared = _update(
         a, b, mean_a, mean_b, c, e, 1 + 2 * c, 2 * e, step_a, step_b, relaxation
     )

@@ -3,8 +3,8 @@ r"""Projection onto the graph of a function of one number, {(a, z): z = f(a)}.
 The cost $(x - a)^2 + (f(x) - z)^2$ may have several local minima. On an arc where the curvature of the
 graph is monotone, so is each coordinate of its evolute, and half the cost's second derivative,
 $1 + f'^2 + (f - z) f''$, changes its sign at most once: the arc has one part on which the cost is convex
-and one on which it is concave, so at most one local minimum inside. A bracketed Newton search finds it
-on every arc (`curves`), and the cheapest point of all arcs and their ends is the answer.
+and one on which it is concave, so at most one local minimum inside. Bisection and a few steps of Newton's
+method find it on every arc (`curves`), and the cheapest point of all arcs and their ends is the answer.
 
 A target is *near* if the cost is convex within the distance $|f(a) - z|$, where the answer must be: then
 a few Newton steps from the query do.

@@ -3,7 +3,7 @@
 A new solver, or a new kind of network, is one more row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -384,6 +385,22 @@ SOLVERS: dict[str, pjp.AbstractSolver] = ONE_FORM | {
     for name, kind in TWO_FORMS.items()
     for form in ("compressed", "expanded")
 }
+
+
+def every_solver(
+    cases: Iterable[tuple[Any, ...]], solvers: Iterable[str], is_slow: Callable[[tuple[Any, ...], str], bool]
+) -> list[Any]:
+    """The rows (*case, solver) of a table of tests; the last of a case is its problem."""
+    return [
+        pytest.param(
+            *case,
+            solver,
+            id=f"{case[-1]}-{solver}",
+            marks=pytest.mark.slow if is_slow(case, solver) else (),
+        )
+        for case in cases
+        for solver in solvers
+    ]
 
 
 def read(problem: Problem, solver: pjp.AbstractSolver, state: Any, readout: str) -> list[Array]:

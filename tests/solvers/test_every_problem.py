@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 import pjax_prim as pjp
 
-from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, read
+from .problems import ONE_FORM, PROBLEMS, TWO_FORMS, Problem, every_solver, read
 
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
@@ -38,18 +38,13 @@ def check_solution(problem: Problem, solution: pjp.Solution, steps: int) -> None
 
 @pytest.mark.parametrize(
     ("problem", "solver"),
-    [
-        pytest.param(
-            problem,
-            solver,
-            id=f"{problem}-{solver}",
-            marks=pytest.mark.slow
-            if solver in SECOND_SETTINGS or (problem.name in LARGE and solver != "douglas_rachford_0.5")
-            else (),
-        )
-        for problem in PROBLEMS
-        for solver in ONE_FORM
-    ],
+    every_solver(
+        [(problem,) for problem in PROBLEMS],
+        ONE_FORM,
+        lambda case, solver: (
+            solver in SECOND_SETTINGS or (case[0].name in LARGE and solver != "douglas_rachford_0.5")
+        ),
+    ),
 )
 def test_expanded_solver(problem: Problem, solver: str) -> None:
     first, last = (problem.solve(ONE_FORM[solver], steps) for steps in (1, 40))
@@ -61,16 +56,11 @@ def test_expanded_solver(problem: Problem, solver: str) -> None:
 
 @pytest.mark.parametrize(
     ("problem", "solver"),
-    [
-        pytest.param(
-            problem,
-            solver,
-            id=f"{problem}-{solver}",
-            marks=pytest.mark.slow if solver == "cyclic_projections" and problem.name in LARGE else (),
-        )
-        for problem in PROBLEMS
-        for solver in TWO_FORMS
-    ],
+    every_solver(
+        [(problem,) for problem in PROBLEMS],
+        TWO_FORMS,
+        lambda case, solver: solver == "cyclic_projections" and case[0].name in LARGE,
+    ),
 )
 def test_both_forms(problem: Problem, solver: str) -> None:
     kinds = {form: TWO_FORMS[solver](form=form) for form in ("compressed", "expanded")}

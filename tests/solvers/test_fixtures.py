@@ -7,7 +7,7 @@ import pytest
 
 import pjax_prim as pjp
 
-from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, fixtures, read
+from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, every_solver, fixtures, read
 
 TOLERANCE = 1e-10
 LARGE = ("mlp_deep", "cnn_pool")
@@ -56,16 +56,9 @@ def check(key: str, problem: Problem, solver: pjp.AbstractSolver) -> list[pjp.So
 
 @pytest.mark.parametrize(
     ("name", "loss", "problem", "solver"),
-    [
-        pytest.param(
-            *case,
-            solver,
-            id=f"{case[-1]}-{solver}",
-            marks=pytest.mark.slow if case[0] in LARGE and solver in SECOND_SETTINGS else (),
-        )
-        for case in FIXTURE_PROBLEMS
-        for solver in ONE_FORM
-    ],
+    every_solver(
+        FIXTURE_PROBLEMS, ONE_FORM, lambda case, solver: case[0] in LARGE and solver in SECOND_SETTINGS
+    ),
 )
 def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None:
     check(f"{name}/{loss}/{solver}", problem, ONE_FORM[solver])
@@ -73,16 +66,11 @@ def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "loss", "problem", "solver"),
-    [
-        pytest.param(
-            *case,
-            solver,
-            id=f"{case[-1]}-{solver}",
-            marks=pytest.mark.slow if case[0] in LARGE and solver == "cyclic_projections" else (),
-        )
-        for case in FIXTURE_PROBLEMS
-        for solver in TWO_FORMS
-    ],
+    every_solver(
+        FIXTURE_PROBLEMS,
+        TWO_FORMS,
+        lambda case, solver: case[0] in LARGE and solver == "cyclic_projections",
+    ),
 )
 def test_trajectory_in_both_forms(name: str, loss: str, problem: Problem, solver: str) -> None:
     kind = TWO_FORMS[solver]
