@@ -15,6 +15,7 @@ COLUMNS = {
     "copy ms": lambda f: f"{f['floor_ms']:.2f}",
     "step / copy": lambda f: f"{f['ratio_to_floor']:.2f}",
     "copy in place ms": lambda f: f"{f['in_place_floor_ms']:.2f}",
+    "step / copy in place": lambda f: f"{f['ratio_to_in_place_floor']:.2f}",
     "state MB": lambda f: f"{f['state_bytes'] / 1e6:.2f}",
     "peak MB": lambda f: f"{f['peak_bytes'] / 1e6:.2f}",
     "peak / Adam's": lambda f: f"{f['peak_bytes'] / f['adam_peak_bytes']:.2f}",

@@ -5,6 +5,7 @@ so programs with different choices are compiled apart, and its composite in the 
 choice and the rule that was taken.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -117,7 +118,14 @@ def _lower(
     attributes = {**static, "rule": rule.name}
     if definition.chooses:
         attributes["lowering"] = lowering
-    return lower_as_composite(definition.composite, definition.version, scoped, attributes, ctx, *operands)
+    lower = partial(
+        lower_as_composite, definition.composite, definition.version, scoped, attributes, ctx, *operands
+    )
+    if not (rule.kernel and platform == "cuda"):
+        return lower()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
+        return lower()
 
 
 def _select(
@@ -132,10 +140,9 @@ def _select(
     candidates = [*(rules.get(platform, ()) if platform is not None else ()), *rules[None]]
     if choice == "pallas" and platform != "tpu":
         kernels = (rule for rule in rules.get("tpu", ()) if rule.kernel)
-        candidates = [
-            *(replace(x, implementation=partial(x.implementation, interpret=True)) for x in kernels),
-            *candidates,
-        ]
+        own = [rule for rule in candidates if rule.kernel]
+        interpreted = [replace(x, implementation=partial(x.implementation, interpret=True)) for x in kernels]
+        candidates = [*own, *interpreted, *candidates]
     usable = (
         rule
         for rule in candidates

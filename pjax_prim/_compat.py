@@ -11,6 +11,11 @@ from jax._src.lax import lax as _lax
 from jax.extend.core import primitives
 from jax.interpreters import mlir
 
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # deprecated from jax 0.11
+    triton = None  # type: ignore[assignment]
+
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
     getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
 )

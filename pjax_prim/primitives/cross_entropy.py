@@ -37,7 +37,17 @@ def _newton_steps(classes: int) -> int:
 
 
 def displace_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]:
-    r"""With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
+    """The classes become the first axis, so that sums over few of them run along the batch."""
+    dtype = logits.dtype
+    logits, labels = jnp.broadcast_arrays(*arguments.widen(logits, labels))
+    step = displace_columns(jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0), lam, logits.shape[-1])
+    return (jnp.moveaxis(step, 0, -1).astype(dtype),)
+
+
+def displace_columns(logits: Array, labels: Array, lam: float, n: int) -> Array:
+    r"""Of columns (classes, ...), `n` of whose rows are classes; others are far below, without labels.
+
+    With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
     Let m be the largest entry of $l + \lambda y$, hence of x. Differences to it give, for j != m,
 
     $$\log p_j + \lambda Y p_j = (l_j - l_m) + \lambda (y_j - y_m) + \lambda Y p_m + \log p_m,$$
@@ -47,17 +57,13 @@ def displace_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Arr
     started at or below the root climbs to it and cannot pass it. R, rather than $p_m$, keeps
     the digits where nearly all of the probability is on the label.
 
-    The classes are the first axis, so that sums over few of them run along the batch. The loop carries
-    the probabilities, which stores them: fused with the sums that read them, they would be computed for each.
+    The loop carries the probabilities, which stores them: fused with the sums that read them, they would be
+    computed for each.
     """
-    dtype = logits.dtype
-    logits, labels = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    logits, labels = jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0)
-    n = logits.shape[0]
     total = jnp.sum(labels, 0)
     t = lam * total
-    classes = jax.lax.iota(jnp.int32, n).reshape(n, *[1] * total.ndim)
-    largest = classes == jnp.argmax(logits + lam * labels, 0)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0)
+    largest = classes == jnp.argmax(logits + lam * labels, 0)[None]
 
     def at_largest(x: Array) -> Array:
         return jnp.sum(jnp.where(largest, x, 0), 0)
@@ -94,7 +100,7 @@ def displace_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Arr
         1 + jnp.sum(logs, 0)
     )
     step = jnp.where(largest, step_m, jnp.where(logs, step_m - lead, step))
-    return (jnp.moveaxis(step, 0, -1).astype(dtype),)
+    return step
 
 
 displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference)

@@ -10,6 +10,7 @@ A target is *near* if the cost is convex within the distance $|f(a) - z|$, where
 a few Newton steps from the query do.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,10 +43,12 @@ class Mode(NamedTuple):
 
     - `stops`: whether what is not needed by any query of an array is left out.
     - `straight`: loops as straight code: costs more to compile and less to run.
+    - `apart`: each arc of a graph on its own, not as a row of one array: kernels have no rows to stack.
     """
 
     stops: bool = False
     straight: bool = False
+    apart: bool = False
 
 
 FIXED = Mode()
@@ -57,6 +60,17 @@ class Solution(NamedTuple):
     step: Array
     new: Array
     output: Array
+
+
+def _repeat(
+    first: int, last: int, step: Callable[[Any, Array], Array], start: Array, straight: bool
+) -> Array:
+    """A loop, or its straight code."""
+    if not straight:
+        return jax.lax.fori_loop(first, last, step, start)
+    for i in range(first, last):
+        start = step(i, start)
+    return start
 
 
 def _difference(before: tuple[Array, ...], after: tuple[Array, ...], step: Array) -> Array:
@@ -94,7 +108,7 @@ def solve_near(
         return step - (step + left * now[1]) / (1 + now[1] * now[1] + left * now[2])
 
     # A short loop is cheaper to compile, straight code cheaper to run.
-    step = jax.lax.fori_loop(0, steps, newton, step, unroll=straight)
+    step = _repeat(0, steps, newton, step, straight)
     now = jet(x + step)
     return step, _difference(start, now, step)
 
@@ -105,32 +119,49 @@ def _cost(x: Array, y: Array, a: Array, z: Array) -> Array:
     return jnp.square((0.25 * x - 0.25 * a) / unit) + jnp.square((0.25 * y - 0.25 * z) / unit)
 
 
-def _ends(arcs: Arcs, p: Array, q: Array) -> tuple[Array, Array]:
-    """(arcs, ...) the least and the greatest coordinate at which an arc can be nearest.
+def _ends(arcs: Arcs, p: Array, q: Array, apart: bool) -> list[tuple[Array, Array]]:
+    """Of each arc the least and the greatest coordinate at which it can be nearest.
 
     From the finite end of an infinite arc nothing is nearer than that end but within its distance.
     """
     largest = float(jnp.finfo(p.dtype).max) / 4
-    lows, highs = [], []
+    both = (p == p) | (q == q)  # a loop wants its values to vary with both operands
+    ends = []
     for low, high in zip(arcs.knots[:-1], arcs.knots[1:], strict=True):
-        known = jnp.asarray(high if np.isinf(low) else low, p.dtype)
+        known = jnp.full(p.shape if apart else (), high if np.isinf(low) else low, p.dtype)
         reach = jnp.abs(p - known) + jnp.abs(q - arcs.jet(known)[0])
         reach = jnp.minimum(reach, largest)
-        lows.append(jnp.minimum(p - reach, known) if np.isinf(low) else jnp.full_like(p, low))
-        highs.append(jnp.maximum(p + reach, known) if np.isinf(high) else jnp.full_like(p, high))
-    both = (p == p) | (q == q)  # a loop wants its values to vary with both operands
-    ends = (jnp.clip(jnp.stack(x), -largest, largest) for x in (lows, highs))
-    first, last = (jnp.where(both, end, end) for end in ends)
-    return first, last
+        first = jnp.minimum(p - reach, known) if np.isinf(low) else jnp.full_like(p, low)
+        last = jnp.maximum(p + reach, known) if np.isinf(high) else jnp.full_like(p, high)
+        first, last = (jnp.clip(x, -largest, largest) for x in (first, last))
+        ends.append((jnp.where(both, first, first), jnp.where(both, last, last)))
+    return ends
 
 
 def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -> tuple[Array, Array]:
-    """The nearest point (t, f(t)) of (p, q) on any of the arcs, if one is within `reach`.
+    """The nearest point (t, f(t)) of (p, q) on any of the arcs, if one is within `reach`."""
+    ends = _ends(arcs, p, q, mode.apart)
+    if mode.apart:
+        found = [_nearest_between(*pair, arcs, p, q, reach, mode) for pair in ends]
+    else:
+        low, high = map(jnp.stack, zip(*ends, strict=True))
+        cost, points, values = _nearest_between(low, high, arcs, p, q, reach, mode)
+        found = list(zip(cost, points, values, strict=True))
+    best: tuple[Array, ...] | None = None
+    for other in found:
+        best = _cheaper(best, other)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _nearest_between(
+    low: Array, high: Array, arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode
+) -> tuple[Array, ...]:
+    """The cost, t and f(t) of the best point of an arc, for one or a stack of arcs.
 
     Every loop carries one array: of several that are made of the same values, each would compute them anew.
     """
     eps = float(jnp.finfo(p.dtype).eps)
-    low, high = _ends(arcs, p, q)
     reach = reach + 4 * eps * jnp.abs(p)  # of an arc that is out of reach its nearer end remains
     low, high = jnp.clip(p - reach, low, high), jnp.clip(p + reach, low, high)
     width = high - low
@@ -143,14 +174,14 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -
     convex_below = derivatives(low)[1] >= derivatives(high)[1]
 
     def halve(i: Array, start: Array) -> Array:
-        half = width * jnp.exp2(-(i + 1).astype(p.dtype))
+        half = width * jnp.exp2(-jnp.asarray(i + 1, p.dtype))
         middle = start + half
         g, k = derivatives(middle)
         below = jnp.where(k > 0, g > 0, convex_below)
         return jnp.where(below, start, middle)
 
     def bisect(first: int, last: int, start: Array) -> Array:
-        return jax.lax.fori_loop(first, last, halve, start, unroll=mode.straight)
+        return _repeat(first, last, halve, start, mode.straight)
 
     def polish(start: Array, left: Array) -> Array:
         """Newton's method, kept in the bracket of size `left`."""
@@ -159,7 +190,7 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -
             g, k = derivatives(t)
             return jnp.where(k > 0, jnp.clip(t - g / k, start, start + left), t)
 
-        return jax.lax.fori_loop(0, _POLISHING, newton, start + 0.5 * left, unroll=mode.straight)
+        return _repeat(0, _POLISHING, newton, start + 0.5 * left, mode.straight)
 
     few, most = _HALVINGS[p.dtype.name]
 
@@ -178,7 +209,7 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -
     if mode.stops:
         start = bisect(0, few, low)
         t = polish(start, width * 2.0**-few)
-        t = jax.lax.cond(jnp.all(found(start, t)), lambda: t, lambda: fully(start, few))
+        t = jax.lax.cond(jnp.min(jnp.where(found(start, t), 1, 0)) > 0, lambda: t, lambda: fully(start, few))
     else:
         t = fully(low, 0)
     best: tuple[Array, ...] | None = None
@@ -186,10 +217,7 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -
         values = arcs.jet(points)[0]
         best = _cheaper(best, (_cost(points, values, p, q), points, values))
     assert best is not None
-    first, *others = zip(*best, strict=True)  # each of one arc
-    for other in others:
-        first = _cheaper(first, other)
-    return first[1], first[2]
+    return best
 
 
 def _cheaper(best: tuple[Array, ...] | None, other: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -205,7 +233,7 @@ def solve_far(x: Array, target: Array, value: Array, known: Curve, mode: Mode) -
     reach = jnp.where(jnp.isfinite(reach), reach, jnp.inf)
     turns = jnp.zeros_like(x)
     if known.period is not None:
-        turns = known.period * jnp.round(x / known.period)
+        turns = known.period * jnp.floor(x / known.period + 0.5)
     a, z = jnp.broadcast_arrays(x - turns, target)
     best: tuple[Array, ...] | None = None
     for piece in known.pieces:
@@ -252,11 +280,11 @@ def _solve(x: Array, z: Array, function: str, parameters: Parameters, relative: 
         return Solution(*(jnp.where(nearness <= _NEAR, here, there) for here, there in pairs))
 
     def not_very_near() -> Solution:
-        return jax.lax.cond(jnp.all(nearness <= _NEAR), partial(near, more), anywhere)
+        return jax.lax.cond(jnp.max(nearness) <= _NEAR, partial(near, more), anywhere)
 
     if not mode.stops:
         return anywhere()
-    return jax.lax.cond(jnp.all(nearness <= _VERY_NEAR), partial(near, few), not_very_near)
+    return jax.lax.cond(jnp.max(nearness) <= _VERY_NEAR, partial(near, few), not_very_near)
 
 
 def displace_reference(

@@ -1,0 +1,99 @@
+"""Rules for NVIDIA GPUs: kernels of Pallas by Triton, where one device holds the operands.
+
+XLA runs each step of a loop as a kernel of its own, whose arrays go through the memory, and the expanded step
+as several passes. JAX deprecates this way to Triton (from 0.11); where it is gone, the references are used,
+as they are when a program is lowered on a machine without a GPU.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pjax_prim._compat import triton
+from pjax_prim.primitives import (
+    displace_cross_entropy_p,
+    displace_dot_p,
+    displace_scalar_p,
+    leave_dot_p,
+    project_scalar_p,
+    prox_cross_entropy_p,
+    reflect_dot_p,
+)
+from pjax_prim.primitives.scalar import Mode
+
+from .kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
+from .registry import Rule, register
+
+ERROR_FUNCTIONS = ("erf", "erfc", "erf_inv", "gelu")
+"""Triton has no error function."""
+
+
+def _legal(*operands: Any) -> bool:
+    """Whether there is a GPU, and the computation is one of float32 with indices of 32 bits."""
+    return (
+        triton is not None
+        and jax.default_backend() == "gpu"
+        and jnp.result_type(*(x.dtype for x in operands)) != jnp.float64
+        and all(0 < math.prod(x.shape) < 2**31 for x in operands)
+    )
+
+
+def _prox(logits: Array, labels: Array, **settings: Any) -> tuple[Array]:
+    (step,) = gpu_cross_entropy.displace(logits, labels, **settings)
+    return ((logits + step).astype(logits.dtype),)
+
+
+for _definition, _rule in (
+    (displace_dot_p, gpu_dot.displace_dot),
+    (leave_dot_p, gpu_dot.leave_dot),
+    (reflect_dot_p, gpu_dot.reflect_dot),
+):
+    register(
+        _definition,
+        Rule(
+            "triton_kernel",
+            _rule,
+            kernel=True,
+            local=True,
+            supports=lambda *operands, **static: _legal(*operands) and gpu_dot.fits(operands[0]),
+            when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
+        ),
+        "cuda",
+    )
+for _definition in (displace_scalar_p, project_scalar_p):
+    register(
+        _definition,
+        Rule(
+            "triton_kernel",
+            partial(
+                gpu_elementwise.elementwise, partial(_definition.reference, mode=Mode(stops=True, apart=True))
+            ),
+            kernel=True,
+            local=True,
+            supports=lambda *operands, function, **static: (
+                _legal(*operands) and function not in ERROR_FUNCTIONS
+            ),
+            when="one device or shard_map, float32 and narrower, no error functions: loops on the chip",
+        ),
+        "cuda",
+    )
+for _definition, _rule in (
+    (displace_cross_entropy_p, gpu_cross_entropy.displace),
+    (prox_cross_entropy_p, _prox),
+):
+    register(
+        _definition,
+        Rule(
+            "triton_kernel",
+            _rule,
+            kernel=True,
+            local=True,
+            supports=lambda *operands, **static: _legal(*operands) and gpu_cross_entropy.fits(operands[0]),
+            when="one device or shard_map, float32 and narrower, up to 4,096 classes: loops on the chip",
+        ),
+        "cuda",
+    )
