@@ -105,7 +105,7 @@ def rows(n: int) -> dict[str, Row]:
         "displace_sum": Row((one, one), {"inputs": 4}),
         "displace_sum_relu": Row((one, one), {"inputs": 2}),
         "equality": Row((logits, labels)),
-        "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 4), relaxed, in_place=(0, 1)),
+        "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 5), relaxed, in_place=(0, 1)),
         "margin_loss": Row((logits, labels)),
         "mean_rows": Row((copies,)),
         "project_affine": Row((many, many, few, few), in_place=(0,)),

@@ -119,6 +119,26 @@ def _weighted_sum(weights: Array, x: Array) -> Array:
     return jnp.matmul(weights[None], x, precision=lax.Precision.HIGHEST)
 
 
+def _add_reflected(
+    blocks: _Blocks, index: Array, sum_a: Array, sum_b: Array, x: Array, y: Array, c: Array, e: Array
+) -> tuple[Array, Array]:
+    """Sums over reflected copies, without their steps, with those of a block x, y."""
+    keep, cross = 1 + 2 * c, 2 * e
+    new_a = _weighted_sum(keep, x) + _weighted_sum(cross, y)
+    return blocks.add(index, sum_a, sum_b, new_a, keep[:, None] * y + cross[:, None] * x)
+
+
+def _reflected_means(
+    sum_a: Array, sum_b: Array, step_a: Array, step_b: Array, *dtypes: Any
+) -> tuple[Array, Array]:
+    """The means of `_add_reflected`'s copies with their steps."""
+    p, q = step_a.shape
+    return (
+        (sum_a / q).at[:, 0].add(2 * jnp.mean(step_a, 1)).astype(dtypes[0]),
+        (sum_b / p).at[:, 0].add(2 * jnp.mean(step_b, 0)).astype(dtypes[1]),
+    )
+
+
 def _for_each(
     function: Callable[..., tuple[Array, ...]], axes: Sequence[int], *arrays: Array
 ) -> tuple[Array, ...]:
@@ -152,10 +172,7 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
             s, d, *outputs, sum_a, sum_b = held
             (target,) = blocks.scalars(index, z)
             solved = displacement_of_norms(s, d, target)
-            keep, cross = 1 + 2 * solved[0], 2 * solved[1]
-            x, y = load(index)
-            new_a = _weighted_sum(keep, x) + _weighted_sum(cross, y)
-            sums = blocks.add(index, sum_a, sum_b, new_a, keep[:, None] * y + cross[:, None] * x)
+            sums = _add_reflected(blocks, index, sum_a, sum_b, *load(index), *solved[:2])
             outputs = [blocks.put(index, *pair) for pair in zip(outputs, solved, strict=True)]
             return (*_norms(*load(index + 1)), *outputs, *sums)
 
@@ -164,12 +181,7 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
         sums = jnp.zeros_like(a[:, 0], wide), jnp.zeros_like(b[0], wide)
         held = (*_norms(*load(start)), *[jnp.zeros_like(z)] * 5, *sums)
         _, _, *outputs, sum_a, sum_b = lax.fori_loop(0, blocks.count, block, held)
-        _, _, step_a, step_b, _ = outputs
-        return (
-            *outputs,
-            (sum_a / q).at[:, 0].add(2 * jnp.mean(step_a, 1)).astype(a.dtype),
-            (sum_b / p).at[:, 0].add(2 * jnp.mean(step_b, 0)).astype(b.dtype),
-        )
+        return (*outputs, *_reflected_means(sum_a, sum_b, *outputs[2:4], a.dtype, b.dtype))
 
     return _for_each(one, (3, 3, 2), a, b, z)
 
@@ -181,32 +193,43 @@ def leave_dot(
     wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b))
     rate = 2 * relaxation
 
-    def one(a: Array, b: Array, mean_a: Array, mean_b: Array, *solved: Array) -> tuple[Array, ...]:
-        blocks = _Blocks(*a.shape)
+    def one(a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array) -> tuple[Array, ...]:
+        p, q, k = a.shape
+        blocks = _Blocks(p, q, k)
+        *solved, z = scalars
 
-        def load(index: Array, a: Array, b: Array) -> list[Array]:
-            """A block of copies, behind what overwrites them."""
-            return [x.astype(wide) for x in blocks.copies(index, a, b)]
-
-        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
-            a, b, x, y, squared_a, squared_b = held
+        def update(index: Array, a: Array, b: Array) -> tuple[Array, ...]:
+            """A block of new copies, behind what overwrites others, with norms of them and of their moves."""
             m, n = blocks.means(index, mean_a, mean_b)
             c, e, step_a, step_b = (v[:, None] for v in blocks.scalars(index, *solved))
+            x, y = (v.astype(wide) for v in blocks.copies(index, a, b))
             move_a = (m - x) - (c * x + e * y + jnp.where(blocks.is_first, step_a, 0))
             move_b = (n - y) - (c * y + e * x + jnp.where(blocks.is_first, step_b, 0))
-            a, b = blocks.put(index, a, x + rate * move_a), blocks.put(index, b, y + rate * move_b)
+            x = (x + rate * move_a).astype(a.dtype).astype(wide)
+            y = (y + rate * move_b).astype(b.dtype).astype(wide)
             # Two sums: one of both would not be a vectorised reduction.
-            squared_a = blocks.put(index, squared_a, jnp.sum(jnp.square(move_a), -1))
-            squared_b = blocks.put(index, squared_b, jnp.sum(jnp.square(move_b), -1))
-            return (a, b, *load(index + 1, a, b), squared_a, squared_b)
+            return x, y, *_norms(x, y), jnp.sum(jnp.square(move_a), -1), jnp.sum(jnp.square(move_b), -1)
 
-        mean_a, mean_b = mean_a[:, 0].astype(wide), mean_b[0].astype(wide)
-        none = jnp.zeros_like(solved[0], wide)
-        held = (a, b, *load(jnp.zeros((), jnp.int32), a, b), none, none)
-        a, b, _, _, squared_a, squared_b = lax.fori_loop(0, blocks.count, block, held)
-        return a, b, squared_a + squared_b
+        def block(index: Array, held: tuple[Array, ...]) -> tuple[Array, ...]:
+            a, b, x, y, s, d, moved_a, moved_b, *outputs, sum_a, sum_b = held
+            a, b = blocks.put(index, a, x), blocks.put(index, b, y)
+            (target,) = blocks.scalars(index, z)
+            found = (moved_a, moved_b, *displacement_of_norms(s, d, target))
+            outputs = [blocks.put(index, *pair) for pair in zip(outputs, found, strict=True)]
+            sums = _add_reflected(blocks, index, sum_a, sum_b, x, y, *found[2:4])
+            return (a, b, *update(index + 1, a, b), *outputs, *sums)
 
-    return _for_each(one, (3, 3, 3, 3, 2, 2, 2, 2), a, b, mean_a, mean_b, *solved)
+        mean_a, mean_b, z = mean_a[:, 0].astype(wide), mean_b[0].astype(wide), z.astype(wide)
+        sums = jnp.zeros_like(mean_a), jnp.zeros_like(mean_b)
+        start = jnp.zeros((), jnp.int32)
+        held = (a, b, *update(start, a, b), *[jnp.zeros_like(z)] * 7, *sums)
+        a, b, *_, moved_a, moved_b, c, e, step_a, step_b, output, sum_a, sum_b = lax.fori_loop(
+            0, blocks.count, block, held
+        )
+        means = _reflected_means(sum_a, sum_b, step_a, step_b, a.dtype, b.dtype)
+        return (a, b, moved_a + moved_b, c, e, step_a, step_b, output, *means)
+
+    return _for_each(one, (3, 3, 3, 3, *[2] * 5), a, b, mean_a, mean_b, *solved)
 
 
 def reflect_dot(

@@ -1,7 +1,7 @@
 """The dot product's parts of a Douglas-Rachford step, in which copies are read once and written at most once.
 
-`reflect_dot` does all of it in one pass; the set that is projected first takes two, `displace_dot` and, when
-the other set has been projected, `leave_dot`.
+`reflect_dot` does all of it in one pass for the set that is projected second; for the set that is projected
+first `leave_dot` ends one step and begins the next, and `displace_dot` begins the first.
 """
 
 from functools import partial
@@ -66,17 +66,22 @@ def leave_dot(
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
     grid = Grid(a, b, solved[0], mean_a, mean_b)
-    new_a, new_b, squared = grid.call(
+    new_a, new_b, *scalars, sums_a, sums_b = grid.call(
         partial(_leave, rate=2 * relaxation),
         "pjax_leave_dot",
         (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*solved)),
-        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 4),
-        ("a", "b", "row"),
+        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 5),
+        ("a", "b", *["row"] * 6, "sum_a", "sum_b"),
         interpret,
         in_place=True,
     )
     p, q, k = grid.p, grid.q, grid.k
-    return grid.original(new_a, p, q, k), grid.original(new_b, p, q, k), grid.original(squared, p, q)
+    return (
+        grid.original(new_a, p, q, k),
+        grid.original(new_b, p, q, k),
+        *(grid.original(x, p, q) for x in scalars),
+        *grid.averages(sums_a, sums_b, a.dtype, b.dtype),
+    )
 
 
 def _clear(*refs: Any) -> None:
@@ -112,6 +117,24 @@ def _add_sums(
     here = strips.rows(i)
     partial_ref[:, lanes] += jnp.where(strips.inside(i, q), new_a, 0)
     sum_b_ref[here, lanes] = jnp.where(strips.is_first_row, 0, sum_b_ref[here, lanes]) + new_b
+
+
+def _add_reflected(
+    strips: Strips, coefficients_ref: Any, q: int, partial_ref: Any, sum_a_ref: Any, sum_b_ref: Any
+) -> None:
+    """Sums over the reflected copies 2 P x - x of a block of copies x."""
+
+    def add(lanes: Any, i: Array, _: None) -> None:
+        here = strips.rows(i)
+        c, e, step_a, step_b = _coefficients(coefficients_ref, here)
+        a, b = strips.load(here, lanes)
+        keep, cross = 1 + 2 * c, 2 * e
+        new_a = strips.first_component(lanes, keep * a + cross * b, 2 * step_a)
+        new_b = strips.first_component(lanes, keep * b + cross * a, 2 * step_b)
+        _add_sums(strips, i, lanes, new_a, new_b, q, partial_ref, sum_b_ref)
+
+    strips.for_each(add)
+    sum_a_ref[...] = jnp.sum(partial_ref[...], 0, keepdims=True)
 
 
 def _reflect(
@@ -171,29 +194,20 @@ def _displace(
         columns_ref, z_ref
     )
     _to_columns(rows_ref, coefficients_ref, solved[:4])
-
-    def add(lanes: Any, i: Array, _: None) -> None:
-        here = strips.rows(i)
-        c, e, step_a, step_b = _coefficients(coefficients_ref, here)
-        a, b = strips.load(here, lanes)
-        keep, cross = 1 + 2 * c, 2 * e
-        new_a = strips.first_component(lanes, keep * a + cross * b, 2 * step_a)
-        new_b = strips.first_component(lanes, keep * b + cross * a, 2 * step_b)
-        _add_sums(strips, i, lanes, new_a, new_b, q, partial_ref, sum_b_ref)
-
-    strips.for_each(add)
-    sum_a_ref[...] = jnp.sum(partial_ref[...], 0, keepdims=True)
+    _add_reflected(strips, coefficients_ref, q, partial_ref, sum_a_ref, sum_b_ref)
 
 
 def _leave(
     a_ref: Any, b_ref: Any, mean_a_ref: Any, mean_b_ref: Any,
-    c_ref: Any, e_ref: Any, step_a_ref: Any, step_b_ref: Any,
+    c_ref: Any, e_ref: Any, step_a_ref: Any, step_b_ref: Any, z_ref: Any,
     new_a_ref: Any, new_b_ref: Any, squared_ref: Any,
+    new_c_ref: Any, new_e_ref: Any, new_step_a_ref: Any, new_step_b_ref: Any, output_ref: Any,
+    sum_a_ref: Any, sum_b_ref: Any,
     columns_ref: Any, coefficients_ref: Any, rows_ref: Any, partial_ref: Any,
     *, q: int, strip: int, rate: float,
 ) -> None:  # fmt: skip
     strips = Strips(a_ref, b_ref, strip)
-    _clear(columns_ref, rows_ref)
+    _clear(columns_ref, rows_ref, partial_ref)
     given = (x[...].astype(jnp.float32) for x in (c_ref, e_ref, step_a_ref, step_b_ref))
     _to_columns(rows_ref, coefficients_ref, given)
 
@@ -204,9 +218,17 @@ def _leave(
         mean_a, mean_b = (x.astype(jnp.float32) for x in (mean_a_ref[0:1, lanes], mean_b_ref[here, lanes]))
         move_a = strips.first_component(lanes, (mean_a - a) - (c * a + e * b), -step_a)
         move_b = strips.first_component(lanes, (mean_b - b) - (c * b + e * a), -step_b)
-        new_a_ref[here, lanes] = (a + rate * move_a).astype(new_a_ref.dtype)
-        new_b_ref[here, lanes] = (b + rate * move_b).astype(new_b_ref.dtype)
+        new_a = (a + rate * move_a).astype(new_a_ref.dtype)
+        new_b = (b + rate * move_b).astype(new_b_ref.dtype)
+        new_a_ref[here, lanes], new_b_ref[here, lanes] = new_a, new_b
+        _add_norms(columns_ref, here, new_a.astype(jnp.float32), new_b.astype(jnp.float32))
         columns_ref[here, 2:3] += jnp.sum(jnp.square(move_a) + jnp.square(move_b), -1, keepdims=True)
 
     strips.for_each(update)
     squared_ref[...] = columns_ref[...].T[2:3]
+    new_c_ref[...], new_e_ref[...], new_step_a_ref[...], new_step_b_ref[...], output_ref[...] = solved = (
+        _solve(columns_ref, z_ref)
+    )
+    _to_columns(rows_ref, coefficients_ref, solved[:4])
+    moved = Strips(new_a_ref, new_b_ref, strip)
+    _add_reflected(moved, coefficients_ref, q, partial_ref, sum_a_ref, sum_b_ref)

@@ -56,18 +56,22 @@ def _leave_reference(
     e: Array,
     step_a: Array,
     step_b: Array,
+    z: Array,
     *,
     relaxation: float,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     zero = jnp.zeros_like(c)
-    return _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
+    *moved, squared = _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
+    # Behind a barrier, or XLA would compute the updates again for their norms and means.
+    moved = jax.lax.optimization_barrier(moved)
+    return (*moved, squared, *_displace_reference(*moved, z))
 
 
-leave_dot_p = define("pjax_leave_dot", _leave_reference)
-"""`(a, b, mean_a, mean_b, c, e, r_a, r_b) -> (a', b', squared)`, static `relaxation`.
+leave_dot_p = define("pjax_leave_dot", _leave_reference, version=2)
+"""`(a, b, mean_a, mean_b, c, e, r_a, r_b, z) -> (a', b', squared, ...)`, static `relaxation`.
 
-From the projection P x = x + displacement to the other shadow m: x + 2 relaxation (m - P x), and
-|m - P x|^2."""
+From the projection P x = x + displacement to the other shadow m: x' = x + 2 relaxation (m - P x), and
+|m - P x|^2; then what `displace_dot` gives for x' and z, which begins the next step."""
 
 
 def _reflect_reference(

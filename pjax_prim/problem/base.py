@@ -112,6 +112,12 @@ class AbstractProblem(abc.ABC):
             value = jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
         return self.place_output(node, value)
 
+    def is_determined(self, node: int) -> bool:
+        """Whether consumers are known to touch all that a node produces, so that `target` needs no more."""
+        counts = [self.uses(use.consumer, use.operand)[use.input] for use in self.graph.uses[node]]
+        touched = sum((np.sign(x) for x in counts if isinstance(x, int | np.ndarray)), np.zeros(()))
+        return bool(np.all(touched > 0))
+
     def uses(self, node: int, operand: int) -> list[Array | Count]:
         """How often an operand uses each element of each of its inputs; 0 where it has no copy."""
         consumer = self.graph.nodes[node]

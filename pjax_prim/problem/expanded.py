@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,6 +14,20 @@ from .placement import State
 
 Averages = dict[int, tuple[Array, ...]]
 """Of some constraints, by node, what `AbstractConstraint.average` makes of their copies."""
+
+
+class Summary(NamedTuple):
+    """What `relaxed_reflections` needs to know of all copies of a state, by node.
+
+    Reading them again for it would cost a pass over all of them.
+
+    - `averages`: of the second set's constraints.
+    - `held`: of the first set's, what `AbstractConstraint.held` gives, for those that have any and whose
+      targets the second set's copies determine.
+    """
+
+    averages: Averages
+    held: dict[int, Any]
 
 
 class ExpandedProblem(AbstractProblem):
@@ -62,34 +77,44 @@ class ExpandedProblem(AbstractProblem):
             changed[index] = constraint.expand(self.gather(index, present))
         return tuple(changed)
 
-    def averages(self, members: Sequence[int], state: State) -> Averages:
-        return {
-            index: self._average(index, state)
-            for index in members
-            if self.graph.nodes[index].constraint is not None
+    def summary(self, first: Sequence[int], second: Sequence[int], state: State) -> Summary:
+        """For two sets that divide all nodes."""
+        nodes = self.graph.nodes
+        averages = {
+            index: self._average(index, state) for index in second if nodes[index].constraint is not None
         }
+        means = self._spread_means(averages.__getitem__)
+        held = {}
+        for index in first:
+            constraint = nodes[index].constraint
+            if constraint is None or constraint.is_loss or not self.is_determined(index):
+                continue
+            with nodes[index].scope():
+                found = constraint.held(state[index], _given(self._target(index, state, means)))
+            if found is not None:
+                held[index] = found
+        return Summary(averages, held)
 
     def relaxed_reflections(
         self,
         first: Sequence[int],
         second: Sequence[int],
         state: State,
-        averages: Averages,
+        summary: Summary,
         relaxation: float,
-    ) -> tuple[State, Averages, Float[Array, " nodes"]]:
+    ) -> tuple[State, Summary, Float[Array, " nodes"]]:
         """z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for two sets that divide all nodes.
 
         The same as `project` twice, but no shadow is ever stored whole: each constraint is taken
         from its old copies to its new ones at once.
 
-        **Arguments:** `averages` of the second set's copies in `state`.
+        **Arguments:** the `summary` of `state`.
 
-        **Returns:** the new state, the averages of its second set, and for each node the squared distance of
-        the two shadows.
+        **Returns:** the new state, its summary, and for each node the squared distance of the two shadows.
         """
         nodes = self.graph.nodes
-        state_means = self._spread_means(averages.__getitem__)
-        new_averages: Averages = {}
+        state_means = self._spread_means(summary.averages.__getitem__)
+        new = Summary({}, {})
         reflections: dict[int, Reflection] = {}
         produced: dict[int, Array] = {}  # in the first shadow
         again: dict[int, Array] = {}  # in the second
@@ -103,7 +128,9 @@ class ExpandedProblem(AbstractProblem):
                 continue
             constants = self.constant_operands(index)
             with nodes[index].scope():
-                reflections[index] = constraint.reflection(state[index], target, constants)
+                reflections[index] = constraint.reflection(
+                    state[index], target, constants, summary.held.get(index)
+                )
             if (output := reflections[index].output) is not None:
                 produced[index] = output
         reflected_means = self._spread_means(lambda node: reflections[node].means())
@@ -115,17 +142,24 @@ class ExpandedProblem(AbstractProblem):
                 continue
             operands = self.gather(index, produced.__getitem__)
             with nodes[index].scope():
-                moved, output, gaps[index], new_averages[index] = constraint.reflect(
+                moved, output, gaps[index], new.averages[index] = constraint.reflect(
                     state[index], operands, target, self.constant_operands(index), relaxation
                 )
             changed[index] = self.place_copies(index, moved)
             if output is not None:
                 again[index] = output
+        new_means = self._spread_means(new.averages.__getitem__)
         for index, reflection in reflections.items():
             operands = self.gather(index, again.__getitem__)
+
+            def target(index: int = index) -> Array:
+                return _given(self._target(index, tuple(changed), new_means))
+
             with nodes[index].scope():
-                moved, gaps[index] = reflection.leave(operands, relaxation)
+                moved, gaps[index], held = reflection.leave(operands, relaxation, target)
             changed[index] = self.place_copies(index, moved)
+            if held is not None:
+                new.held[index] = held
         for index in (*first, *second):
             if nodes[index].constraint is None:
                 # A parameter's own variable is projected with its own set only.
@@ -133,7 +167,7 @@ class ExpandedProblem(AbstractProblem):
                 step = (produced[index] if index in produced else again[index]) - own
                 changed[index] = (own + 2 * relaxation * step,)
                 gaps[index] = jnp.sum(jnp.square(step))
-        return tuple(changed), new_averages, jnp.stack(gaps)
+        return tuple(changed), new, jnp.stack(gaps)
 
     def means(self, state: State) -> Callable[[Use], Array]:
         return self._spread_means(lambda node: self._average(node, state))

@@ -65,13 +65,14 @@ class Reflection(NamedTuple):
 
     - `output`: of the projection P x, or None for a loss.
     - `means`: `means()` for each operand the mean over copies of 2 P x - x.
-    - `leave`: `leave(operands, relaxation)`, x + 2 relaxation (m - P x) and |m - P x|^2, where m
-      are all copies of `operands`, the second shadow.
+    - `leave`: `leave(operands, relaxation, target)`, x' = x + 2 relaxation (m - P x) and |m - P x|^2, where m
+      are all copies of `operands`, the second shadow; and what `AbstractConstraint.held` gives for x' and the
+      target that `target()` returns.
     """
 
     output: Array | None
     means: Callable[[], Arrays]
-    leave: Callable[[Arrays, float], tuple[Arrays, Array]]
+    leave: Callable[[Arrays, float, Callable[[], Array]], tuple[Arrays, Array, Any]]
 
 
 class AbstractConstraint(abc.ABC):
@@ -159,19 +160,28 @@ class AbstractConstraint(abc.ABC):
         )
         return Displaced(displacements, damping(asked.change, (target - projected.output) / enlarged))
 
-    def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
-        """See `Reflection`."""
+    def held(self, copies: Arrays, target: Array) -> Any:
+        """Arrays from which `reflection` knows the projection of copies without reading them again.
+
+        The pass over all copies that makes them can be part of the step before. None: it asks for none.
+        """
+        return None
+
+    def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
+        """See `Reflection`; `held` is None, or what the method of this name gives for copies and target."""
         projected, output = self.project_output(copies, target, constants)
 
         def means() -> Arrays:
             return self.average(tuple(2 * p - x for p, x in zip(projected, copies, strict=True)))
 
-        def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
+        def leave(
+            operands: Arrays, relaxation: float, target: Callable[[], Array]
+        ) -> tuple[Arrays, Array, Any]:
             shadow = self.expand(operands)
             moved = tuple(
                 x + 2 * relaxation * (m - p) for x, m, p in zip(copies, shadow, projected, strict=True)
             )
-            return moved, squared_distances(shadow, projected)
+            return moved, squared_distances(shadow, projected), None
 
         return Reflection(output, means, leave)
 

@@ -1,7 +1,7 @@
 """The convolution constraint: one dot product, of a patch and a filter, per output element."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -84,13 +84,22 @@ class Convolution(AbstractConstraint):
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return self._dot.project(copies[::-1], self._row_target(target), constants)[::-1]
 
-    def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
-        inner = self._dot.reflection(copies[::-1], self._row_target(target), constants)
+    def held(self, copies: Arrays, target: Array) -> Arrays:
+        return self._dot.held(copies[::-1], self._row_target(target))
+
+    def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
+        if held is None:
+            return super().reflection(copies, target, constants)
+        inner = self._dot.reflection(copies[::-1], self._row_target(target), constants, held)
         assert inner.output is not None
 
-        def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
-            moved, squared = inner.leave(self._rows(operands), relaxation)
-            return moved[::-1], squared
+        def leave(
+            operands: Arrays, relaxation: float, target: Callable[[], Array]
+        ) -> tuple[Arrays, Array, Any]:
+            moved, squared, held = inner.leave(
+                self._rows(operands), relaxation, lambda: self._row_target(target())
+            )
+            return moved[::-1], squared, held
 
         return Reflection(self._output(inner.output), lambda: self._unrows(inner.means()), leave)
 

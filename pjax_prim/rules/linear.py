@@ -1,7 +1,7 @@
 """The linear constraint: one dot product per output element of a `dot_general`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -80,22 +80,32 @@ class Linear(AbstractConstraint):
         a, b = copies
         return tuple(pp.project_dot_p.bind(a, b, target.reshape(a.shape[:3])))
 
-    def reflection(self, copies: Arrays, target: Target, constants: Arrays) -> Reflection:
-        a, b = copies
-        c, e, step_a, step_b, output, *found = pp.displace_dot_p.bind(a, b, target.reshape(a.shape[:3]))
+    def held(self, copies: Arrays, target: Array) -> Arrays:
+        return tuple(pp.displace_dot_p.bind(*copies, target.reshape(copies[0].shape[:3])))
+
+    def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
+        if held is None:
+            return super().reflection(copies, target, constants)
+        *solved, output, mean_a, mean_b = held
 
         def means() -> Arrays:
-            return tuple(self._original(mean, side) for side, mean in enumerate(found))
+            return self._original(mean_a, 0), self._original(mean_b, 1)
 
-        def leave(operands: Arrays, relaxation: float) -> tuple[Arrays, Array]:
-            mean_a, mean_b = self._canonical(operands)
-            *moved, squared = pp.leave_dot_p.bind(
-                a, b, mean_a[:, :, None], mean_b[:, None], c, e, step_a, step_b,
+        def leave(
+            operands: Arrays, relaxation: float, target: Callable[[], Array]
+        ) -> tuple[Arrays, Array, Arrays]:
+            a, b = self._canonical(operands)
+            new_a, new_b, squared, *held = pp.leave_dot_p.bind(
+                *copies,
+                a[:, :, None],
+                b[:, None],
+                *solved,
+                target().reshape(copies[0].shape[:3]),
                 relaxation=relaxation,
-            )  # fmt: skip
-            return tuple(moved), jnp.sum(squared)
+            )
+            return (new_a, new_b), jnp.sum(squared), tuple(held)
 
-        return Reflection(self._output(output).astype(self._output_dtype(a, b)), means, leave)
+        return Reflection(self._output(output).astype(self._output_dtype(*copies)), means, leave)
 
     def reflect(
         self,

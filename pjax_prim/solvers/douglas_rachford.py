@@ -5,7 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from ..problem import Averages, ExpandedProblem, Form, State
+from ..problem import ExpandedProblem, Form, State, Summary
 from .base import AbstractSolver, check_range
 
 
@@ -32,13 +32,12 @@ class DouglasRachford(AbstractSolver[ExpandedProblem]):
         state, _, squared = self.advance(problem, state, self.summary(problem, state))
         return state, squared
 
-    def summary(self, problem: ExpandedProblem, state: State) -> Averages:
-        """The means over copies, of the second set: reading them again would cost a pass over all copies."""
-        return problem.averages(problem.graph.sets[1], state)
+    def summary(self, problem: ExpandedProblem, state: State) -> Summary:
+        return problem.summary(*problem.graph.sets, state)
 
     def advance(
-        self, problem: ExpandedProblem, state: State, summary: Averages
-    ) -> tuple[State, Averages, Float[Array, " nodes"]]:
+        self, problem: ExpandedProblem, state: State, summary: Summary
+    ) -> tuple[State, Summary, Float[Array, " nodes"]]:
         # (1 - r) z + r (2 P_B R_A z - R_A z) with R_A z = 2 P_A z - z
         set_a, set_b = problem.graph.sets
         return problem.relaxed_reflections(set_a, set_b, state, summary, self.relaxation)

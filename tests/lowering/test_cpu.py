@@ -28,7 +28,8 @@ def dot_step(name: str, given: tuple[list[Array], ...]) -> tuple[pp.Definition, 
     if name == "displace_dot":
         return pp.displace_dot_p, [a, b, z], {}
     if name == "leave_dot":
-        return pp.leave_dot_p, [a, b, *means, *pp.displace_dot_p.reference(a, b, z)[:4]], {"relaxation": 0.35}
+        solved = pp.displace_dot_p.reference(a, b, z)[:4]
+        return pp.leave_dot_p, [a, b, *means, *solved, z], {"relaxation": 0.35}
     return pp.reflect_dot_p, [a, b, *means, z], {"relaxation": 0.35}
 
 

@@ -72,11 +72,16 @@ def project_rows(a: jax.Array, b: jax.Array, z: jax.Array) -> tuple[jax.Array, j
 
 
 def displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    c, e, step_a, step_b, output, mean_a, mean_b = pp.displace_dot_p.bind(a, b, z)
+    *solved, output, mean_a, mean_b = pp.displace_dot_p.bind(a, b, z)
+    return rows_of((*displaced(a, b, *solved), output, mean_a, mean_b), output)
+
+
+def displaced(
+    a: jax.Array, b: jax.Array, c: jax.Array, e: jax.Array, step_a: jax.Array, step_b: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     c, e = c[..., None], e[..., None]
     p_a = (a + c * a + e * b).at[..., 0].add(step_a)
-    p_b = (b + c * b + e * a).at[..., 0].add(step_b)
-    return rows_of((p_a, p_b, output, mean_a, mean_b), output)
+    return p_a, (b + c * b + e * a).at[..., 0].add(step_b)
 
 
 def plain_displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
@@ -87,8 +92,9 @@ def plain_displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def leave_dot(*operands: jax.Array) -> jax.Array:
-    results = pp.leave_dot_p.bind(*operands, relaxation=0.7)
-    return rows_of(results, results[-1])
+    a, b, squared, c, e, step_a, step_b, output, *means = pp.leave_dot_p.bind(*operands, relaxation=0.7)
+    projected = displaced(a, b, c, e, step_a, step_b)
+    return rows_of((a, b, squared, *projected, output, *means), output)
 
 
 def plain_leave_dot(
@@ -100,12 +106,14 @@ def plain_leave_dot(
     e: jax.Array,
     step_a: jax.Array,
     step_b: jax.Array,
+    z: jax.Array,
 ) -> jax.Array:
     move_a = mean_a - (a + c[..., None] * a + e[..., None] * b)
     move_b = mean_b - (b + c[..., None] * b + e[..., None] * a)
     move_a, move_b = move_a.at[..., 0].add(-step_a), move_b.at[..., 0].add(-step_b)
     squared = jnp.sum(move_a**2 + move_b**2, -1)
-    return rows_of((a + 1.4 * move_a, b + 1.4 * move_b, squared), squared)
+    a, b = a + 1.4 * move_a, b + 1.4 * move_b
+    return jnp.concatenate([rows_of((a, b, squared), squared), plain_displace_dot(a, b, z)], -1)
 
 
 def reflect_dot(*operands: jax.Array) -> jax.Array:
@@ -310,7 +318,7 @@ OPERATIONS = [
     ),
     Operation(
         "leave_dot", pp.leave_dot_p, leave_dot, plain_leave_dot,
-        lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(4 * count, 2, 3), 4)],
+        lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(5 * count, 2, 3), 5)],
     ),
     Operation(
         "project_convolution", pp.project_convolution_p, project_convolution, plain_project_convolution,

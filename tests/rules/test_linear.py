@@ -110,13 +110,18 @@ def test_half_steps_are_the_plain_ones(product: str, special: str, relaxation: f
     for got, wanted, tolerance in zip(fused, plain, tolerances, strict=True):
         chex.assert_trees_all_close(got, wanted, rtol=1e-7, atol=1e-8 * tolerance)
 
-    fused = constraint.reflection(copies, target, ())
+    fused = constraint.reflection(copies, target, (), constraint.held(copies, target))
     plain = AbstractConstraint.reflection(constraint, copies, target, ())
     chex.assert_trees_all_close(fused.output, plain.output, atol=1e-9 * (size(target) + scale**2))
     chex.assert_trees_all_close(fused.means(), plain.means(), atol=1e-8 * scale)
-    chex.assert_trees_all_close(
-        fused.leave(operands, relaxation), plain.leave(operands, relaxation), rtol=1e-7, atol=1e-8 * scale
-    )
+    *left, held = fused.leave(operands, relaxation, lambda: 2 * target)
+    *plainly, nothing = plain.leave(operands, relaxation, lambda: 2 * target)
+    assert nothing is None
+    chex.assert_trees_all_close(left, plainly, rtol=1e-7, atol=1e-8 * scale)
+    again = constraint.reflection(left[0], 2 * target, (), held)
+    plainly_again = AbstractConstraint.reflection(constraint, left[0], 2 * target, ())
+    chex.assert_trees_all_close(again.output, plainly_again.output, atol=1e-9 * (size(target) + scale**2))
+    chex.assert_trees_all_close(again.means(), plainly_again.means(), atol=1e-8 * scale)
 
 
 def test_low_precision_products_keep_the_bracket() -> None:
