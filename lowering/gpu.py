@@ -68,6 +68,15 @@ for _definition in (displace_scalar_p, project_scalar_p):
     register(
         _definition,
         Rule(
+            "straight",
+            partial(_definition.reference, mode=Mode(straight=True)),
+            when="where the kernel cannot be used: one kernel of XLA's, as there are no loops",
+        ),
+        "cuda",
+    )
+    register(
+        _definition,
+        Rule(
             "triton_kernel",
             partial(
                 gpu_elementwise.elementwise, partial(_definition.reference, mode=Mode(stops=True, apart=True))

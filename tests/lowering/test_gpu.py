@@ -1,0 +1,150 @@
+"""Kernels for GPUs: interpreted here, compiled where there is one."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from pjax_prim.lowering import gpu, use
+from pjax_prim.lowering.kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
+
+from pjax_prim import primitives as pp
+from pjax_prim.primitives.scalar import Mode
+
+from .test_cpu import DOT_STEPS, copies, dot_step
+
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
+SIZES = pytest.mark.parametrize("sizes", [((), 5, 7, 9), ((2,), 17, 130, 3), ((), 3, 2, 1100)], ids=str)
+SCALARS = pytest.mark.parametrize("function", ["tanh", "logistic", "exp", "sin", "sqrt"])
+
+
+@DOT_STEPS
+@SIZES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dot_steps_interpreted(name: str, sizes: tuple, dtype: str) -> None:
+    definition, operands, static = dot_step(name, copies(*sizes, dtype))
+    plain = definition.reference(*operands, **static)
+    found = jax.jit(partial(getattr(gpu_dot, name), interpret=True, **static))(*operands)
+    assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in plain]
+    tolerance = 2e-2 if dtype == "bfloat16" else 1e-4
+    chex.assert_trees_all_close(found, plain, rtol=tolerance, atol=tolerance)
+
+
+def labelled_logits(shape: tuple[int, ...], dtype: str) -> tuple[jax.Array, jax.Array]:
+    logits = 5 * jax.random.normal(jax.random.key(0), shape)
+    labels = jax.nn.one_hot(jax.random.randint(jax.random.key(1), shape[:-1], 0, shape[-1]), shape[-1])
+    return logits.astype(dtype), labels.at[0].set(0).astype(dtype)  # no labels at all, too
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(3, 1), (130, 10), (2, 70, 33)], ids=str)
+@pytest.mark.parametrize("lam", [0.1, 5.0])
+def test_the_cross_entropy_interpreted(lam: float, shape: tuple[int, ...], dtype: str) -> None:
+    operands = labelled_logits(shape, dtype)
+    (found,) = jax.jit(partial(gpu_cross_entropy.displace, lam=lam, interpret=True))(*operands)
+    (plain,) = pp.displace_cross_entropy_p.reference(*operands, lam=lam)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, plain)
+    chex.assert_trees_all_close(found, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-6)
+
+
+def scalar_queries(scale: float) -> tuple[jax.Array, jax.Array]:
+    x, z = jax.random.normal(jax.random.key(0), (2, 3, 701), "float32")
+    return jnp.abs(x), scale * z
+
+
+def assert_same_distance(found, x: jax.Array, z: jax.Array, function: str) -> None:
+    static = {"function": function, "parameters": (), "relative": True}
+    plain = pp.displace_scalar_p.reference(x.astype("float64"), z.astype("float64"), **static)
+    got, wanted = (jnp.square(step) + jnp.square(change - z) for step, change in (found, plain))
+    chex.assert_trees_all_close(got, wanted.astype(got.dtype), rtol=1e-3, atol=1e-8)
+
+
+@SCALARS
+@pytest.mark.parametrize("scale", [1e-4, 3.0], ids="{:g}".format)
+def test_scalar_functions_interpreted(function: str, scale: float) -> None:
+    reference = partial(
+        pp.displace_scalar_p.reference,
+        function=function,
+        parameters=(),
+        relative=True,
+        mode=Mode(stops=True, apart=True),
+    )
+    x, z = scalar_queries(scale)
+    found = jax.jit(partial(gpu_elementwise.elementwise, reference, interpret=True))(x, z)
+    assert_same_distance(found, x, z, function)
+
+
+def test_without_a_gpu_a_program_for_one_has_no_kernel() -> None:
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    x, z = scalar_queries(1.0)
+    exported = jax.export.export(jax.jit(lambda x, z: pp.project_scalar(x, z, "tanh")), platforms=["cuda"])(
+        x, z
+    )
+    text = exported.mlir_module()
+    assert "triton" not in text and 'rule = "straight"' in text
+
+
+def test_what_no_kernel_can_compute_is_left_to_xla(monkeypatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    narrow, wide = (jax.ShapeDtypeStruct((4, 3), dtype) for dtype in ("float32", "float64"))
+    assert gpu._legal(narrow) and not gpu._legal(narrow, wide)
+    assert not gpu._legal(jax.ShapeDtypeStruct((0, 3), "float32"))
+    assert not gpu._legal(jax.ShapeDtypeStruct((2**16, 2**15), "float32"))
+    assert not gpu_dot.fits(jax.ShapeDtypeStruct((2, 2, 2**13 + 1), "float32"))
+    monkeypatch.setattr(gpu, "triton", None)
+    assert not gpu._legal(narrow)
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="jax 0.11 lowers kernels only beside a GPU")
+def test_kernels_are_programs_of_triton() -> None:
+    for name in ("displace_dot", "leave_dot", "reflect_dot"):
+        definition, operands, static = dot_step(name, copies((), 5, 7, 9, "float32"))
+        function = partial(getattr(gpu_dot, name), **static)
+        assert "triton" in jax.jit(function).trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
+    for function in ("tanh", "gelu_tanh", "cbrt", "reciprocal", "sin"):
+        reference = partial(
+            pp.project_scalar_p.reference, function=function, parameters=(), mode=Mode(stops=True, apart=True)
+        )
+        kernel = jax.jit(partial(gpu_elementwise.elementwise, reference))
+        assert "triton" in kernel.trace(*scalar_queries(1.0)).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def both(function, operands):
+    for choice in ("xla", "auto"):
+        with use(choice):
+            lowered = jax.jit(lambda *x: tuple(function(*x))).lower(*operands)
+            yield lowered.compile()(*operands), "triton_kernel" in lowered.as_text()
+
+
+@needs_gpu
+@DOT_STEPS
+@SIZES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dot_steps_on_a_gpu(name: str, sizes: tuple, dtype: str) -> None:
+    definition, operands, static = dot_step(name, copies(*sizes, dtype))
+    (plain, _), (found, is_kernel) = both(lambda *x: definition.bind(*x, **static), operands)
+    tolerance = 2e-2 if dtype == "bfloat16" else 1e-4
+    assert is_kernel
+    chex.assert_trees_all_close(found, plain, rtol=tolerance, atol=tolerance)
+
+
+@needs_gpu
+@SCALARS
+@pytest.mark.parametrize("scale", [1e-4, 3.0], ids="{:g}".format)
+def test_scalar_functions_on_a_gpu(function: str, scale: float) -> None:
+    x, z = scalar_queries(scale)
+    static = {"function": function, "parameters": (), "relative": True}
+    _, (found, is_kernel) = both(lambda *x: pp.displace_scalar_p.bind(*x, **static), (x, z))
+    assert is_kernel
+    assert_same_distance(found, x, z, function)
+
+
+@needs_gpu
+@pytest.mark.parametrize("shape", [(3, 1), (130, 10), (2, 70, 33)], ids=str)
+def test_the_cross_entropy_on_a_gpu(shape: tuple[int, ...]) -> None:
+    operands = labelled_logits(shape, "float32")
+    (plain, _), (found, is_kernel) = both(lambda *x: pp.prox_cross_entropy_p.bind(*x, lam=5.0), operands)
+    assert is_kernel
+    chex.assert_trees_all_close(found, plain, rtol=1e-5, atol=1e-6)
