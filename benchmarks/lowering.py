@@ -89,7 +89,7 @@ def rows(n: int) -> dict[str, Row]:
         return value, back(z)
 
     curve = {"function": "tanh", "parameters": ()}
-    relaxed = {"relaxation": 0.5}
+    relaxed, norm = {"relaxation": 0.5}, {"eps": 1e-5, "center": True}
     found = {
         "convolve": Row(
             (images, filters),
@@ -108,6 +108,7 @@ def rows(n: int) -> dict[str, Row]:
         "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 5), relaxed, in_place=(0, 1)),
         "margin_loss": Row((logits, labels)),
         "mean_rows": Row((copies,)),
+        "normalize": Row((many,), {**norm, "axes": (-1,)}, in_place=(0,)),
         "project_affine": Row((many, many, few, few), in_place=(0,)),
         "project_combination": Row((one, one, one), {"coefficients": (1.0, -1.0)}, in_place=(0, 1)),
         "project_convolution": Row((images, filters, images), {**wanted, "window": window}, convolutions),
@@ -119,6 +120,7 @@ def rows(n: int) -> dict[str, Row]:
         "project_margin": Row((logits, labels), in_place=(0,)),
         "project_max": Row((many, few), in_place=(0,)),
         "project_mean": Row((many, few), in_place=(0,)),
+        "project_normalize": Row((many, many), norm, in_place=(0,)),
         "project_product": Row((one, one, one), in_place=(0, 1)),
         "project_quantize": Row((one, one), {"levels": 4, "scale": 1.0}, in_place=(0,)),
         "project_round": Row((one, one), {"function": "round"}, in_place=(0,)),

@@ -172,7 +172,8 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
             s, d, *outputs, sum_a, sum_b = held
             (target,) = blocks.scalars(index, z)
             solved = displacement_of_norms(s, d, target)
-            sums = _add_reflected(blocks, index, sum_a, sum_b, *load(index), *solved[:2])
+            x, y = load(index)
+            sums = _add_reflected(blocks, index, sum_a, sum_b, x, y, *solved[:2])
             outputs = [blocks.put(index, *pair) for pair in zip(outputs, solved, strict=True)]
             return (*_norms(*load(index + 1)), *outputs, *sums)
 

@@ -6,6 +6,7 @@ as they are when a program is lowered on a machine without a GPU.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Array
 
 from pjax_prim._compat import triton
 from pjax_prim.primitives import (
+    Definition,
     displace_cross_entropy_p,
     displace_dot_p,
     displace_scalar_p,
@@ -26,7 +28,7 @@ from pjax_prim.primitives import (
 from pjax_prim.primitives.scalar import Mode
 
 from .kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
-from .registry import Rule, register
+from .registry import Implementation, Rule, register
 
 ERROR_FUNCTIONS = ("erf", "erfc", "erf_inv", "gelu")
 """Triton has no error function."""
@@ -47,23 +49,36 @@ def _prox(logits: Array, labels: Array, **settings: Any) -> tuple[Array]:
     return ((logits + step).astype(logits.dtype),)
 
 
-for _definition, _rule in (
+def _register(definition: Definition, kernel: Implementation, fits: Callable[..., bool], when: str) -> None:
+    rule = Rule(
+        "triton_kernel",
+        kernel,
+        kernel=True,
+        local=True,
+        supports=lambda *operands, **static: _legal(*operands) and fits(*operands, **static),
+        when=f"one device or shard_map, float32 and narrower, {when}",
+    )
+    register(definition, rule, "cuda")
+
+
+def _dot_fits(a: Any, *operands: Any, **static: Any) -> bool:
+    return gpu_dot.fits(a)
+
+
+def _has_kernel(*operands: Any, function: str, **static: Any) -> bool:
+    return function not in ERROR_FUNCTIONS
+
+
+def _cross_entropy_fits(logits: Any, *operands: Any, **static: Any) -> bool:
+    return gpu_cross_entropy.fits(logits)
+
+
+for _definition, _kernel in (
     (displace_dot_p, gpu_dot.displace_dot),
     (leave_dot_p, gpu_dot.leave_dot),
     (reflect_dot_p, gpu_dot.reflect_dot),
 ):
-    register(
-        _definition,
-        Rule(
-            "triton_kernel",
-            _rule,
-            kernel=True,
-            local=True,
-            supports=lambda *operands, **static: _legal(*operands) and gpu_dot.fits(operands[0]),
-            when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
-        ),
-        "cuda",
-    )
+    _register(_definition, _kernel, _dot_fits, "up to 8,192 inputs: each copy moves once")
 for _definition in (displace_scalar_p, project_scalar_p):
     register(
         _definition,
@@ -74,35 +89,17 @@ for _definition in (displace_scalar_p, project_scalar_p):
         ),
         "cuda",
     )
-    register(
+    _mode = Mode(stops=True, apart=True)
+    _register(
         _definition,
-        Rule(
-            "triton_kernel",
-            partial(
-                gpu_elementwise.elementwise, partial(_definition.reference, mode=Mode(stops=True, apart=True))
-            ),
-            kernel=True,
-            local=True,
-            supports=lambda *operands, function, **static: (
-                _legal(*operands) and function not in ERROR_FUNCTIONS
-            ),
-            when="one device or shard_map, float32 and narrower, no error functions: loops on the chip",
-        ),
-        "cuda",
+        partial(gpu_elementwise.elementwise, partial(_definition.reference, mode=_mode)),
+        _has_kernel,
+        "no error functions: loops on the chip",
     )
-for _definition, _rule in (
-    (displace_cross_entropy_p, gpu_cross_entropy.displace),
-    (prox_cross_entropy_p, _prox),
-):
-    register(
-        _definition,
-        Rule(
-            "triton_kernel",
-            _rule,
-            kernel=True,
-            local=True,
-            supports=lambda *operands, **static: _legal(*operands) and gpu_cross_entropy.fits(operands[0]),
-            when="one device or shard_map, float32 and narrower, up to 4,096 classes: loops on the chip",
-        ),
-        "cuda",
-    )
+_register(
+    displace_cross_entropy_p,
+    gpu_cross_entropy.displace,
+    _cross_entropy_fits,
+    "up to 4,096 classes: loops on the chip",
+)
+_register(prox_cross_entropy_p, _prox, _cross_entropy_fits, "up to 4,096 classes: loops on the chip")

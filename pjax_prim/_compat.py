@@ -12,7 +12,7 @@ from jax.extend.core import primitives
 from jax.interpreters import mlir
 
 try:
-    from jax.experimental.pallas import triton
+    from jax.experimental.pallas import triton as triton
 except ImportError:  # deprecated from jax 0.11
     triton = None  # type: ignore[assignment]
 

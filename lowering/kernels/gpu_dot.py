@@ -213,7 +213,8 @@ def _displace(grid: Grid, a_ref: Any, b_ref: Any, z_ref: Any, *refs: Any) -> Non
     tile = _Tile(grid)
 
     def row(i: Array) -> tuple[Array, Array]:
-        return _displaced(tile, i, *tile.copies(i, a_ref, b_ref), z_ref, solved_refs)
+        a, b = tile.copies(i, a_ref, b_ref)
+        return _displaced(tile, i, a, b, z_ref, solved_refs)
 
     tile.for_each(sum_a_ref, sum_b_ref, row)
 

@@ -2,12 +2,12 @@
 
 - A composition of elementwise operations on one value that is a function of `primitives.curves`, or
   a relu (`jax.nn.gelu` and its like arrive as such chains).
+- A layer norm (`graph.rows`).
 - `jnp.where` with a comparison of values that depend on parameters.
 
 `plan_compositions` and `plan_selections` only analyse; `compose` makes the new equations.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,19 +20,12 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.recognise import SAMPLES, recognise
+from .groups import ELEMENTWISE, Groups
 from .ir import Equation, Value
+from .rows import Norm, plan_norms
 from .trace import FlatFunction
 
-_ELEMENTWISE = {
-    lax.abs_p, lax.add_p, lax.cbrt_p, lax.clamp_p, lax.convert_element_type_p, lax.copy_p, lax.cos_p,
-    lax.div_p, lax.eq_p, lax.erf_inv_p, lax.erf_p, lax.erfc_p, lax.exp2_p, lax.exp_p, lax.expm1_p,
-    lax.ge_p, lax.gt_p, lax.integer_pow_p, lax.le_p, lax.log1p_p, lax.log_p, lax.logistic_p, lax.lt_p,
-    lax.max_p, lax.min_p, lax.mul_p, lax.ne_p, lax.neg_p, lax.pow_p, lax.rsqrt_p, lax.select_n_p,
-    lax.sign_p, lax.sin_p, lax.sqrt_p, lax.square_p, lax.sub_p, lax.tanh_p,
-}  # fmt: skip
 _COMPARISONS = {lax.gt_p: "gt", lax.ge_p: "ge", lax.lt_p: "lt", lax.le_p: "le"}
-_LONGEST = 24
-"""Equations of a composition."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +53,25 @@ class Selection:
 
 def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
     """The function with compositions and selections as single equations."""
+    norms = {plan.output: plan for plan in plan_norms(function, varying)}
+    equations = (
+        _normed(equation, norms[equation.outputs[0]])
+        if equation.outputs and equation.outputs[0] in norms
+        else equation
+        for equation in function.equations
+    )
+    function = replace(function, equations=tuple(equations))
     compositions = {plan.output: plan for plan in plan_compositions(function, varying)}
     selections = {plan.output: plan for plan in plan_selections(function, varying)}
-    equations = []
+    composed = []
     for equation in function.equations:
         first = equation.outputs[0] if equation.outputs else None
         if first in compositions:
             equation = _composed(equation, compositions[first])
         elif first in selections:
             equation = _selected(equation, selections[first])
-        equations.append(equation)
-    return replace(function, equations=tuple(equations))
+        composed.append(equation)
+    return replace(function, equations=tuple(composed))
 
 
 def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Composition]:
@@ -78,11 +79,7 @@ def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Compo
 
     Values inside must be used nowhere else: they have no copies then.
     """
-    made_by = {value: equation for equation in function.equations for value in equation.outputs}
-    order = {equation: number for number, equation in enumerate(function.equations)}
-    readers = (*function.equations, *function.carries)
-    uses = Counter(value for equation in readers for value in equation.inputs)
-    uses.update(function.outputs)
+    groups = Groups(function, varying, _is_pointwise)
     plans: list[Composition] = []
     taken: set[Equation] = set()
     known: dict[str, Any] = {}
@@ -92,8 +89,9 @@ def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Compo
         output = equation.outputs[0]
         if not jnp.issubdtype(output.dtype, jnp.floating):
             continue
-        for root, members in _candidates(equation, varying, made_by, order, uses)[::-1]:
-            found = _function_of(root, output, members, varying, made_by, known)
+        for root, members in groups.ending_at(equation):
+            steps = groups.closed(root, members)
+            found = None if steps is None else _function_of(root, output, steps, known)
             if found is not None:
                 plans.append(Composition(root, output, *found))
                 taken.update(members)
@@ -102,70 +100,16 @@ def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Compo
 
 
 def _is_pointwise(equation: Equation, varying: set[Value]) -> bool:
-    if equation.primitive not in _ELEMENTWISE or equation.outputs[0] not in varying:
+    if equation.primitive not in ELEMENTWISE or equation.outputs[0] not in varying:
         return False
     shape = equation.outputs[0].shape
     return all(value.shape == shape for value in equation.inputs if value in varying)
 
 
-def _candidates(
-    last: Equation,
-    varying: set[Value],
-    made_by: dict[Value, Equation],
-    order: dict[Equation, int],
-    uses: Counter[Value],
-) -> list[tuple[Value, list[Equation]]]:
-    """(root, equations from it to `last`), the shortest first, of at least two equations."""
-    members = [last]
-    read = Counter(value for value in last.inputs)
-    frontier = {value for value in last.inputs if value in varying}
-    found = []
-    while len(members) < _LONGEST:
-        inner = [v for v in frontier if v in made_by and _is_pointwise(made_by[v], varying)]
-        if len(frontier) == 1 and len(members) > 1:
-            inside = [x.outputs[0] for x in members if x is not last]
-            if all(read[value] == uses[value] for value in inside):
-                found.append((next(iter(frontier)), members[::-1]))
-        if not inner:
-            break
-        value = max(inner, key=lambda v: order[made_by[v]])
-        members = [*members, made_by[value]]
-        read.update(made_by[value].inputs)
-        frontier = (frontier - {value}) | {v for v in made_by[value].inputs if v in varying}
-    return found
-
-
 def _function_of(
-    root: Value,
-    output: Value,
-    members: list[Equation],
-    varying: set[Value],
-    made_by: dict[Value, Equation],
-    known: dict[str, Any],
+    root: Value, output: Value, steps: list[Equation], known: dict[str, Any]
 ) -> tuple[str, tuple[float, ...]] | None:
-    """The name of the function that the members compute, with its parameters."""
-    steps: list[Equation] = []
-    seen: set[Value] = {root}
-
-    def visit(value: Value) -> bool:
-        """Adds the equations of a number that depends on nothing."""
-        if value in seen or value.literal is not None:
-            return value in seen or np.size(value.literal) == 1
-        equation = made_by.get(value)
-        uniform = equation is not None and (
-            equation.primitive in _ELEMENTWISE or equation.primitive is lax.broadcast_in_dim_p
-        )
-        if equation is None or not uniform or not all(visit(x) for x in equation.inputs):
-            return False
-        seen.add(value)
-        steps.append(equation)
-        return True
-
-    for equation in members:
-        if not all(visit(value) for value in equation.inputs):
-            return None
-        steps.append(equation)
-        seen.add(equation.outputs[0])
+    """The name of the function that the steps compute, with its parameters."""
     numbers = {value: number for number, value in enumerate([root, *(x.outputs[0] for x in steps)])}
     key = repr([
         (x.primitive, sorted((k, str(v)) for k, v in x.params.items() if k not in ("shape", "sharding",
@@ -237,6 +181,18 @@ def _composed(equation: Equation, plan: Composition) -> Equation:
         params=params,
         inputs=(plan.root,),
         apply=partial(pp.scalar_p.bind, **params),
+    )
+
+
+def _normed(equation: Equation, plan: Norm) -> Equation:
+    axes = tuple(axis - len(plan.root.shape) for axis in plan.axes)
+    params = {"axes": axes, "eps": plan.eps, "center": plan.center}
+    return replace(
+        equation,
+        primitive=pp.normalize_p.primitive,
+        params=params,
+        inputs=(plan.root,),
+        apply=partial(pp.normalize_p.bind, **params),
     )
 
 

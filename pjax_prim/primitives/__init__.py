@@ -43,6 +43,9 @@ from .max import displace_max_p as displace_max_p
 from .max import project_max as project_max
 from .max import project_max_p as project_max_p
 from .mean_rows import mean_rows_p as mean_rows_p
+from .normalize import normalize_p as normalize_p
+from .normalize import project_normalize as project_normalize
+from .normalize import project_normalize_p as project_normalize_p
 from .product import project_product as project_product
 from .product import project_product_p as project_product_p
 from .quantize import project_quantize as project_quantize

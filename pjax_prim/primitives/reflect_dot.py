@@ -61,10 +61,10 @@ def _leave_reference(
     relaxation: float,
 ) -> tuple[Array, ...]:
     zero = jnp.zeros_like(c)
-    *moved, squared = _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
+    a, b, squared = _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
     # Behind a barrier, or XLA would compute the updates again for their norms and means.
-    moved = jax.lax.optimization_barrier(moved)
-    return (*moved, squared, *_displace_reference(*moved, z))
+    a, b = jax.lax.optimization_barrier((a, b))
+    return (a, b, squared, *_displace_reference(a, b, z))
 
 
 leave_dot_p = define("pjax_leave_dot", _leave_reference, version=2)

@@ -77,7 +77,7 @@ class ExpandedProblem(AbstractProblem):
             changed[index] = constraint.expand(self.gather(index, present))
         return tuple(changed)
 
-    def summary(self, first: Sequence[int], second: Sequence[int], state: State) -> Summary:
+    def summary_of(self, first: Sequence[int], second: Sequence[int], state: State) -> Summary:
         """For two sets that divide all nodes."""
         nodes = self.graph.nodes
         averages = {
@@ -152,11 +152,11 @@ class ExpandedProblem(AbstractProblem):
         for index, reflection in reflections.items():
             operands = self.gather(index, again.__getitem__)
 
-            def target(index: int = index) -> Array:
+            def new_target(index: int = index) -> Array:
                 return _given(self._target(index, tuple(changed), new_means))
 
             with nodes[index].scope():
-                moved, gaps[index], held = reflection.leave(operands, relaxation, target)
+                moved, gaps[index], held = reflection.leave(operands, relaxation, new_target)
             changed[index] = self.place_copies(index, moved)
             if held is not None:
                 new.held[index] = held

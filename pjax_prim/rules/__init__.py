@@ -7,6 +7,7 @@ from . import (  # noqa: F401  registers the rules
     indexing,
     linear,
     losses,
+    normalize,
     pooling,
     reductions,
     scalar,

@@ -15,19 +15,21 @@ from .registry import ConstraintRule, Movement, Rule, RuleContext, register_proj
 
 
 @dataclass(frozen=True)
-class _Reduction(AbstractConstraint):
+class Reduction(AbstractConstraint):
+    """Of axes of its one operand."""
+
     axes: tuple[int, ...]
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         return (self.axes,)
 
-    def _rows(self, x: Array) -> Array:
+    def rows(self, x: Array) -> Array:
         """`x` with the reduced axes last, as one."""
         last = tuple(range(x.ndim - len(self.axes), x.ndim))
         moved = jnp.moveaxis(x, self.axes, last)
         return moved.reshape(*moved.shape[: x.ndim - len(self.axes)], -1)
 
-    def _unrows(self, rows: Array, shape: tuple[int, ...]) -> Array:
+    def unrows(self, rows: Array, shape: tuple[int, ...]) -> Array:
         last = tuple(range(len(shape) - len(self.axes), len(shape)))
         sizes = tuple(shape[axis] for axis in self.axes)
         return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), last, self.axes)
@@ -37,7 +39,7 @@ class _Reduction(AbstractConstraint):
 
 
 @dataclass(frozen=True)
-class ReduceSum(_Reduction):
+class ReduceSum(Reduction):
     """y = sum of x over axes."""
 
     kind: ClassVar[str] = "reduce_sum"
@@ -46,8 +48,8 @@ class ReduceSum(_Reduction):
         return jnp.sum(operands[0], self.axes)
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        (moved,) = pp.project_sum_p.bind(self._rows(copies[0]), target)
-        return (self._unrows(moved, copies[0].shape),)
+        (moved,) = pp.project_sum_p.bind(self.rows(copies[0]), target)
+        return (self.unrows(moved, copies[0].shape),)
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
@@ -68,7 +70,7 @@ class ReduceSum(_Reduction):
 
 
 @dataclass(frozen=True)
-class ReduceMax(_Reduction):
+class ReduceMax(Reduction):
     """y = max of x over axes, or min with `negate`."""
 
     negate: bool = False
@@ -78,21 +80,21 @@ class ReduceMax(_Reduction):
         return (jnp.min if self.negate else jnp.max)(operands[0], self.axes)
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        rows = self._rows(copies[0])
+        rows = self.rows(copies[0])
         if self.negate:
             (moved,) = pp.project_max_p.bind(-rows, -target)
             moved = -moved
         else:
             (moved,) = pp.project_max_p.bind(rows, target)
-        return (self._unrows(moved, copies[0].shape),)
+        return (self.unrows(moved, copies[0].shape),)
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         (x,) = operands
         sign = -1 if self.negate else 1
-        step, output, moved = pp.displace_max_p.bind(sign * self._rows(x), sign * target)
-        return Projected(sign * output, (sign * self._unrows(step, x.shape),), jnp.sum(moved))
+        step, output, moved = pp.displace_max_p.bind(sign * self.rows(x), sign * target)
+        return Projected(sign * output, (sign * self.unrows(step, x.shape),), jnp.sum(moved))
 
     def describe(self) -> str:
         return f"{'min' if self.negate else 'max'} axes={self.axes}"

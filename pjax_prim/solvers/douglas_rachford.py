@@ -33,7 +33,8 @@ class DouglasRachford(AbstractSolver[ExpandedProblem]):
         return state, squared
 
     def summary(self, problem: ExpandedProblem, state: State) -> Summary:
-        return problem.summary(*problem.graph.sets, state)
+        set_a, set_b = problem.graph.sets
+        return problem.summary_of(set_a, set_b, state)
 
     def advance(
         self, problem: ExpandedProblem, state: State, summary: Summary

@@ -179,6 +179,7 @@ pjax.equality
 pjax.leave_dot
 pjax.margin_loss
 pjax.mean_rows
+pjax.normalize
 pjax.project_affine
 pjax.project_combination
 pjax.project_convolution
@@ -190,6 +191,7 @@ pjax.project_linear
 pjax.project_margin
 pjax.project_max
 pjax.project_mean
+pjax.project_normalize
 pjax.project_product
 pjax.project_quantize
 pjax.project_round

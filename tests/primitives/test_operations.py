@@ -311,6 +311,12 @@ OPERATIONS = [
         "convolve", pp.convolve_p, convolve, plain_convolve,
         lambda count: [normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3))],
     ),
+    Operation(
+        "normalize", pp.normalize_p,
+        lambda x: pp.normalize_p.bind(x, axes=(-1,), eps=0.1, center=True)[0],
+        lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 0.1),
+        lambda count: [normal(count, 3, 7)],
+    ),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(
         "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,

@@ -1,17 +1,26 @@
 """Compositions that `jax.nn` and users write become one constraint, and only those that are one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.rules.constraint import AbstractConstraint, Asked
+from pjax_prim.rules.normalize import Normalize
 from pjax_prim.rules.scalar import Scalar
 
 X = jax.random.normal(jax.random.key(0), (3, 4))
+
+
+def _plain(layer: Any, **settings: Any) -> Any:
+    return layer(4, use_weight=False, use_bias=False, **settings)
+
 
 ONE: dict[str, tuple[Callable[[Array], Array], str]] = {
     "gelu": (jax.nn.gelu, "scalar gelu_tanh"),
@@ -29,6 +38,32 @@ ONE: dict[str, tuple[Callable[[Array], Array], str]] = {
     "clip": (lambda x: jnp.clip(x, -1, 2), "scalar clamp -1 2"),
     "where": (lambda x: jnp.where(x > 0, x, 0.0), "sum_relu "),
     "sigmoid by hand": (lambda x: 1 / (1 + jnp.exp(-x)), "scalar logistic"),
+}
+NORMS: dict[str, tuple[Callable[[Array], Array], str]] = {
+    "LayerNorm": (jax.vmap(_plain(eqx.nn.LayerNorm)), "normalize axes=(1,) eps=1e-05 center"),
+    "RMSNorm": (jax.vmap(_plain(eqx.nn.RMSNorm, eps=1e-3)), "normalize axes=(1,) eps=0.001"),
+    "by hand": (
+        lambda x: (x - x.mean(0)) / jnp.sqrt(jnp.mean((x - x.mean(0)) ** 2, 0) + 0.1),
+        "normalize axes=(0,) eps=0.1 center",
+    ),
+    "of one variance": (
+        lambda x: (x - jnp.mean(x)) * jax.lax.rsqrt(jnp.mean(x**2) - jnp.mean(x) ** 2 + 0.5),
+        "normalize axes=(0, 1) eps=0.5 center",
+    ),
+    "jax.nn.standardize": (
+        lambda x: jax.nn.standardize(x, epsilon=1e-2), "normalize axes=(1,) eps=0.01 center"
+    ),
+    "flat": (
+        lambda x: ((v := x.ravel()) * jax.lax.rsqrt(jnp.mean(v**2) + 0.2)).reshape(x.shape),
+        "normalize axes=(0,) eps=0.2",
+    ),
+}  # fmt: skip
+NO_NORMS: dict[str, Callable[[Array], Array]] = {
+    "its variance is used": lambda x: (x - x.mean(0)) * (r := jax.lax.rsqrt(x.var(0) + 0.1)) + r,
+    "of a sum": lambda x: x * jax.lax.rsqrt(jnp.sum(x**2, -1, keepdims=True) + 0.1),
+    "unbiased": lambda x: (x - x.mean(0)) * jax.lax.rsqrt(x.var(0, ddof=1) + 0.1),
+    "over other axes": lambda x: (x - x.mean(0)) * jax.lax.rsqrt(x.var(1, keepdims=True) + 0.1),
+    "absolute": lambda x: x / (jnp.mean(jnp.abs(x), -1, keepdims=True) + 0.1),
 }
 MANY: dict[str, tuple[Callable[[Array], Array], list[str]]] = {
     "an inner value is used": (
@@ -54,6 +89,47 @@ def test_one_constraint(row: str, dtype: str) -> None:
     f, text = ONE[row]
     assert constraints(f, X.astype(dtype)) == [text]
     assert constraints(jax.jit(f), X.astype(dtype)) == [text]
+
+
+@pytest.mark.parametrize("row", NORMS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_norms(row: str, dtype: str) -> None:
+    f, text = NORMS[row]
+    x = X.astype(dtype)
+    assert constraints(f, x) == [text]
+    assert constraints(jax.jit(f), x) == constraints(f, x)
+    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(f(X).shape)))(x)
+    (norm,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, Normalize))
+    if row != "flat":
+        chex.assert_trees_all_close(norm.forward((3 * x,), ()), f(3 * x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", NO_NORMS)
+def test_what_is_no_norm(row: str) -> None:
+    assert not any("normalize" in text for text in constraints(NO_NORMS[row]))
+
+
+def test_norms_inside_loops_and_of_large_batches() -> None:
+    """Samples are small whatever the size of the batch."""
+
+    def f(x: Array) -> Array:
+        norm = jax.vmap(_plain(eqx.nn.LayerNorm))
+        return jax.lax.scan(lambda h, row: (norm(jnp.tanh(h + row)),) * 2, x[0], x)[1]
+
+    x = jax.ShapeDtypeStruct((5, 2**22, 4), "float32")
+    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape)))(x)
+    assert sum(isinstance(node.constraint, Normalize) for node in graph.nodes) == 1
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("axes", [(1,), (0, 2)], ids=str)
+def test_a_small_change_of_a_norm_moves_as_the_projection_does(axes: tuple[int, ...], center: bool) -> None:
+    norm = Normalize(axes, 0.1, center)
+    x, change = 2 * jax.random.normal(jax.random.key(1), (2, 3, 4, 5), "float64")
+    asked = Asked((x,), norm.forward((x,), ()), 1e-6 * change, (), (True,), (1.0,))
+    found, plain = norm.displace(asked), AbstractConstraint.displace(norm, asked)
+    chex.assert_trees_all_close(found.displacements, plain.displacements, rtol=1e-5, atol=1e-11)
+    chex.assert_trees_all_close(found.damping, plain.damping, rtol=1e-4)
 
 
 @pytest.mark.parametrize("row", MANY)

@@ -5,9 +5,9 @@ library: distances to hyperplanes, exhaustive search over pieces, one- and two-d
 searches, bisection with SciPy's Wright omega function. One file per family.
 """
 
-from . import affine, losses, pieces, products, scalar
+from . import affine, losses, normalize, pieces, products, scalar
 from .case import Case as Case
 from .case import Rows as Rows
 from .case import norm2 as norm2
 
-CASES = [*affine.CASES, *pieces.CASES, *products.CASES, *losses.CASES, *scalar.CASES]
+CASES = [*affine.CASES, *normalize.CASES, *pieces.CASES, *products.CASES, *losses.CASES, *scalar.CASES]

@@ -1,0 +1,68 @@
+"""Layer norms as one constraint."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from .. import primitives as pp
+from .constraint import Arrays, Asked, Displaced, Target, damping
+from .reductions import Reduction
+from .registry import ConstraintRule, RuleContext, register_projection
+
+
+@dataclass(frozen=True)
+class Normalize(Reduction):
+    """y = t / sqrt(mean t^2 + eps) over axes, t = x or, with `center`, x - mean x."""
+
+    eps: float
+    center: bool
+    kind: ClassVar[str] = "normalize"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        axes = tuple(axis - operands[0].ndim for axis in self.axes)
+        return pp.normalize_p.bind(*operands, axes=axes, **self._static)[0]
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        (x,) = copies
+        (moved,) = pp.project_normalize_p.bind(self.rows(x), self.rows(target), **self._static)
+        return (self.unrows(moved, x.shape),)
+
+    def displace(self, asked: Asked) -> Displaced:
+        """The nearest small displacement: J (1 + J^2)^-1 of the change, with the Jacobian J.
+
+        J is 1/q across t and eps/q^3 along it, q^2 = mean t^2 + eps.
+        """
+        x, change = asked.operands[0], asked.change
+        t, change = self._centered(x), self._centered(change)
+        mean_square = jnp.mean(jnp.square(t), self.axes, keepdims=True)
+        inverse = lax.rsqrt(mean_square + self.eps)
+        across, along = inverse, self.eps * inverse**3
+        share = jnp.sum(t * change, self.axes, keepdims=True)
+        share = share / jnp.maximum(jnp.sum(t * t, self.axes, keepdims=True), jnp.finfo(t.dtype).tiny)
+        part = share * t
+        gain = across / (1 + across**2)
+        step = gain * change + (along / (1 + along**2) - gain) * part
+        reached = across * step + (along - across) * (along / (1 + along**2)) * part
+        return Displaced((step,), damping(asked.change, asked.change - reached))
+
+    def _centered(self, x: Array) -> Array:
+        return x - jnp.mean(x, self.axes, keepdims=True) if self.center else x
+
+    @property
+    def _static(self) -> dict[str, Any]:
+        return {"eps": self.eps, "center": self.center}
+
+    def describe(self) -> str:
+        return f"axes={self.axes} eps={self.eps:g}" + (" center" if self.center else "")
+
+
+def _normalize(ctx: RuleContext) -> ConstraintRule:
+    ndim = len(ctx.inputs[0].shape)
+    axes = tuple(axis % ndim for axis in ctx.params["axes"])
+    return ConstraintRule(Normalize(axes, ctx.params["eps"], ctx.params["center"]), (0,))
+
+
+register_projection(pp.normalize_p.primitive, _normalize)
