@@ -21,6 +21,8 @@ from ..sharding import processes
 from ..training import RunFolder, Saving, TrainConfig, TrainResult, train
 from .options import NETWORK, TRAINING, add_options, console, given_fields
 
+MEASURES = "train_accuracy", "validation_accuracy", "test_accuracy"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pjax-prim train`."""
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         default=retention.best,
-        help=f"keep also the N with the best test accuracy (default: {retention.best})",
+        help=f"keep also the N with the best accuracy, held out or test (default: {retention.best})",
     )
     joint = parser.add_argument_group("several processes (each is started with the same options)")
     joint.add_argument(
@@ -164,12 +166,13 @@ def make_table(result: TrainResult) -> Table:
     kind = "gap" if "gap" in result.rows[-1] else "loss"
     steps = f"{config.steps} step{'s' if config.steps > 1 else ''} a batch of {config.batch_size}"
     table = Table(title=f"{config.data}, {config.model}, {config.solver}: {steps}")
-    for heading in ("batches", "train accuracy", "test accuracy", kind, "batches/s"):
+    measures = [name for name in MEASURES if name in result.rows[-1]]
+    for heading in ("batches", *(name.replace("_", " ") for name in measures), kind, "batches/s"):
         table.add_column(heading, justify="right")
     batches, seconds = 0, 0.0
     for row, after in zip(result.rows, result.timings, strict=True):
         if "test_accuracy" in row:
-            accuracies = [f"{row[name]:.2%}" for name in ("train_accuracy", "test_accuracy")]
+            accuracies = [f"{row[name]:.2%}" for name in measures]
             speed = (row["batch"] - batches) / (after - seconds)
             table.add_row(str(row["batch"]), *accuracies, f"{row[kind]:.3e}", f"{speed:.1f}")
             batches, seconds = row["batch"], after

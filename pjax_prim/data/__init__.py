@@ -13,6 +13,7 @@ from .batches import batch as batch
 from .batches import batch_indices as batch_indices
 from .cifar10 import load_cifar10 as load_cifar10
 from .dataset import Dataset as Dataset
+from .dataset import hold_out as hold_out
 from .digits import load_digits as load_digits
 from .higgs import load_higgs as load_higgs
 from .idx import load_mnist as load_mnist

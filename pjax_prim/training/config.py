@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..data import DATASETS, Dataset, load
+from ..data import DATASETS, Dataset, hold_out, load
 from ..errors import ArgumentError
 from ..models import HEADS, SEQUENCE_NETWORKS, make_network
 from ..sharding import MeshConfig
@@ -38,6 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "solver": (*PROJECTION_SOLVERS, *OPTAX_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
+    "schedule": ("constant", "cosine", "linear"),
 }
 
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -45,6 +46,8 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
     "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
+    "schedule": ("solver", tuple(OPTAX_SOLVERS)),
+    "warmup": ("solver", tuple(OPTAX_SOLVERS)),
     "lam": ("loss", ("cross_entropy", "squared_error")),
     "dropout": ("model", ("mlp",)),
     "length": ("data", ("text",)),
@@ -74,6 +77,9 @@ class TrainConfig:
     - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections), `displacement` (their direction to
       Adam) or `adam`, `sgd` (gradients); `ap` for an mlp, `displacement` for the others by default.
     - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
+    - `schedule` (displacement, adam, sgd): how the learning rate falls over the run: not at all
+      (`constant`, the default), or to zero along a `cosine` or a line (`linear`). `warmup`: the
+      batches at the beginning over which it rises from zero.
     - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
     - `batch_size`, `batches`: examples per batch, and how many batches.
     - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for adam
@@ -82,6 +88,9 @@ class TrainConfig:
       can be saved and stopped.
     - `dropout` (mlp): the share of hidden values that each example drops in training.
     - `average`: decay of the moving average of the parameters over batches, in (0, 1).
+    - `validation`: the share of the training examples that is held out, the same for all seeds, and
+      tells which evaluation is the best; without it the test examples do.
+    - `patience`: stops after so many evaluations without a better one on the held out examples.
     - `track_best`: whether to keep the parameters of the best evaluation.
     - `eval_every`: batches between evaluations; a tenth of the run by default.
     - `seed`: of the initial parameters and of the order of the examples.
@@ -102,6 +111,8 @@ class TrainConfig:
     beta: float | None = None
     form: str | None = None
     learning_rate: float | None = None
+    schedule: str | None = None
+    warmup: int | None = None
     loss: str = "cross_entropy"
     lam: float | None = None
     batch_size: int = 256
@@ -110,6 +121,8 @@ class TrainConfig:
     chunk_steps: int = 100
     dropout: float | None = None
     average: float | None = None
+    validation: float | None = None
+    patience: int | None = None
     track_best: bool = False
     eval_every: int | None = None
     seed: int = 0
@@ -120,7 +133,7 @@ class TrainConfig:
             object.__setattr__(self, "solver", SOLVERS.get(self.model))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and not (name == "form" and value is None):
+            if value not in choices and not (name in ("form", "schedule") and value is None):
                 raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, given {value!r}")
         if self.hidden is None:
             object.__setattr__(self, "hidden", HIDDEN[self.model])
@@ -129,13 +142,14 @@ class TrainConfig:
                 raise ArgumentError(
                     f"{name}: only for {other} {', '.join(values)}, given with {getattr(self, other)}"
                 )
-        for name in ("batch_size", "batches", "steps_per_batch", "chunk_steps", "eval_every", "length"):
+        counts = "batch_size", "batches", "steps_per_batch", "chunk_steps", "eval_every", "length"
+        for name in (*counts, "warmup", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ArgumentError(f"{name}: expected at least 1, given {value}")
         for name in ("learning_rate", "lam"):
             if (value := getattr(self, name)) is not None and not (value > 0 and math.isfinite(value)):
                 raise ArgumentError(f"{name}: expected a finite number above zero, given {value}")
-        for name in ("dropout", "average"):
+        for name in ("dropout", "average", "validation"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ArgumentError(f"{name}: expected a number above 0 and below 1, given {value}")
         if any(width < 1 for width in self.hidden):
@@ -149,10 +163,21 @@ class TrainConfig:
             )
         if self.skip and self.model == "transformer":
             raise ArgumentError("skip: not for model transformer, whose blocks add to one another")
+        if self.warmup is not None and self.warmup >= self.batches:
+            raise ArgumentError(
+                f"warmup: expected fewer than the {self.batches} batches of the run, given {self.warmup}"
+            )
+        if self.patience is not None and self.validation is None:
+            raise ArgumentError("patience: needs examples to judge by; give validation, the share held out")
         if self.mesh is not None:
             MeshConfig.parse(self.mesh)
         if self.seed < 0:
             raise ArgumentError(f"seed: expected at least 0, given {self.seed}")
+
+    @property
+    def changes_over_run(self) -> bool:
+        """Whether a step depends on how many batches the run has."""
+        return self.schedule not in (None, "constant")
 
     @property
     def steps(self) -> int:
@@ -165,8 +190,12 @@ class TrainConfig:
         return batches == self.batches or batches % every == 0
 
     def load_data(self, data_dir: str | Path | None = None) -> Dataset:
-        """The data set, from `data_dir` if that is where it lies now. Errors: see `data.load`."""
-        return load(self.data, self.data_dir if data_dir is None else data_dir, length=self.length)
+        """The data set, from `data_dir` if that is where it lies now, with examples held out if asked for.
+
+        **Errors:** see `data.load`; `ArgumentError` where `validation` leaves no example on either side.
+        """
+        whole = load(self.data, self.data_dir if data_dir is None else data_dir, length=self.length)
+        return whole if self.validation is None else hold_out(whole, self.validation)
 
     def make_model(self, dataset: Dataset) -> Any:
         """The network with its initial float32 parameters.

@@ -1,6 +1,7 @@
 """What a run writes while it goes, and how it continues from that."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,11 +29,11 @@ from ..data import Dataset
 from ..errors import PreemptedError
 from .config import TrainConfig
 from .run_folder import RunFolder
-from .state import TrainState
+from .state import TrainState, judged_by
 from .steps import make_step
 
 MAY_CHANGE = ("batches", "data_dir", "eval_every", "mesh")
-"""Fields of a configuration that do not change what its steps do."""
+"""Fields of a configuration that do not change what its steps do; `batches` does if a schedule ends there."""
 
 _PACKAGES = ("pjax-prim", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy")
 
@@ -132,7 +133,7 @@ class Record:
         step = checkpoints.choose(allow_older=allow_older)
         info = checkpoints.info(step)
         place = checkpoints.step_path(step)
-        self._check(info["config"], place)
+        self._check(TrainConfig.from_json(json.dumps(info["config"])).to_dict(), place)
         lines = differences(info["data"], self._data)
         if info["batch"] > self._config.batches:
             lines.append(
@@ -210,7 +211,7 @@ class Record:
         every = self._retention.every
         retention = Retention(
             self._retention.latest, None if every is None else every * chunks,
-            self._retention.best, self._retention.metric,
+            self._retention.best, judged_by(self._config),
         )  # fmt: skip
         writer = CheckpointWriter(self.folder.checkpoints.path, retention)
         self._writer = self._stack.enter_context(writer)
@@ -244,8 +245,9 @@ class Record:
 
     def _check(self, saved: dict[str, Any], place: Path) -> None:
         here = self._config.to_dict()
+        may_change = set(MAY_CHANGE) - ({"batches"} if self._config.changes_over_run else set())
         fixed = [
-            {name: value for name, value in fields.items() if name not in MAY_CHANGE}
+            {name: value for name, value in fields.items() if name not in may_change}
             for fields in (saved, here)
         ]
         lines = differences(fixed[0], fixed[1])

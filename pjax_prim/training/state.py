@@ -12,7 +12,10 @@ from .config import OPTAX_SOLVERS, TrainConfig
 
 
 class Best(eqx.Module):
-    """The parameters with the highest test accuracy of all evaluations (the first of equals)."""
+    """The parameters with the highest accuracy of all evaluations (the first of equals).
+
+    On the examples held out for validation, or, where there are none, on the test examples.
+    """
 
     params: Any
     accuracy: Float[Array, ""]
@@ -66,7 +69,28 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation | None:
     if config.solver not in OPTAX_SOLVERS:
         return None
     rate = config.learning_rate or OPTAX_SOLVERS[config.solver]
-    return (optax.sgd if config.solver == "sgd" else optax.adam)(rate)
+    return (optax.sgd if config.solver == "sgd" else optax.adam)(make_schedule(config, rate))
+
+
+def make_schedule(config: TrainConfig, rate: float) -> optax.ScalarOrSchedule:
+    """The learning rate of each update; a number where it is the same for all."""
+    warmup, updates = (n * config.steps for n in (config.warmup or 0, config.batches))
+    schedules = {
+        "constant": optax.constant_schedule(rate),
+        "cosine": optax.cosine_decay_schedule(rate, updates - warmup),
+        "linear": optax.linear_schedule(rate, 0.0, updates - warmup),
+    }
+    after = schedules[config.schedule or "constant"]
+    if not warmup:
+        return after if config.changes_over_run else rate
+    # The first update is not lost on a rate of zero.
+    rising = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
+    return optax.join_schedules([rising, after], [warmup])
+
+
+def judged_by(config: TrainConfig) -> str:
+    """Which figure of an evaluation says which one is the best."""
+    return "test_accuracy" if config.validation is None else "validation_accuracy"
 
 
 def note_accuracy(state: TrainState, accuracy: float) -> TrainState:

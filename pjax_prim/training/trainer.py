@@ -18,7 +18,7 @@ from .evaluate import accuracy
 from .placing import Placing
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, params_sha256
-from .state import TrainState, make_state, note_accuracy, restart_batch
+from .state import TrainState, judged_by, make_state, note_accuracy, restart_batch
 from .steps import chunk, make_step, non_finite_reason
 
 ALONE = Group()
@@ -32,8 +32,8 @@ class TrainResult:
 
     - `state`: the last one.
     - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and
-      `loss`, and but for adam and sgd `gap`; an evaluated one also `train_accuracy` and
-      `test_accuracy`.
+      `loss`, and but for adam and sgd `gap`; an evaluated one also `train_accuracy`, `test_accuracy`
+      and, where examples are held out, `validation_accuracy`.
     - `timings`: after each row the seconds in training steps, without compiling and evaluating.
     - `compile_seconds`: for tracing and compiling the step.
     - `baseline`: see `pjax_prim.data.baseline`.
@@ -137,7 +137,7 @@ def train(
 
         state, progress = group.together("run folder", begin)
         steps = _CompiledSteps(config, placing, group)
-        while progress.batch < config.batches:
+        while progress.batch < config.batches and not has_stopped(config, progress.rows):
             batch = placing.batch(dataset, progress.batch)
             state, values = _take_batch(steps, state, batch, progress, record)
             number = progress.batch + 1
@@ -146,7 +146,10 @@ def train(
                 with group.waiting(f"evaluation after batch {number}"):
                     row["train_accuracy"] = accuracy(state.model, dataset.train_x, dataset.train_y)
                     row["test_accuracy"] = accuracy(state.model, dataset.test_x, dataset.test_y)
-                state = note_accuracy(state, row["test_accuracy"])
+                    if dataset.validation_x is not None and dataset.validation_y is not None:
+                        held_out = dataset.validation_x, dataset.validation_y
+                        row["validation_accuracy"] = accuracy(state.model, *held_out)
+                state = note_accuracy(state, row[judged_by(config)])
             progress.rows.append(row)
             progress.timings.append(progress.seconds)
             progress.batch, progress.start = number, 0
@@ -167,6 +170,14 @@ def train(
         data.baseline(dataset),
         record.blocked,
     )
+
+
+def has_stopped(config: TrainConfig, rows: list[dict[str, Any]]) -> bool:
+    """Whether as many evaluations as `patience` have not been better than the best before."""
+    if config.patience is None:
+        return False
+    seen = [row[judged_by(config)] for row in rows if judged_by(config) in row]
+    return bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= config.patience
 
 
 class _CompiledSteps:
