@@ -10,11 +10,12 @@ import pjax_prim as pjp
 from ..checkpoint import EXIT_CODE
 from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
 from ..sharding.processes import leave
-from . import aot, bench, export, graph, inspect, train
+from . import aot, bench, export, graph, inspect, seeds, train
 from . import eval as eval_command
 
 COMMANDS = {
     "train": train,
+    "seeds": seeds,
     "eval": eval_command,
     "inspect": inspect,
     "export": export,

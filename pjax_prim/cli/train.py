@@ -6,6 +6,8 @@ Exit status 75 says that the run was asked to stop (SIGTERM), saved, and can be 
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
 from ..sharding import processes
 from ..training import RunFolder, Saving, TrainConfig, TrainResult, train
+from ..training.tensorboard import TensorBoard
 from .options import NETWORK, TRAINING, add_options, console, given_fields
 
 MEASURES = "train_accuracy", "validation_accuracy", "test_accuracy"
@@ -29,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, {**NETWORK, **TRAINING})
     parser.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="the run folder (default: a new one under runs/)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write metrics for TensorBoard into the run folder, too",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the run folder")
     parser.add_argument(
@@ -103,11 +111,12 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         raise ArgumentError("--run-dir: several processes need to be told one folder")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data}-{config.solver}"
     folder = RunFolder(options.run_dir or Path("runs") / name)
-    with make_progress(quiet=not group.is_first) as progress:
+    with make_progress(quiet=not group.is_first) as progress, make_board(options, folder, group) as write:
         task = progress.add_task("compiling", total=config.batches, figures="")
 
         def show(row: dict[str, Any]) -> None:
             progress.update(task, completed=row["batch"], description="training", figures=figures(row))
+            write(row)
 
         result = train(
             config,
@@ -132,6 +141,15 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     name, share = result.baseline
     out.print(f"for comparison, the {name}: {share:.2%} of the test labels")
     return {**result.summary(), "baseline_accuracy": share, "run_dir": str(folder.path)}
+
+
+def make_board(
+    options: argparse.Namespace, folder: RunFolder, group: processes.Group
+) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    """What takes each row of metrics for TensorBoard, if asked for."""
+    if options.tensorboard and group.is_first:
+        return TensorBoard(folder.tensorboard)
+    return nullcontext(lambda row: None)
 
 
 def read_config(options: argparse.Namespace, resume: bool) -> TrainConfig:

@@ -5,6 +5,8 @@ from .evaluate import accuracy as accuracy
 from .record import Saving as Saving
 from .run_folder import RunFolder as RunFolder
 from .run_folder import params_sha256 as params_sha256
+from .seeds import SeedsResult as SeedsResult
+from .seeds import train_seeds as train_seeds
 from .state import TrainState as TrainState
 from .state import make_state as make_state
 from .steps import make_loss as make_loss

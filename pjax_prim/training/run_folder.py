@@ -1,5 +1,5 @@
 """What a run leaves behind: `config.json`, `metrics.jsonl`, `timings.jsonl`, `checkpoints/`,
-`model.eqx`, `curves.png`.
+`model.eqx`, `curves.png`, and if asked for `tensorboard/`.
 """
 
 import hashlib
@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "model.eqx"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, if asked for."""
+        return self.path / "tensorboard"
+
+    @property
     def curves(self) -> Path:
         """The picture of accuracy and gap."""
         return self.path / "curves.png"
@@ -69,7 +74,8 @@ class RunFolder:
         **Errors:** `RunError` where a run is already in it; with `overwrite`, that run's files
         are deleted (and no others).
         """
-        files = [self.config, self.metrics, self.timings, self.model, self.curves, self.checkpoints.path]
+        files = [self.config, self.metrics, self.timings, self.model, self.curves]
+        files += [self.checkpoints.path, self.tensorboard]
         present = [file for file in files if file.exists()]
         if present and not overwrite:
             raise RunError(

@@ -1,4 +1,5 @@
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,45 @@ def test_installed_command(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert Path(tmp_path / last_json(done.stdout)["run_dir"] / "curves.png").exists()
+
+
+def test_tensorboard(tmp_path, monkeypatch, capsys) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    assert main(["train", *SMALL, "--run-dir", str(tmp_path), "--tensorboard"]) == 0
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    content, found = file.read_bytes(), {}
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        record, (crc,) = content[12 : 12 + length], struct.unpack("<I", content[12 + length : 16 + length])
+        assert crc == masked_crc32c(record)
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
+        content = content[16 + length :]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert found["loss"] == pytest.approx({row["batch"]: row["loss"] for row in rows})
+    assert found["test_accuracy"].keys() == {row["batch"] for row in rows if "test_accuracy" in row}
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    arguments = ["train", *SMALL, "--run-dir", str(tmp_path / "other"), "--tensorboard"]
+    assert main(arguments) == 2
+    assert (
+        "tensorboard: needs the package tensorboardX; install pjax-prim[tensorboard]"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "other").exists()
+
+
+def test_seeds(capsys) -> None:
+    few = [*SMALL, "--validation", "0.1"]
+    assert main(["seeds", *few, "--seeds", "0", "5", "--json"]) == 0
+    captured = capsys.readouterr()
+    figures = last_json(captured.out)
+    assert figures["seeds"] == [0, 5] and len(figures["test_accuracies"]) == 2 and figures["deviation"] >= 0
+    assert "seeds 0, 5" in captured.err and "validation accuracy" in captured.err and "±" in captured.err
+    assert main(["seeds", *few, "--seeds", "2", "2"]) == 2
+    assert "seeds: expected different numbers of at least 0, given [2, 2]" in capsys.readouterr().err
+    assert main(["seeds", *SMALL, "--seeds", "-1"]) == 2
+    assert "--seeds: expected numbers of at least 0, given [-1]" in capsys.readouterr().err

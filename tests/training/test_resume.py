@@ -123,6 +123,16 @@ def test_resumed_between_batches(polls: int, tmp_path) -> None:
         train(config, folder, resume=True)
 
 
+def test_a_schedule_fixes_the_length_of_a_run(tmp_path) -> None:
+    config = replace(QUICK, solver="adam", schedule="cosine", warmup=1)
+    whole = RunFolder(tmp_path / "whole")
+    expected = outcome(train(config, whole, saving=EVERY), whole)
+    folder = RunFolder(tmp_path / "stopped")
+    assert outcome(interrupted(config, folder, polls=2), folder) == expected
+    with pytest.raises(CheckpointError, match="batches: "):
+        train(replace(config, batches=7), folder, resume=True)
+
+
 def test_averaged_and_best_parameters(tmp_path) -> None:
     folder = RunFolder(tmp_path)
     result = train(replace(QUICK, average=0.5, track_best=True, eval_every=1), folder)

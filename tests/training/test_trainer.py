@@ -1,4 +1,6 @@
 import json
+import math
+import re
 from dataclasses import replace
 
 import chex
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 
 import pjax_prim as pjp
-from pjax_prim.data import batch, load
-from pjax_prim.errors import NonFiniteError
+from pjax_prim.data import batch, hold_out, load
+from pjax_prim.errors import ArgumentError, NonFiniteError
 from pjax_prim.models import MLP
 from pjax_prim.training import (
     RunFolder,
@@ -22,7 +24,10 @@ from pjax_prim.training import (
     make_step,
     params_sha256,
     train,
+    train_seeds,
 )
+from pjax_prim.training.state import make_schedule
+from pjax_prim.training.trainer import has_stopped
 
 SMALL = TrainConfig(hidden=(16,), batch_size=64, batches=4, steps_per_batch=3, eval_every=2)
 SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "adam", "sgd")
@@ -132,3 +137,108 @@ def test_projections_that_overflow_name_the_node(tmp_path, monkeypatch) -> None:
 def test_a_projection_solver_learns_digits() -> None:
     result = train(TrainConfig(batches=6, eval_every=6))
     assert result.rows[-1]["test_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
+    config = replace(SMALL, solver="sgd", steps_per_batch=2, batches=6, schedule=schedule, warmup=2)
+    rate = make_schedule(config, 0.5)
+    rates = [float(rate(update)) for update in range(12)]
+    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4]) and rates[4] == pytest.approx(0.5)
+    falling = {
+        "constant": [0.5] * 8,
+        "linear": [0.5 * (1 - i / 8) for i in range(8)],
+        "cosine": [0.25 * (1 + math.cos(math.pi * i / 8)) for i in range(8)],
+    }
+    assert rates[4:] == pytest.approx(falling[schedule])
+    assert make_schedule(replace(config, schedule=None, warmup=None), 0.5) == 0.5
+
+
+def test_a_schedule_is_what_the_steps_take() -> None:
+    config = replace(
+        SMALL, solver="sgd", steps_per_batch=None, batches=2, schedule="linear", learning_rate=0.5
+    )
+    dataset = load("digits")
+    model = config.make_model(dataset)
+    for number, rate in enumerate((0.5, 0.25)):
+        x, labels = batch(dataset, config.batch_size, seed=0, step=number)
+        gradient = eqx.filter_grad(lambda m, x=x, y=labels: jnp.mean(make_loss(config)(m, x, y)))(model)
+        model = eqx.apply_updates(model, jax.tree.map(lambda g, rate=rate: -rate * g, gradient))
+    chex.assert_trees_all_close(
+        *(eqx.filter(m, eqx.is_array) for m in (train(config).model, model)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_examples_are_held_out() -> None:
+    whole = load("digits")
+    parts = hold_out(whole, 0.25)
+    assert parts.validation_x is not None and parts.validation_y is not None
+    assert len(parts.validation_x) == round(0.25 * len(whole.train_x))
+    rows = np.concatenate([np.c_[x, y] for x, y in ((parts.train_x, parts.train_y),
+                                                    (parts.validation_x, parts.validation_y))])  # fmt: skip
+    expected = np.c_[whole.train_x, whole.train_y]
+    np.testing.assert_array_equal(*(x[np.lexsort(x.T)] for x in (rows, expected)))
+    assert parts.test_x is whole.test_x
+    with pytest.raises(ArgumentError, match="validation: expected a share that leaves some of the"):
+        hold_out(whole, 1e-6)
+
+
+def test_a_run_stops_when_held_out_examples_say_so(tmp_path) -> None:
+    # A rate that destroys what was learned: the first evaluations are the best.
+    config = replace(
+        SMALL, solver="sgd", learning_rate=0.1, steps_per_batch=None, batches=30, eval_every=2,
+        validation=0.2, patience=3, track_best=True,
+    )  # fmt: skip
+    folder = RunFolder(tmp_path)
+    result = train(config, folder)
+    found = [row["validation_accuracy"] for row in result.rows if "validation_accuracy" in row]
+    best = found.index(max(found))
+    assert has_stopped(config, result.rows) == (len(found) == best + 4)
+    assert len(result.rows) == 30 or len(found) == best + 4
+    assert float(result.state.best.accuracy) == pytest.approx(max(found))
+    rows = [{"validation_accuracy": x} for x in (0.3, 0.5, 0.5, 0.4)]
+    assert not has_stopped(config, rows) and has_stopped(config, [*rows, {"loss": 1.0}, rows[0]])
+    assert not has_stopped(config, []) and not has_stopped(replace(config, patience=None), 9 * rows)
+    # A stopped run is finished: it stays as it is.
+    again = train(config, folder, resume=True)
+    assert again.rows == result.rows
+
+
+def test_seeds_at_once_are_runs_of_their_own() -> None:
+    config = replace(SMALL, solver="adam", steps_per_batch=2, dropout=0.2, batches=3, validation=0.1)
+    seen = []
+    result = train_seeds(config, (3, 1), on_evaluation=seen.append)
+    assert seen == result.rows and [row["batch"] for row in result.rows] == [2, 3]
+    for number, seed in enumerate((3, 1)):
+        alone = train(replace(config, seed=seed))
+        pair = (eqx.filter(m, eqx.is_array) for m in (result.models[number], alone.model))
+        chex.assert_trees_all_close(*pair, rtol=1e-4, atol=1e-5)
+        for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
+            assert result.rows[-1][name][number] == pytest.approx(alone.rows[-1][name], abs=0.01)
+    summary = result.summary()
+    assert summary["test_accuracy"] == pytest.approx(np.mean(summary["test_accuracies"]))
+    assert summary["deviation"] == pytest.approx(np.std(summary["test_accuracies"], ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "seeds", "message"),
+    [
+        ({}, (), "seeds: expected different numbers of at least 0, given []"),
+        ({}, (1, 1), "seeds: expected different numbers of at least 0, given [1, 1]"),
+        ({"mesh": "data=1"}, (1, 2), "mesh: only for a run of one seed, given with 2 seeds"),
+        (
+            {"validation": 0.1, "patience": 1},
+            (1,),
+            "patience: only for a run of one seed, given with 1 seeds",
+        ),
+    ],
+)
+def test_wrong_seeds(fields: dict, seeds: tuple, message: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        train_seeds(replace(SMALL, **fields), seeds)
+
+
+def test_a_seed_that_is_not_finite_is_named() -> None:
+    config = replace(SMALL, solver="sgd", learning_rate=1e38, steps_per_batch=3)
+    with pytest.raises(NonFiniteError, match="batch 1: a value of seed 4 is not finite"):
+        train_seeds(config, (4, 5))
