@@ -100,6 +100,11 @@ def rows(n: int) -> dict[str, Row]:
         "displace_cross_entropy": Row((logits, labels), {"lam": 1.0}),
         "displace_cumsum": Row((many,)),
         "displace_dot": Row((copies, copies, single)),
+        "displace_linear": Row(
+            ((side, side // 2), (side, side // 2), (side, side)),
+            {key: wanted[key] for key in ("wanted", "precision", "operand_dtype")} | {"weights": (1.0, 1.0)},
+            lambda a, b, z: matmuls(a, b, z)[1:],
+        ),
         "displace_max": Row((many, few)),
         "displace_scalar": Row((one, one), {**curve, "relative": False}),
         "displace_sum": Row((one, one), {"inputs": 4}),

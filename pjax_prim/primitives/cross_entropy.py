@@ -103,6 +103,19 @@ def displace_columns(logits: Array, labels: Array, lam: float, n: int) -> Array:
     return step
 
 
+def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
+    r"""The same to first order in lambda, $\lambda (y - Y p)$ with the softmax p of the logits.
+
+    1 - p of the likeliest class is the sum of the others, which keeps its digits.
+    """
+    x, y = jnp.broadcast_arrays(*arguments.widen(logits, labels))
+    likeliest = jnp.argmax(x, -1, keepdims=True) == jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    p = jax.nn.softmax(x, -1)
+    total = jnp.sum(y, -1, keepdims=True)
+    others_p, others_y = (jnp.sum(jnp.where(likeliest, 0, v), -1, keepdims=True) for v in (p, y))
+    return (lam * jnp.where(likeliest, total * others_p - others_y, y - total * p)).astype(logits.dtype)
+
+
 displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference)
 """(logits, labels) -> by how much the proximal operator moves the logits, to full relative precision."""
 

@@ -134,27 +134,29 @@ class Linear(AbstractConstraint):
         return self._projected(operands, target, wanted)
 
     def displace(self, asked: Asked) -> Displaced:
-        means = self._projected(
-            asked.operands, asked.change, asked.wanted, relative=True, weights=asked.weights
-        ).displacements
-        copies = self.multiplicity(self.shapes)
-        displacements = tuple(
-            None if mean is None else weight * count * mean
-            for mean, weight, count in zip(means, asked.weights, copies, strict=True)
+        a, b = self._canonical(asked.operands)
+        found = pp.displace_linear_p.bind(
+            a,
+            b,
+            asked.change.reshape(*a.shape[:2], b.shape[1]),
+            wanted=tuple(asked.wanted),
+            weights=tuple(asked.weights),
+            precision=self.precision,
+            operand_dtype=self.operand_dtype or jnp.result_type(a, b),
         )
-        norm_a, norm_b = (
-            squared_norm(x) / max(x.size // x.shape[-1], 1) for x in self._canonical(asked.operands)
-        )
-        return Displaced(displacements, dot_damping(norm_a, norm_b, asked.weights))
+        norm_a, norm_b = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in (a, b))
+        return Displaced(self._by_side(found, asked.wanted), dot_damping(norm_a, norm_b, asked.weights))
+
+    def _by_side(self, found: Sequence[Array], wanted: Sequence[bool]) -> tuple[Array | None, ...]:
+        """Results for the operands wanted, in these operands' shapes; None for the others."""
+        rest = iter(found)
+        return tuple(self._original(next(rest), side) if want else None for side, want in enumerate(wanted))
 
     def _projected(
         self,
         operands: Arrays,
         target: Array,
         wanted: Sequence[bool],
-        *,
-        relative: bool = False,
-        weights: Sequence[float] = (1.0, 1.0),
     ) -> Projected:
         """The settings are those of `primitives.linear`."""
         a, b = self._canonical(operands)
@@ -163,16 +165,12 @@ class Linear(AbstractConstraint):
             b,
             target.reshape(*a.shape[:2], b.shape[1]),
             wanted=tuple(wanted),
-            relative=relative,
+            relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
-            weights=tuple(weights),
         )
-        displacements: list[Array | None] = [None, None]
-        for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            displacements[side] = self._original(array, side)
         output = self._output(output).astype(self._output_dtype(a, b))
-        return Projected(output, tuple(displacements), jnp.sum(moved))
+        return Projected(output, self._by_side(results, wanted), jnp.sum(moved))
 
     @property
     def transposition(self) -> tuple[int, ...]:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import primitives as pp
 from ..errors import GraphError
+from ..primitives.cross_entropy import displace_slightly
 from .constraint import AbstractConstraint, Arrays, Target
 from .registry import ConstraintRule, Rule, RuleContext, register_projection
 
@@ -37,6 +39,9 @@ class Loss(AbstractConstraint):
         small steps this is minus `lam` times the gradient.
         """
         (x,), (labels,) = operands, constants
+        if self.name == "cross_entropy" and lam**2 <= jnp.finfo(x.dtype).eps:
+            # A step so small is its first order, up to half of the digits.
+            return displace_slightly(x, labels, lam)
         if self.name == "cross_entropy":
             return pp.displace_cross_entropy_p.bind(x, labels, lam=lam)[0]
         if self.name == "squared_error":

@@ -120,7 +120,7 @@ def compare(
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
     in_place = _compiled(
-        lambda state: jax.tree.map(lambda a: a * 1.0001, state), state, "loop" if call == "loop" else "give"
+        lambda state: jax.tree.map(_changed, state), state, "loop" if call == "loop" else "give"
     )
 
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
@@ -211,6 +211,11 @@ def _adam_step(direction: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
         return eqx.apply_updates(trained, updates), moments
 
     return step, jax.tree.map(jnp.copy, (trained, optimiser.init(trained)))
+
+
+def _changed(a: Any) -> Any:
+    """An array of which each number is another one."""
+    return a * jnp.asarray(1.0001, a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a + 1
 
 
 def _compiled(step: Callable[[Any], Any], start: Any, call: Call) -> Any:

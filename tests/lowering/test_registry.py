@@ -171,6 +171,7 @@ pjax.cross_entropy
 pjax.displace_cross_entropy
 pjax.displace_cumsum
 pjax.displace_dot
+pjax.displace_linear
 pjax.displace_max
 pjax.displace_scalar
 pjax.displace_sum

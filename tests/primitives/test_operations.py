@@ -163,6 +163,27 @@ def project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     return rows_of((*results, *again), results[0])
 
 
+def displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype, "weights": (1.0, 4.0)}
+    large, small = (pp.displace_linear_p.bind(a, b, scale * z, **settings) for scale in (1.0, 1e-10))
+    return rows_of((*large, *(1e10 * x for x in small)), large[0])
+
+
+def plain_displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    def sums(z: jax.Array) -> tuple[jax.Array, ...]:
+        x, y = jnp.broadcast_arrays(a[..., :, None, :] / 2, b[..., None, :, :])
+        p_x, p_y = project_rows(x, y, jnp.sum(x * y, -1) + z / 2)
+        return jnp.sum(2 * (p_x - x), -2), 4 * jnp.sum(p_y - y, -3)
+
+    def first_order(z: jax.Array) -> tuple[jax.Array, ...]:
+        norm_a, norm_b = (jnp.sum(x**2, -1) for x in (a, b))
+        t = z / (1 + norm_a[..., :, None] / 4 + norm_b[..., None, :])
+        return jnp.einsum("...pq,...qk->...pk", t, b), jnp.einsum("...pq,...pk->...qk", t, a)
+
+    large = sums(z)
+    return rows_of((*large, *first_order(z)), large[0])
+
+
 def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     p_a, p_b = project_rows(a[..., :, None, :], b[..., None, :, :], z)
     move_a, move_b = p_a - a[..., :, None, :], p_b - b[..., None, :, :]
@@ -317,6 +338,7 @@ OPERATIONS = [
         lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 0.1),
         lambda count: [normal(count, 3, 7)],
     ),
+    Operation("displace_linear", pp.displace_linear_p, displace_linear, plain_displace_linear, matrices),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(
         "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,
