@@ -1,4 +1,4 @@
-"""Softmax and layer norm as one constraint beside their elementary ones: `python -m benchmarks.compositions`.
+"""Softmax and layer norm by the library's constraints and as one: `python -m benchmarks.compositions`.
 
 A vector x is to be such that f(x) is a target, f(x') of a random x'. Alternating projections between f's
 constraints and the loss, once with f as the library takes it apart, once with {(x, y): y = f(x)} as one
@@ -56,7 +56,7 @@ def whole(function: Callable[[Array], Array], start: Array, targets: Array, step
     return jax.jit(jax.vmap(one))(start, targets)
 
 
-def elementary(function: Callable[[Array], Array], start: Array, targets: Array, steps: int) -> Array:
+def library(function: Callable[[Array], Array], start: Array, targets: Array, steps: int) -> Array:
     """The same with the constraints that the library makes of f."""
 
     def loss(x: Array) -> Array:
@@ -84,7 +84,7 @@ def main() -> None:
     for name, function in FUNCTIONS.items():
         targets = jax.vmap(function)(other)
         before = squared_errors(function, start, targets)
-        for form, run in (("elementary", elementary), ("one constraint", whole)):
+        for form, run in (("the library's", library), ("one, by Newton's method", whole)):
             errors = (squared_errors(function, run(function, start, targets, n), targets) for n in STEPS)
             cells = (f"{np.median(error / before):.2g}" for error in errors)
             print(f"| {name} | {form} | {' | '.join(cells)} |", flush=True)

@@ -56,6 +56,7 @@ def displacement(
     depends on a loss.
 
     **Cost:** the products of a gradient and one elementwise solve per node; "parallel" that many sweeps.
+    Digits: at least half of those of the dtype; what is small is projected to first order.
 
     **Source:** target propagation by projections; the sweep is that of arXiv 2506.05878 without the
     averaging, which weakens the signal from layer to layer.

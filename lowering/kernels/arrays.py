@@ -1,5 +1,6 @@
 """Sizes of what a kernel reads and writes."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,20 @@ LANES = 128
 def tiled(size: int) -> int:
     """The next multiple of `LANES`."""
     return -(-size // LANES) * LANES
+
+
+class Batch:
+    """The sizes of copies (..., P, Q, K), their scalars (..., P, Q) and means; one batch axis for all."""
+
+    def __init__(self, a: Array, b: Array, scalars: Array, *means: Array):
+        arrays = (a, b, *means)
+        self.batch = jnp.broadcast_shapes(*(x.shape[:-3] for x in arrays), scalars.shape[:-2])
+        self.count = math.prod(self.batch)
+        self.p, self.q, self.k = scalars.shape[-2], scalars.shape[-1], a.shape[-1]
+
+    def flat(self, x: Array, *shape: int) -> Array:
+        """With one batch axis before axes of this shape."""
+        return jnp.broadcast_to(x, (*self.batch, *x.shape[len(self.batch) :])).reshape(self.count, *shape)
 
 
 def varying(results: Sequence[tuple[tuple[int, ...], Any]], *operands: Array) -> list[Any]:

@@ -5,7 +5,6 @@ after another. What there is one of for each copy lies in columns in the strips 
 transposing a block of registers goes from one to the other.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
-from .arrays import LANES, tiled, varying
+from .arrays import LANES, Batch, tiled, varying
 
 CHUNK = 512
 """Components of a strip that are in registers at a time."""
@@ -32,14 +31,11 @@ def fits(a: Any) -> bool:
     return buffers * LANES * tiled(a.shape[-1]) * 4 <= MEMORY
 
 
-class Grid:
+class Grid(Batch):
     """Blocks of copies and of what belongs to them; `scalars` are (..., P, Q), `others` means."""
 
     def __init__(self, a: Array, b: Array, scalars: Array, *others: Array):
-        arrays = (a, b, *others)
-        self.batch = jnp.broadcast_shapes(*(x.shape[:-3] for x in arrays), scalars.shape[:-2])
-        self.count = math.prod(self.batch)
-        self.p, self.q, self.k = scalars.shape[-2], scalars.shape[-1], a.shape[-1]
+        super().__init__(a, b, scalars, *others)
         self.strip = 32 // min(a.dtype.itemsize, b.dtype.itemsize)
         self.width = LANES if self.q > LANES else -(-self.q // self.strip) * self.strip
         self.blocks = pl.cdiv(self.q, self.width)
@@ -57,10 +53,6 @@ class Grid:
             "sum_a": ((self.count, self.p, self.blocks, 1, k), jnp.float32),
             "sum_b": ((self.count, self.q, k), jnp.float32),
         }
-
-    def flat(self, x: Array, *shape: int) -> Array:
-        """With one batch axis."""
-        return jnp.broadcast_to(x, (*self.batch, *x.shape[len(self.batch) :])).reshape(self.count, *shape)
 
     def given(self, a: Array, b: Array) -> tuple[Array, Array]:
         shape = self.p, self.q, self.k

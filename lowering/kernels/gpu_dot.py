@@ -20,7 +20,7 @@ from jaxtyping import Array
 from pjax_prim._compat import triton
 from pjax_prim.primitives.reflect_dot import displacement_of_norms
 
-from .arrays import varying
+from .arrays import Batch, varying
 
 TILE = 2**10
 """Copies of either operand in a tile."""
@@ -34,14 +34,11 @@ def fits(a: Any) -> bool:
     return a.shape[-1] <= 8 * TILE and math.prod(a.shape) < 2**31
 
 
-class Grid:
+class Grid(Batch):
     """Programs for copies (..., P, Q, K); `scalars` are (..., P, Q), `others` means."""
 
     def __init__(self, a: Array, b: Array, scalars: Array, *others: Array):
-        arrays = (a, b, *others)
-        self.batch = jnp.broadcast_shapes(*(x.shape[:-3] for x in arrays), scalars.shape[:-2])
-        self.count = math.prod(self.batch)
-        self.p, self.q, self.k = scalars.shape[-2], scalars.shape[-1], a.shape[-1]
+        super().__init__(a, b, scalars, *others)
         self.lanes = pl.next_power_of_2(self.k)
         self.rows = min(pl.next_power_of_2(self.q), max(1, TILE // self.lanes))
         self.blocks = pl.cdiv(self.q, self.rows)
@@ -58,16 +55,12 @@ class Grid:
             "sum_b": ((self.count, self.chunks, self.q, self.k), jnp.float32),
         }
 
-    def flat(self, x: Array, last: int) -> Array:
-        """With one batch axis before its `last` axes."""
-        shape = x.shape[x.ndim - last :]
-        return jnp.broadcast_to(x, (*self.batch, *shape)).reshape(self.count, *shape)
-
     def given(self, a: Array, b: Array, *scalars: Array) -> list[Array]:
-        return [self.flat(a, 3), self.flat(b, 3), *(self.flat(x, 2) for x in scalars)]
+        copies = [self.flat(x, self.p, self.q, self.k) for x in (a, b)]
+        return [*copies, *(self.flat(x, self.p, self.q) for x in scalars)]
 
     def means(self, mean_a: Array, mean_b: Array) -> list[Array]:
-        return [self.flat(mean_a[..., 0, :], 2), self.flat(mean_b[..., 0, :, :], 2)]
+        return [self.flat(mean_a, self.p, self.k), self.flat(mean_b, self.q, self.k)]
 
     def call(
         self,

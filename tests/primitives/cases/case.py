@@ -121,6 +121,17 @@ def search(f: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndar
     return np.minimum.reduce([f(low), f(high), f((low + high) / 2)])
 
 
+def around_minima(x: np.ndarray, costs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of brackets around the cheapest local minima of rows of costs at increasing x."""
+    edge = np.full((len(x), 1), np.inf)
+    before, after = np.hstack([edge, costs[:, :-1]]), np.hstack([costs[:, 1:], edge])
+    minima = np.where((costs <= before) & (costs <= after), costs, np.inf)
+    order = np.argsort(minima, 1)[:, :count]
+    # Two on either side: neighbours may be equal.
+    low = np.take_along_axis(x, np.maximum(order - 2, 0), 1)
+    return low, np.take_along_axis(x, np.minimum(order + 2, x.shape[1] - 1), 1)
+
+
 def graph_cost(f: Callable[..., np.ndarray], moved: int, output: int) -> Callable[..., np.ndarray]:
     """The cost of the graph of f, which takes the moved operands and the constants."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import pjax_prim.primitives as pp
 
-from .case import Case, Rows, absolute_sum, norm2, search
+from .case import Case, Rows, absolute_sum, around_minima, norm2, search
 
 _GRID = np.geomspace(1e-19, 4.0, 3000)
 
@@ -41,14 +41,7 @@ def norm_case(eps: float, center: bool) -> Case:
             return s**2 + g**2 - 2 * np.sqrt(np.maximum(a * s**2 + 2 * b * s * g + c * g**2, 0))
 
         s = np.broadcast_to(_GRID, (len(a), len(_GRID)))
-        costs = roughly(s)
-        edge = np.full((len(a), 1), np.inf)
-        before, after = np.hstack([edge, costs[:, :-1]]), np.hstack([costs[:, 1:], edge])
-        minima = np.where((costs <= before) & (costs <= after), costs, np.inf)
-        order = np.argsort(minima, 1)[:, :3]
-        low = np.take_along_axis(s, np.maximum(order - 1, 0), 1)
-        high = np.take_along_axis(s, np.minimum(order + 1, s.shape[1] - 1), 1)
-        found = search(at, low, high).min(1)
+        found = search(at, *around_minima(s, roughly(s), 3)).min(1)
         return np.minimum(found, norm2(t) + norm2(y)) + norm2(z - y)
 
     def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from scipy import special
 
 import pjax_prim.primitives as pp
 
-from .case import Case, Rows, search
+from .case import Case, Rows, around_minima, search
 
 Function = Callable[[np.ndarray], np.ndarray]
 _SCALES = np.geomspace(1e-10, 1e14, 120)
@@ -42,14 +42,7 @@ def _best(f: Function, inverse: Function | None) -> Callable[..., np.ndarray]:
             return _finite((x - a[:, None]) ** 2 + (f(x) - z[:, None]) ** 2)
 
         costs = cost(x)
-        edge = np.full((len(a), 1), np.inf)
-        before, after = np.hstack([edge, costs[:, :-1]]), np.hstack([costs[:, 1:], edge])
-        minima = np.where((costs <= before) & (costs <= after), costs, np.inf)
-        order = np.argsort(minima, 1)[:, :4]
-        # Two on either side: neighbours may be equal.
-        low = np.take_along_axis(x, np.maximum(order - 2, 0), 1)
-        high = np.take_along_axis(x, np.minimum(order + 2, x.shape[1] - 1), 1)
-        return np.minimum(search(cost, low, high).min(1), costs.min(1))
+        return np.minimum(search(cost, *around_minima(x, costs, 4)).min(1), costs.min(1))
 
     return best
 
