@@ -1,15 +1,24 @@
 """Rules for TPU: kernels of Pallas, where one device holds the operands."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pjax_prim.primitives import displace_dot_p, leave_dot_p, project_linear_p, reflect_dot_p
+from pjax_prim.primitives import (
+    displace_dot_p,
+    displace_scalar_p,
+    leave_dot_p,
+    project_linear_p,
+    project_scalar_p,
+    reflect_dot_p,
+)
 from pjax_prim.primitives.linear import reference as linear_reference
+from pjax_prim.primitives.scalar import Mode
 
-from .kernels import reflect_dot, solve
+from .kernels import elementwise, reflect_dot, solve
 from .kernels.copies import fits
 from .registry import Rule, register
 
@@ -49,6 +58,28 @@ for _definition, _rule in (
             local=True,
             supports=lambda *operands, **static: _in_float32(*operands) and fits(operands[0]),
             when="one device or shard_map, float32 and narrower, up to 8,192 inputs: each copy moves once",
+        ),
+        "tpu",
+    )
+
+NO_KERNEL = ("atan", "cbrt", "elu", "erfc", "expm1", "gelu", "integer_pow", "log1p", "pow", "soft_sign")
+"""Functions for which Mosaic lacks an operation."""
+
+for _definition in (displace_scalar_p, project_scalar_p):
+    register(
+        _definition,
+        Rule(
+            "strips_kernel",
+            partial(
+                elementwise.elementwise,
+                partial(_definition.reference, mode=Mode(stops=True, straight=False, apart=True)),
+            ),
+            kernel=True,
+            local=True,
+            supports=lambda *operands, function, **static: (
+                _in_float32(*operands) and function not in NO_KERNEL
+            ),
+            when="one device or shard_map, float32 and narrower, what Mosaic has: loops on the chip",
         ),
         "tpu",
     )

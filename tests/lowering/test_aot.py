@@ -30,6 +30,8 @@ KERNELS = {
     "pjax_displace_dot": "displace_dot",
     "pjax_leave_dot": "leave_dot",
     "pjax_reflect_dot": "reflect_dot",
+    "pjax_project_scalar": "elementwise",
+    "pjax_displace_scalar": "elementwise",
 }
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: aot)"
@@ -75,8 +77,8 @@ def test_bytes_are_read_from_the_program() -> None:
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("name", ["pjax_displace_dot", "pjax_leave_dot", "pjax_reflect_dot"])
-def test_copies_move_once(name: str, topology: str) -> None:
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "pjax_project_linear"])
+def test_everything_moves_once(name: str, topology: str) -> None:
     row = rows(NUMBERS)[name]
     text = compile_for(name, row, topology).as_text()
     (kernel,) = kernels(text)

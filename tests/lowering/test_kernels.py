@@ -1,5 +1,6 @@
-"""Kernels for GPUs: interpreted here, compiled where there is one."""
+"""Kernels for GPUs, interpreted here and compiled where there is one, and elementwise ones for TPUs."""
 
+from collections.abc import Callable
 from functools import partial
 
 import chex
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from pjax_prim.lowering import gpu, use
-from pjax_prim.lowering.kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
+from pjax_prim.lowering.kernels import elementwise, gpu_cross_entropy, gpu_dot, gpu_elementwise
 
 from pjax_prim import primitives as pp
 from pjax_prim.primitives.scalar import Mode
@@ -61,8 +62,9 @@ def assert_same_distance(found, x: jax.Array, z: jax.Array, function: str) -> No
 
 
 @SCALARS
+@pytest.mark.parametrize("kernel", [gpu_elementwise.elementwise, elementwise.elementwise], ids=["gpu", "tpu"])
 @pytest.mark.parametrize("scale", [1e-4, 3.0], ids="{:g}".format)
-def test_scalar_functions_interpreted(function: str, scale: float) -> None:
+def test_scalar_functions_interpreted(function: str, kernel: Callable, scale: float) -> None:
     reference = partial(
         pp.displace_scalar_p.reference,
         function=function,
@@ -71,8 +73,20 @@ def test_scalar_functions_interpreted(function: str, scale: float) -> None:
         mode=Mode(stops=True, apart=True),
     )
     x, z = scalar_queries(scale)
-    found = jax.jit(partial(gpu_elementwise.elementwise, reference, interpret=True))(x, z)
+    found = jax.jit(partial(kernel, reference, interpret=True))(x, z)
     assert_same_distance(found, x, z, function)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (256,), (2, 33, 5), (40, 700)], ids=str)
+@pytest.mark.parametrize("kernel", [gpu_elementwise.elementwise, elementwise.elementwise], ids=["gpu", "tpu"])
+def test_elementwise_kernels_of_any_shape(kernel: Callable, shape: tuple[int, ...]) -> None:
+    def function(x: jax.Array, y: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+        return (scale * x + y).astype("bfloat16"), x * y
+
+    x, y = jax.random.normal(jax.random.key(0), (2, *shape), "float32")
+    found = kernel(function, x, y, scale=2.0, interpret=True)
+    assert [a.dtype for a in found] == ["bfloat16", "float32"]
+    chex.assert_trees_all_close(found, function(x, y, 2.0), rtol=1e-6, atol=1e-6)
 
 
 def test_without_a_gpu_a_program_for_one_has_no_kernel() -> None:
