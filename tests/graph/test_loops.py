@@ -36,6 +36,10 @@ Body = Callable[[Any, Any], tuple[Any, Any]]
 Scan = Callable[..., tuple[Any, Any]]
 
 
+def _slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def python_loop(body: Body, init: Any, xs: Any, length: int | None = None, reverse: bool = False) -> Any:
     """`jax.lax.scan`, unrolled."""
     leaves = jax.tree.leaves(xs)
@@ -161,7 +165,7 @@ def test_forward_pass(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
-@pytest.mark.parametrize("name", ["reverse", "key and counter", "in a map", "vector"])
+@pytest.mark.parametrize("name", ["reverse", *map(_slow, ("key and counter", "in a map", "vector"))])
 def test_the_iterates_are_those_of_the_unrolled_loop(name: str) -> None:
     """For alternating projections: the constraints are the same, and so is their colouring."""
 

@@ -120,6 +120,7 @@ def test_what_no_kernel_can_compute_is_left_to_xla(monkeypatch) -> None:
     assert not gpu._legal(narrow)
 
 
+@SLOW
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="jax 0.11 lowers kernels only beside a GPU")
 def test_kernels_are_programs_of_triton() -> None:
     for name in ("displace_dot", "leave_dot", "reflect_dot"):

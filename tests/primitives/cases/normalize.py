@@ -59,4 +59,4 @@ def norm_case(eps: float, center: bool) -> Case:
     )  # fmt: skip
 
 
-CASES = [norm_case(1e-5, True), norm_case(1e-5, False), norm_case(0.1, True), norm_case(1e-12, False)]
+CASES = [norm_case(1e-5, True), norm_case(1e-12, False)]
