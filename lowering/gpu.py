@@ -25,7 +25,7 @@ from pjax_prim.primitives import (
     prox_cross_entropy_p,
     reflect_dot_p,
 )
-from pjax_prim.primitives.scalar import Mode
+from pjax_prim.primitives.scalar import IN_KERNEL, Mode
 
 from .kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
 from .registry import Implementation, Rule, register
@@ -89,10 +89,9 @@ for _definition in (displace_scalar_p, project_scalar_p):
         ),
         "cuda",
     )
-    _mode = Mode(stops=True, apart=True)
     _register(
         _definition,
-        partial(gpu_elementwise.elementwise, partial(_definition.reference, mode=_mode)),
+        partial(gpu_elementwise.elementwise, partial(_definition.reference, mode=IN_KERNEL)),
         _has_kernel,
         "no error functions: loops on the chip",
     )

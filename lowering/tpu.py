@@ -16,7 +16,7 @@ from pjax_prim.primitives import (
     reflect_dot_p,
 )
 from pjax_prim.primitives.linear import reference as linear_reference
-from pjax_prim.primitives.scalar import Mode
+from pjax_prim.primitives.scalar import IN_KERNEL
 
 from .kernels import elementwise, reflect_dot, solve
 from .kernels.copies import fits
@@ -72,7 +72,7 @@ for _definition in (displace_scalar_p, project_scalar_p):
             "strips_kernel",
             partial(
                 elementwise.elementwise,
-                partial(_definition.reference, mode=Mode(stops=True, straight=False, apart=True)),
+                partial(_definition.reference, mode=IN_KERNEL),
             ),
             kernel=True,
             local=True,

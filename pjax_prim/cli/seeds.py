@@ -7,11 +7,11 @@ from typing import Any
 from rich.table import Table
 
 from ..errors import ArgumentError
-from ..training.seeds import SeedsResult, train_seeds
+from ..training.seeds import ONE_SEED, SeedsResult, train_seeds
 from .options import NETWORK, TRAINING, add_options, console, make_config
 from .train import MEASURES
 
-NOT_HERE = ("seed", "mesh", "patience", "track_best", "average", "chunk_steps")
+NOT_HERE = (*ONE_SEED, "seed", "chunk_steps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
 from ..sharding import processes
 from ..training import RunFolder, Saving, TrainConfig, TrainResult, train
+from ..training.state import judged_by
 from ..training.tensorboard import TensorBoard
 from .options import NETWORK, TRAINING, add_options, console, given_fields
 
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     config = group.together("options", lambda: read_config(options, resume))
     saving = Saving(
         SavePolicy(options.checkpoint_every, options.checkpoint_seconds),
-        Retention(options.keep_latest, options.keep_every, options.keep_best),
+        Retention(options.keep_latest, options.keep_every, options.keep_best, judged_by(config)),
     )
     if options.run_dir is None and jax.process_count() > 1:
         raise ArgumentError("--run-dir: several processes need to be told one folder")

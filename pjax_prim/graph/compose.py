@@ -167,32 +167,23 @@ def plan_selections(function: FlatFunction, varying: set[Value]) -> list[Selecti
 
 def _composed(equation: Equation, plan: Composition) -> Equation:
     if plan.function == "relu":
-        return replace(
-            equation,
-            primitive=pp.sum_relu_p.primitive,
-            params={},
-            inputs=(plan.root,),
-            apply=pp.sum_relu_p.bind,
-        )
-    params: dict[str, Any] = {"function": plan.function, "parameters": plan.parameters}
-    return replace(
-        equation,
-        primitive=pp.scalar_p.primitive,
-        params=params,
-        inputs=(plan.root,),
-        apply=partial(pp.scalar_p.bind, **params),
-    )
+        return _as(equation, pp.sum_relu_p, plan.root)
+    return _as(equation, pp.scalar_p, plan.root, function=plan.function, parameters=plan.parameters)
 
 
 def _normed(equation: Equation, plan: Norm) -> Equation:
     axes = tuple(axis - len(plan.root.shape) for axis in plan.axes)
-    params = {"axes": axes, "eps": plan.eps, "center": plan.center}
+    return _as(equation, pp.normalize_p, plan.root, axes=axes, eps=plan.eps, center=plan.center)
+
+
+def _as(equation: Equation, definition: pp.Definition, *inputs: Value, **params: Any) -> Equation:
+    """The equation's outputs by one of the library's primitives."""
     return replace(
         equation,
-        primitive=pp.normalize_p.primitive,
+        primitive=definition.primitive,
         params=params,
-        inputs=(plan.root,),
-        apply=partial(pp.normalize_p.bind, **params),
+        inputs=inputs,
+        apply=partial(definition.bind, **params),
     )
 
 
@@ -200,11 +191,5 @@ def _selected(equation: Equation, plan: Selection) -> Equation:
     if plan.always is not None:
         return replace(equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,))
     _, when_false, when_true = equation.inputs
-    params = {"compare": _COMPARISONS[plan.comparison.primitive]}
-    return replace(
-        equation,
-        primitive=pp.select_p.primitive,
-        params=params,
-        inputs=(*plan.comparison.inputs, when_true, when_false),
-        apply=partial(pp.select_p.bind, **params),
-    )
+    compare = _COMPARISONS[plan.comparison.primitive]
+    return _as(equation, pp.select_p, *plan.comparison.inputs, when_true, when_false, compare=compare)

@@ -61,15 +61,13 @@ def _is_rowwise(equation: Equation, varying: set[Value]) -> bool:
 
 def _norm_of(root: Value, output: Value, steps: list[Equation]) -> Norm | None:
     traced = _trace_axes(root, steps)
-    if traced is None or traced[0].get(output) != tuple(range(len(root.shape))):
+    if traced is None:
         return None
     axes, summed = traced
-    if not summed:
+    if not summed or 0 in root.shape or axes.get(output) != axes[root]:
         return None
     # Of the other axes two entries are enough.
     small = tuple(n if axis in summed else min(n, 2) for axis, n in enumerate(root.shape))
-    if any(n > 1 and root.shape[axis] == 1 for axis, n in enumerate(small)) or 0 in root.shape:
-        return None
     samples = np.random.default_rng(0).standard_normal((len(_SCALES), *small))
     samples = (np.reshape(_SCALES, (-1, *[1] * len(small))) * samples).astype(root.dtype)
     with jax.ensure_compile_time_eval():
@@ -127,8 +125,6 @@ def _trace_axes(root: Value, steps: list[Equation]) -> tuple[dict[Value, Axes], 
         if found is None:
             return None
         known[output] = found
-    unit = tuple(None if n == 1 else i for i, n in enumerate(root.shape))
-    known = {value: tuple(range(len(unit))) if axes == unit else axes for value, axes in known.items()}
     return known, tuple(sorted(summed))
 
 

@@ -53,6 +53,9 @@ class Mode(NamedTuple):
 
 FIXED = Mode()
 
+IN_KERNEL = Mode(stops=True, apart=True)
+"""How a kernel solves a block that stays on the chip."""
+
 
 class Solution(NamedTuple):
     """The nearest point: `new` is the query moved by `step`, `output` the function there."""

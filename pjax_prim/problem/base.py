@@ -88,17 +88,15 @@ class AbstractProblem(abc.ABC):
         use does not touch an element it does not count. `present()`, the value the node has now.
         """
         means: list[Array] = []
-        touched: Array | Count = 0
+        touched = self._touched(node)
         for use in self.graph.uses[node]:
             count = self.uses(use.consumer, use.operand)[use.input]
             if isinstance(count, int) and count == 0:
                 continue
             if isinstance(count, int):
                 means.append(mean(use))
-                touched = touched + 1
             else:
                 means.append(jnp.where(count > 0, mean(use), 0))
-                touched = touched + (count > 0)
         if not means:
             return present()
         total = functools.reduce(operator.add, means)
@@ -114,9 +112,16 @@ class AbstractProblem(abc.ABC):
 
     def is_determined(self, node: int) -> bool:
         """Whether consumers are known to touch all that a node produces, so that `target` needs no more."""
-        counts = [self.uses(use.consumer, use.operand)[use.input] for use in self.graph.uses[node]]
-        touched = sum((np.sign(x) for x in counts if isinstance(x, int | np.ndarray)), np.zeros(()))
-        return bool(np.all(touched > 0))
+        touched = self._touched(node)
+        return not isinstance(touched, Array) and bool(np.all(touched > 0))
+
+    def _touched(self, node: int) -> Array | Count:
+        """How many consumers touch each element of what a node produces."""
+        touched: Array | Count = 0
+        for use in self.graph.uses[node]:
+            count = self.uses(use.consumer, use.operand)[use.input]
+            touched = touched + (int(count > 0) if isinstance(count, int) else count > 0)
+        return touched
 
     def uses(self, node: int, operand: int) -> list[Array | Count]:
         """How often an operand uses each element of each of its inputs; 0 where it has no copy."""

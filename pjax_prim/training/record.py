@@ -29,7 +29,7 @@ from ..data import Dataset
 from ..errors import PreemptedError
 from .config import TrainConfig
 from .run_folder import RunFolder
-from .state import TrainState, judged_by
+from .state import TrainState
 from .steps import make_step
 
 MAY_CHANGE = ("batches", "data_dir", "eval_every", "mesh")
@@ -211,7 +211,7 @@ class Record:
         every = self._retention.every
         retention = Retention(
             self._retention.latest, None if every is None else every * chunks,
-            self._retention.best, judged_by(self._config),
+            self._retention.best, self._retention.metric,
         )  # fmt: skip
         writer = CheckpointWriter(self.folder.checkpoints.path, retention)
         self._writer = self._stack.enter_context(writer)

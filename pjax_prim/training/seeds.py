@@ -19,6 +19,9 @@ from .evaluate import accuracy
 from .state import TrainState, make_state
 from .steps import make_step
 
+ONE_SEED = ("mesh", "patience", "average", "track_best")
+"""Fields of a configuration that are for a run of one seed."""
+
 
 @dataclass(frozen=True)
 class SeedsResult:
@@ -66,8 +69,8 @@ def train_seeds(
     **Arguments:** `config`, whose own seed is not used; `seeds`, numbers of at least 0 that differ;
     `on_evaluation`, called with each row of the result.
 
-    **Errors:** `ArgumentError` for seeds that are none, and for a `mesh` and `patience`, which are for one
-    run; `NonFiniteError` where a value is not finite, which names the seed.
+    **Errors:** `ArgumentError` for seeds that are none, and for `ONE_SEED`, fields that would have no effect;
+    `NonFiniteError` where a value is not finite, which names the seed.
     """
     _check(config, seeds)
     config = replace(config, chunk_steps=config.steps)
@@ -105,8 +108,8 @@ def train_seeds(
 def _check(config: TrainConfig, seeds: Sequence[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ArgumentError(f"seeds: expected different numbers of at least 0, given {list(seeds)}")
-    for name in ("mesh", "patience"):
-        if getattr(config, name) is not None:
+    for name in ONE_SEED:
+        if getattr(config, name) not in (None, False):
             raise ArgumentError(f"{name}: only for a run of one seed, given with {len(seeds)} seeds")
 
 

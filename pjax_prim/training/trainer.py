@@ -9,7 +9,7 @@ from typing import Any
 import equinox as eqx
 
 from .. import data
-from ..checkpoint import WHICH, import_params, restore_params
+from ..checkpoint import WHICH, Retention, import_params, restore_params
 from ..errors import ArgumentError, NonFiniteError, RunError
 from ..sharding.processes import Group
 from .config import TrainConfig
@@ -126,9 +126,10 @@ def train(
         make_step(config)  # checks the solver's settings before anything is written
         return dataset, state, Placing(config, dataset, state)
 
+    saving = saving or Saving(retention=Retention(metric=judged_by(config)))
     dataset, state, placing = group.together("configuration", set_up, lambda _: config.to_dict())
     state = placing.state(state)
-    with group.connected("run"), Record(folder, config, dataset, saving or Saving()) as record:
+    with group.connected("run"), Record(folder, config, dataset, saving) as record:
 
         def begin() -> tuple[TrainState, Progress]:
             if resume:
@@ -137,7 +138,8 @@ def train(
 
         state, progress = group.together("run folder", begin)
         steps = _CompiledSteps(config, placing, group)
-        while progress.batch < config.batches and not has_stopped(config, progress.rows):
+        stopped = has_stopped(config, progress.rows)
+        while progress.batch < config.batches and not stopped:
             batch = placing.batch(dataset, progress.batch)
             state, values = _take_batch(steps, state, batch, progress, record)
             number = progress.batch + 1
@@ -153,6 +155,7 @@ def train(
             progress.rows.append(row)
             progress.timings.append(progress.seconds)
             progress.batch, progress.start = number, 0
+            stopped = config.is_evaluated(number) and has_stopped(config, progress.rows)
             record.after_batch(state, progress)
             if on_batch is not None:
                 on_batch(row)
