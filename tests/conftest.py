@@ -1,16 +1,17 @@
 """Settings of every test: the CPU as eight devices, 64-bit types on.
 
 Set through `jax.config` rather than the environment, so that a subprocess of a test starts
-as a user's would.
+as a user's would. With `JAX_PLATFORMS=cuda,cpu` the tests of kernels run on a GPU.
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import jax
 import pytest
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 
