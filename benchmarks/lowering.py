@@ -102,7 +102,8 @@ def rows(n: int) -> dict[str, Row]:
         "displace_dot": Row((copies, copies, single)),
         "displace_linear": Row(
             ((side, side // 2), (side, side // 2), (side, side)),
-            {key: wanted[key] for key in ("wanted", "precision", "operand_dtype")} | {"weights": (1.0, 1.0)},
+            {key: wanted[key] for key in ("wanted", "precision", "operand_dtype")}
+            | {"weights": (None, 10.0)},
             lambda a, b, z: matmuls(a, b, z)[1:],
         ),
         "displace_max": Row((many, few)),

@@ -22,7 +22,7 @@ def displacement(
     fn: Callable[..., Any],
     *,
     lam: float = 0.0003,
-    weight: float = 100.0,
+    weight: float = 10.0,
     loops: Loops = "reverse",
     sweeps: int = 1,
 ) -> Callable[..., Any]:
@@ -41,8 +41,10 @@ def displacement(
     - `fn`: as in `pjp.solve`; what it computes from the losses afterwards has no effect.
     - `lam`: the step of the losses' proximal operators (in the place of their own), above zero. The
       larger it is, the further the outputs are moved, and the more the result differs from a gradient.
-    - `weight`: v, of parameters in products and convolutions, above zero. The larger it is, the more of
-      a change goes on to the layers below.
+    - `weight`: of parameters in products and convolutions, above zero: v is `weight` times one more than the
+      mean squared length of what they are multiplied with, so that examples with little activity do not
+      count for more than others however large activations are. The larger it is, the more of a change
+      goes on to the layers below.
     - `loops`: how a sweep goes through the iterations of a `scan`: "reverse", one after the other from the
       last one, which gives all credit in one sweep; "parallel", all at once, where what an iteration
       passes to the one before it arrives in the next sweep.
@@ -97,7 +99,7 @@ def value_and_displacement(
     fn: Callable[..., Any],
     *,
     lam: float = 0.0003,
-    weight: float = 100.0,
+    weight: float = 10.0,
     loops: Loops = "reverse",
     sweeps: int = 1,
 ) -> Callable[..., tuple[Any, Any]]:

@@ -51,21 +51,23 @@ def by_hand(model: MLP, x: Array, labels: Array) -> dict[str, np.ndarray]:
     moves = {name: np.zeros(value.shape) for name, value in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2))}
     moves["b2"] += np.asarray(pull.sum(0))  # a sum of two: a third, times a damping of 3
     to_h = np.zeros(h.shape)
-    damping = 1 + (h**2).sum(1).mean() / WEIGHT + (w2**2).sum(1).mean()
+    v = WEIGHT * (1 + (h**2).sum(1).mean())
+    damping = 1 + (h**2).sum(1).mean() / v + (w2**2).sum(1).mean()
     for i in range(len(x)):
         for k in range(3):
-            dh, dw = weighted_dot(h[i], w2[k], p[i, k] + pull[i, k], 1.0, WEIGHT)
+            dh, dw = weighted_dot(h[i], w2[k], p[i, k] + pull[i, k], 1.0, v)
             to_h[i] += np.asarray(dh * damping)
-            moves["w2"][k] += np.asarray(WEIGHT * dw * damping)
+            moves["w2"][k] += np.asarray(v * dw * damping)
     to_s = np.zeros(s.shape)
     for i, j in np.ndindex(*s.shape):
         new, _ = pjp.project_sum_relu((s[i, j], b1[j]), h[i, j] + to_h[i, j])
         to_s[i, j] = 3 * (new - s[i, j])
     moves["b1"] += to_s.sum(0)
-    damping = 1 + (x**2).sum(1).mean() / WEIGHT + (w1**2).sum(1).mean()
+    v = WEIGHT * (1 + (x**2).sum(1).mean())
+    damping = 1 + (x**2).sum(1).mean() / v + (w1**2).sum(1).mean()
     for i, j in np.ndindex(*s.shape):
-        _, dw = weighted_dot(x[i], w1[j], s[i, j] + to_s[i, j], 1.0, WEIGHT)
-        moves["w1"][j] += np.asarray(WEIGHT * dw * damping)
+        _, dw = weighted_dot(x[i], w1[j], s[i, j] + to_s[i, j], 1.0, v)
+        moves["w1"][j] += np.asarray(v * dw * damping)
     return {name: -value / (LAM * len(x)) for name, value in moves.items()}
 
 

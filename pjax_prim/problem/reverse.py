@@ -96,7 +96,7 @@ class _Pass:
             evaluate: Callable[[Arrays, Arrays], Array] = node.constraint.forward
             if self.settings is not None:
                 weights = [
-                    self.settings.weight if operand.value in self.weighty else 1.0
+                    self.settings.weight if operand.value in self.weighty else None
                     for operand in node.operands
                 ]
                 wanted = [not operand.is_constant for operand in node.operands]
@@ -140,7 +140,7 @@ class _Pass:
 
 
 def _projecting(
-    constraint: AbstractConstraint, wanted: Sequence[bool], weights: Sequence[float]
+    constraint: AbstractConstraint, wanted: Sequence[bool], weights: Sequence[float | None]
 ) -> Callable[[Arrays, Arrays], Array]:
     """A constraint's value, of which `jax.vjp` takes the displacements of the operands."""
 

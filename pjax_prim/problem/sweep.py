@@ -89,7 +89,8 @@ def _back(
         if change is None:  # no loss depends on it
             return []
         weights = [
-            settings.weight if _is_parameter(problem, operand.producers) else 1.0 for operand in node.operands
+            settings.weight if _is_parameter(problem, operand.producers) else None
+            for operand in node.operands
         ]
         with node.scope():
             moves, factor = constraint.displace(

@@ -35,8 +35,8 @@ class Asked(NamedTuple):
     - `operands`: the common values; `output`, what they give.
     - `change`: of the output.
     - `constants`, `wanted`: as in `project_average`.
-    - `weights`: of each operand in the distance. Only products know weights; elsewhere the
-      operands count alike.
+    - `weights`: of each operand in the distance, in units of 1 + the mean squared length of what it is
+      multiplied with; None makes it 1. Only products know weights; elsewhere the operands count alike.
     """
 
     operands: Arrays
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     change: Array
     constants: Arrays
     wanted: Sequence[bool]
-    weights: Sequence[float]
+    weights: Sequence[float | None]
 
 
 class Displaced(NamedTuple):

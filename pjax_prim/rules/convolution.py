@@ -15,6 +15,7 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives._window import Window
+from ..primitives.displace_linear import unit
 from .constraint import (
     AbstractConstraint,
     Arrays,
@@ -124,17 +125,30 @@ class Convolution(AbstractConstraint):
         return self._projected(operands, target, wanted)
 
     def displace(self, asked: Asked) -> Displaced:
-        means = self._projected(
-            asked.operands, asked.change, asked.wanted, relative=True, weights=asked.weights
-        ).displacements
-        copies = self.multiplicity(self.shapes)
-        displacements = tuple(
-            None if mean is None else weight * jnp.asarray(count, mean.dtype) * mean
-            for mean, weight, count in zip(means, asked.weights, copies, strict=True)
-        )
         lhs, rhs = self._channels_first(asked.operands)
         patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
-        return Displaced(displacements, dot_damping(patches, squared_norm(rhs) / rhs.shape[0], asked.weights))
+        filters = squared_norm(rhs) / rhs.shape[0]
+        # In units in which the weights are plain numbers (`primitives.displace_linear`).
+        root_f, root_p = (
+            jnp.sqrt(unit(norm, weight))
+            for norm, weight in zip((filters, patches), asked.weights, strict=True)
+        )
+        plain = tuple(1.0 if weight is None else weight for weight in asked.weights)
+        means = self._projected(
+            (asked.operands[0] / root_p, asked.operands[1] / root_f),
+            asked.change / (root_p * root_f),
+            asked.wanted,
+            relative=True,
+            weights=plain,
+        ).displacements
+        scales = root_p * jnp.square(root_f), root_f * jnp.square(root_p)
+        displacements = tuple(
+            None if mean is None else weight * scale * jnp.asarray(count, mean.dtype) * mean
+            for mean, weight, scale, count in zip(
+                means, plain, scales, self.multiplicity(self.shapes), strict=True
+            )
+        )
+        return Displaced(displacements, dot_damping(patches, filters, asked.weights))
 
     def _projected(
         self,

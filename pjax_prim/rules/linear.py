@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
+from ..primitives.displace_linear import Weights, unit
 from ..primitives.dot import row_dot
 from .constraint import (
     AbstractConstraint,
@@ -235,9 +236,12 @@ class Linear(AbstractConstraint):
         return "".join(left.values()), "".join(right)
 
 
-def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float]) -> Array:
+def dot_damping(norm_a: Array, norm_b: Array, weights: Weights) -> Array:
     """Of dot projections with small changes, to first order, from the mean squared norms of the vectors."""
-    return 1 + norm_a / weights[1] + norm_b / weights[0]
+    u, v = (
+        unit(norm, weight) * (weight or 1.0) for norm, weight in zip((norm_b, norm_a), weights, strict=True)
+    )
+    return 1 + norm_a / v + norm_b / u
 
 
 def _dot_general(ctx: RuleContext) -> ConstraintRule:

@@ -164,20 +164,23 @@ def project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype, "weights": (1.0, 4.0)}
+    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype, "weights": (None, 4.0)}
     large, small = (pp.displace_linear_p.bind(a, b, scale * z, **settings) for scale in (1.0, 1e-10))
     return rows_of((*large, *(1e10 * x for x in small)), large[0])
 
 
 def plain_displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
+    v = 4 * (1 + jnp.mean(jnp.sum(a**2, -1), -1))[..., None, None]
+
     def sums(z: jax.Array) -> tuple[jax.Array, ...]:
-        x, y = jnp.broadcast_arrays(a[..., :, None, :] / 2, b[..., None, :, :])
-        p_x, p_y = project_rows(x, y, jnp.sum(x * y, -1) + z / 2)
-        return jnp.sum(2 * (p_x - x), -2), 4 * jnp.sum(p_y - y, -3)
+        root = jnp.sqrt(v)[..., None]
+        x, y = jnp.broadcast_arrays(a[..., :, None, :] / root, b[..., None, :, :])
+        p_x, p_y = project_rows(x, y, jnp.sum(x * y, -1) + z / root[..., 0])
+        return jnp.sum(root * (p_x - x), -2), jnp.sum(root**2 * (p_y - y), -3)
 
     def first_order(z: jax.Array) -> tuple[jax.Array, ...]:
         norm_a, norm_b = (jnp.sum(x**2, -1) for x in (a, b))
-        t = z / (1 + norm_a[..., :, None] / 4 + norm_b[..., None, :])
+        t = z / (1 + norm_a[..., :, None] / v + norm_b[..., None, :])
         return jnp.einsum("...pq,...qk->...pk", t, b), jnp.einsum("...pq,...pk->...qk", t, a)
 
     large = sums(z)
