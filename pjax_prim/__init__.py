@@ -57,6 +57,7 @@ from .solvers import CyclicDouglasRachford as CyclicDouglasRachford
 from .solvers import CyclicProjections as CyclicProjections
 from .solvers import DifferenceMap as DifferenceMap
 from .solvers import DouglasRachford as DouglasRachford
+from .solvers import ExtrapolatedProjections as ExtrapolatedProjections
 from .solvers import ReflectReflectRelax as ReflectReflectRelax
 from .solving import RESULTS as RESULTS
 from .solving import Solution as Solution

@@ -1,6 +1,5 @@
 """`displacement`: a direction for optax from one sweep of projections."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -10,8 +9,9 @@ from jaxtyping import Array, Float
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
-from .problem.reverse import forward_gap, reverse_displacements
-from .problem.sweep import Sweep, displacements
+from .primitives._arguments import positive
+from .problem.reverse import forward_gaps, reverse_displacements
+from .problem.sweep import LAM, WEIGHT, Sweep, displacements
 from .solving import Arrays, make_problem
 from .transform import Prepared, check_labels, prepare
 
@@ -21,8 +21,8 @@ Loops = Literal["reverse", "parallel"]
 def displacement(
     fn: Callable[..., Any],
     *,
-    lam: float = 0.0003,
-    weight: float = 10.0,
+    lam: float = LAM,
+    weight: float = WEIGHT,
     loops: Loops = "reverse",
     sweeps: int = 1,
 ) -> Callable[..., Any]:
@@ -98,8 +98,8 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
 def value_and_displacement(
     fn: Callable[..., Any],
     *,
-    lam: float = 0.0003,
-    weight: float = 10.0,
+    lam: float = LAM,
+    weight: float = WEIGHT,
     loops: Loops = "reverse",
     sweeps: int = 1,
 ) -> Callable[..., tuple[Any, Any]]:
@@ -144,7 +144,8 @@ def _parallel(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[A
 @eqx.filter_jit
 def _gap(graph: ConstraintGraph, arrays: Arrays) -> Float[Array, ""]:
     parameters, data, captured = arrays
-    return forward_gap(graph, graph.constants(data, captured), parameters)
+    gaps = forward_gaps(graph, graph.constants(data, captured), parameters)
+    return jnp.sqrt(sum(gaps, jnp.zeros(())))
 
 
 def _against(moves: Sequence[Array | None], parameters: Sequence[Array]) -> list[Array]:
@@ -156,10 +157,7 @@ def _against(moves: Sequence[Array | None], parameters: Sequence[Array]) -> list
 
 
 def _settings(lam: Any, weight: Any, loops: Any, sweeps: Any) -> Sweep:
-    for name, value in (("lam", lam), ("weight", weight)):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < math.inf):
-            raise ArgumentError(f"{name}: expected a finite number above zero, given {value!r}")
+    positive(lam=lam, weight=weight)
     if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
         raise ArgumentError(f"sweeps: expected an integer of at least 1, given {sweeps!r}")
     if loops not in get_args(Loops):

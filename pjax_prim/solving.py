@@ -14,6 +14,7 @@ from .graph import ConstraintGraph
 from .problem import (
     AbstractProblem,
     CompressedProblem,
+    ConsensusProblem,
     DividedProblem,
     ExpandedProblem,
     Form,
@@ -100,7 +101,7 @@ def solve(
     passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    prepared = prepare(fn, params, args)
+    prepared = prepare(fn, params, args, sequential=solver.sequential)
     check_labels(prepared.graph, prepared.data)
     graph, arrays = problem_parts(prepared, solver)
     if state is not None:
@@ -137,6 +138,7 @@ _PROBLEMS: dict[Form, type[AbstractProblem]] = {
     "compressed": CompressedProblem,
     "expanded": ExpandedProblem,
     "divided": DividedProblem,
+    "consensus": ConsensusProblem,
 }
 
 

@@ -12,7 +12,7 @@ from .. import sharding
 from ..errors import ArgumentError
 from ..sharding.topology import Analysis, analyse, topology_devices
 from ..training import make_loss
-from ..training.config import OPTAX_SOLVERS, TrainConfig
+from ..training.config import FROM_FORWARD_PASS, TrainConfig
 from ..training.steps import make_solver
 from .options import NETWORK, TRAINING, add_options, console, given_fields
 
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table with a row for each topology; returns the figures."""
     config = TrainConfig(**{"solver": "ap", **given_fields(options)})
-    if config.solver in OPTAX_SOLVERS:
-        raise ArgumentError(f"solver: aot compiles projection solvers, given {config.solver}")
+    if config.solver in FROM_FORWARD_PASS:
+        raise ArgumentError(f"solver: aot compiles solvers that keep copies, given {config.solver}")
     several = len(options.topology)
     meshes = options.meshes * several if len(options.meshes) == 1 else options.meshes
     if len(meshes) != several:

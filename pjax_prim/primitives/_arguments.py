@@ -87,7 +87,8 @@ def not_empty(**named: Array) -> None:
 def positive(**named: float) -> None:
     """Each static parameter is a finite number above zero."""
     for name, value in named.items():
-        if not isinstance(value, Real) or not 0 < value < float("inf"):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 0 < value < float("inf"):
             raise ArgumentError(f"{name}: expected a finite number above zero, given {value!r}")
 
 

@@ -16,7 +16,7 @@ from ..graph.ir import Environment, evaluate, widen
 from ..rules.constraint import Count
 from .placement import Placement, State
 
-Form = Literal["compressed", "expanded", "divided"]
+Form = Literal["compressed", "expanded", "divided", "consensus"]
 Thing = TypeVar("Thing")
 
 Readout = Literal["shadow", "governing"]

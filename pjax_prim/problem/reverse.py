@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ..graph.graph import ConstraintGraph
 from ..graph.ir import LOOP, Environment, Equation, Value, read, widen
 from ..graph.operand import Operand, follow
-from ..rules.constraint import AbstractConstraint, Arrays, Asked, squared_norm
+from ..rules.constraint import AbstractConstraint, Arrays, Asked, squared_distances
 from ..rules.losses import Loss
 from .compressed import CompressedProblem
 from .sweep import Sweep, step_of_losses
@@ -48,15 +48,14 @@ def reverse_displacements(
     ]
 
 
-def forward_gap(
+def forward_gaps(
     graph: ConstraintGraph, constants: Environment, parameters: Sequence[Array]
-) -> Float[Array, ""]:
-    """The distance by which the projections of the losses move what the forward pass gives them."""
-    moved = jnp.zeros(())
-    for constraint, operands, given in _forward(graph, constants, parameters, None):
-        projected = constraint.project(operands, None, given)
-        moved += sum(squared_norm(new - old) for new, old in zip(projected, operands, strict=True))
-    return jnp.sqrt(moved)
+) -> list[Float[Array, ""]]:
+    """For each loss the squared distance by which its projection moves what the forward pass gives it."""
+    return [
+        squared_distances(constraint.project(operands, None, given), operands)
+        for constraint, operands, given in _forward(graph, constants, parameters, None)
+    ]
 
 
 def _forward(

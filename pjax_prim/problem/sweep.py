@@ -12,12 +12,18 @@ from ..rules.constraint import Asked
 from ..rules.losses import Loss
 from .base import AbstractProblem
 
+LAM = 0.0003
+"""The step of the losses by default."""
+
+WEIGHT = 10.0
+"""The weight of parameters by default."""
+
 
 class Sweep(NamedTuple):
     """Settings of the sweeps; see `pjax_prim.displacement`."""
 
-    lam: float
-    weight: float
+    lam: float = LAM
+    weight: float = WEIGHT
     sweeps: int = 1
 
 

@@ -7,6 +7,7 @@ from .cyclic_douglas_rachford import CyclicDouglasRachford as CyclicDouglasRachf
 from .cyclic_projections import CyclicProjections as CyclicProjections
 from .difference_map import DifferenceMap as DifferenceMap
 from .douglas_rachford import DouglasRachford as DouglasRachford
+from .extrapolated_projections import ExtrapolatedProjections as ExtrapolatedProjections
 from .iterate import Progress as Progress
 from .iterate import iterate as iterate
 from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,11 +21,13 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     - `forms`: in which forms of the state it is exact; the first is the default.
     - `two_sets`: whether it needs the graph two-coloured.
+    - `sequential`: whether it goes through the iterations of loops one after the other.
     """
 
     form: eqx.AbstractVar[Form]
     forms: eqx.AbstractClassVar[tuple[Form, ...]]
     two_sets: eqx.AbstractClassVar[bool]
+    sequential: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         if self.form not in self.forms:

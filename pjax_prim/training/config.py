@@ -15,10 +15,13 @@ from ..errors import ArgumentError
 from ..models import HEADS, SEQUENCE_NETWORKS, make_network
 from ..sharding import MeshConfig
 
-PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr")
+PROJECTION_SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep")
 OPTAX_SOLVERS = {"displacement": 2e-3, "adam": 1e-3, "sgd": 0.1}
 """What hands a direction to optax, and the default learning rates: `displacement` that of projections
 to Adam, the others gradients."""
+
+FROM_FORWARD_PASS = (*OPTAX_SOLVERS, "ep")
+"""The solvers whose every step begins with a forward pass, so that they keep nothing but parameters."""
 
 HIDDEN: dict[str, tuple[int, ...]] = {
     "mlp": (128, 128),
@@ -43,6 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
+    "rate": ("solver", ("ep",)),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
     "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
@@ -74,16 +78,16 @@ class TrainConfig:
     - `data`, `data_dir`, `length` (text): see `pjax_prim.data.load`.
     - `model`, `hidden` (channels of a cnn, one width per block of a transformer), `skip`: see
       `pjax_prim.models`.
-    - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr` (projections), `displacement` (their direction to
+    - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr`, `ep` (projections), `displacement` (their direction to
       Adam) or `adam`, `sgd` (gradients); `ap` for an mlp, `displacement` for the others by default.
-    - `relaxation` (dr), `beta` (dm), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
+    - `relaxation` (dr), `beta` (dm), `rate` (ep), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
     - `schedule` (displacement, adam, sgd): how the learning rate falls over the run: not at all
       (`constant`, the default), or to zero along a `cosine` or a line (`linear`). `warmup`: the
       batches at the beginning over which it rises from zero.
     - `loss`, and `lam`, the step of its proximal operator (cross_entropy, squared_error).
     - `batch_size`, `batches`: examples per batch, and how many batches.
-    - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for adam
-      and sgd, updates on each batch, 1 by default.
+    - `steps_per_batch`: solver steps from each batch's forward pass, 50 by default; for ep, displacement,
+      adam and sgd, updates on each batch, 1 by default.
     - `chunk_steps`: a batch of more solver steps is taken in chunks of so many, between which a run
       can be saved and stopped.
     - `dropout` (mlp): the share of hidden values that each example drops in training.
@@ -109,6 +113,7 @@ class TrainConfig:
     solver: str = None  # type: ignore[assignment]  # never None once made
     relaxation: float | None = None
     beta: float | None = None
+    rate: float | None = None
     form: str | None = None
     learning_rate: float | None = None
     schedule: str | None = None
@@ -146,7 +151,7 @@ class TrainConfig:
         for name in (*counts, "warmup", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ArgumentError(f"{name}: expected at least 1, given {value}")
-        for name in ("learning_rate", "lam"):
+        for name in ("learning_rate", "lam", "rate"):
             if (value := getattr(self, name)) is not None and not (value > 0 and math.isfinite(value)):
                 raise ArgumentError(f"{name}: expected a finite number above zero, given {value}")
         for name in ("dropout", "average", "validation"):
@@ -182,7 +187,7 @@ class TrainConfig:
     @property
     def steps(self) -> int:
         """`steps_per_batch`, or the solver's default."""
-        return self.steps_per_batch or (1 if self.solver in OPTAX_SOLVERS else 50)
+        return self.steps_per_batch or (1 if self.solver in FROM_FORWARD_PASS else 50)
 
     def is_evaluated(self, batches: int) -> bool:
         """Whether accuracy is taken after this many batches; always at the end."""

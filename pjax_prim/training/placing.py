@@ -18,7 +18,7 @@ from ..data import Dataset
 from ..problem import Placement
 from ..sharding import make_mesh, make_plan
 from ..sharding.processes import distribute, from_local_rows, local_rows, whole
-from .config import OPTAX_SOLVERS, TrainConfig
+from .config import FROM_FORWARD_PASS, TrainConfig
 from .state import TrainState
 from .steps import batch_key, make_loss, make_solver
 
@@ -47,15 +47,15 @@ class Placing:
             for array in (dataset.train_x, dataset.train_y)
         )
         key = batch_key(config, state)
-        gradients = config.solver in OPTAX_SOLVERS
+        without_copies = config.solver in FROM_FORWARD_PASS
         self.plan = make_plan(
             make_loss(config),
             state.model,
             *((x, labels) if key is None else (x, labels, key)),
-            solver=pjp.AlternatingProjections() if gradients else make_solver(config),
+            solver=pjp.AlternatingProjections() if without_copies else make_solver(config),
             mesh=make_mesh(mesh),
         )
-        if not gradients:
+        if not without_copies:
             self.placement = self.plan.placement
         self._by_path = {
             jtu.keystr(path): (leaf.shape, sharding)

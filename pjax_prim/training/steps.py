@@ -56,8 +56,10 @@ def make_solver(config: TrainConfig) -> pjp.AbstractSolver:
         "dm": pjp.DifferenceMap,
         "cp": pjp.CyclicProjections,
         "cdr": pjp.CyclicDouglasRachford,
+        "ep": pjp.ExtrapolatedProjections,
     }
-    given = {name: getattr(config, name) for name in ("relaxation", "beta", "form")}
+    names = ["relaxation", "beta", "rate", "form"]
+    given = {name: getattr(config, name) for name in (*names, *(["lam"] if config.solver == "ep" else []))}
     return makers[config.solver](**{name: value for name, value in given.items() if value is not None})
 
 

@@ -1,0 +1,48 @@
+"""Extrapolated projections from consensus."""
+
+from typing import ClassVar
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from ..primitives._arguments import positive
+from ..problem import ConsensusProblem, Form, State
+from ..problem.sweep import LAM, WEIGHT, Sweep
+from .base import AbstractSolver, combine
+
+
+class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
+    r"""w <- w + `rate` d, where d is the displacement of one extrapolated sweep of projections.
+
+    A step goes from the losses back to the parameters, as a step of cyclic projections does, and then
+    forward again: all operations hold, and only the losses are left to satisfy. What keeps plain projections
+    from teaching the first layers is taken back block by block. A mean over M copies divides a displacement
+    by M: their sum is taken. A projection divides a change between its inputs and its output: the
+    displacements of a node are multiplied by the one number that makes up for it (`Displaced.damping`).
+
+    The displacement is that of `pjp.displacement`, here without an optimiser: a parameter moves by the mean
+    over examples of what its constraints ask for. Extrapolation by blocks: Pierra, 1984; Combettes, 1997.
+
+    **Arguments:**
+
+    - `rate`: above zero.
+    - `lam`, `weight`: as in `pjp.displacement`.
+    - `form`: "consensus" only: the state is the parameters.
+
+    The gap is that of `pjp.gap`: how far the losses' projections (with steps of their own) move the outputs.
+    """
+
+    rate: float = 0.5
+    lam: float = eqx.field(static=True, default=LAM)
+    weight: float = eqx.field(static=True, default=WEIGHT)
+    form: Form = eqx.field(static=True, default="consensus")
+    forms: ClassVar[tuple[Form, ...]] = ("consensus",)
+    two_sets: ClassVar[bool] = False
+    sequential: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        positive(rate=self.rate, lam=self.lam, weight=self.weight)
+
+    def step(self, problem: ConsensusProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        moves, squared = problem.sweep(state, Sweep(self.lam, self.weight))
+        return combine(lambda x, move: x + self.rate * move, state, moves), squared
