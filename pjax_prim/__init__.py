@@ -11,6 +11,8 @@ from .errors import MissingRuleError as MissingRuleError
 from .errors import PjaxError as PjaxError
 from .errors import UnusedParameterWarning as UnusedParameterWarning
 from .graph import ConstraintGraph as ConstraintGraph
+from .metric import METRICS as METRICS
+from .metric import Metric as Metric
 from .primitives import cross_entropy as cross_entropy
 from .primitives import equality as equality
 from .primitives import margin_loss as margin_loss

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from .errors import ArgumentError
 from .graph import ConstraintGraph
+from .metric import metric_of, weigh
 from .problem import (
     AbstractProblem,
     CompressedProblem,
@@ -122,6 +123,7 @@ def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[Constrain
     """The graph as a solver takes it, and the arrays that go with it."""
     graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
     solver.check(graph)
+    graph = weigh(graph, metric_of(solver.metric))
     captured = [array for _, array in graph.function.captured]
     return graph, (prepared.parameters, prepared.data, captured)
 

@@ -98,6 +98,7 @@ class ConstraintGraph:
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
     - `ends`: of the body of a loop what it gives to the outside.
     - `bodies`: of the loops among the movements (`ir.LOOP`).
+    - `factors`: for each node that of its copies in consensus; none where all are 1.
     """
 
     nodes: tuple[Node, ...]
@@ -107,6 +108,7 @@ class ConstraintGraph:
     colours: tuple[int, ...] | None = None
     ends: tuple[Operand, ...] = ()
     bodies: Mapping[Equation, "ConstraintGraph"] = field(default_factory=dict)
+    factors: tuple[float, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
@@ -179,6 +181,12 @@ class ConstraintGraph:
                 if not (before and carried)
             }
         return tuple(sets)
+
+    @cached_property
+    def derived(self) -> dict[Any, "ConstraintGraph"]:
+        """Graphs made from this one, by what they were made with: the same object each time, so that
+        nothing is compiled twice."""
+        return {}
 
     @cached_property
     def two_coloured(self) -> "ConstraintGraph":

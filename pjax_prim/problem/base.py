@@ -1,10 +1,11 @@
 """What both forms of a feasibility problem share: consensus, and reading parameters."""
 
 import abc
+import copy
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,7 @@ class AbstractProblem(abc.ABC):
         self.graph = graph
         self.constants = constants
         self.placement = placement
+        self.factors: Sequence[float] | Array | None = graph.factors or None
 
     @abc.abstractmethod
     def initial(self, parameters: Sequence[Array]) -> State:
@@ -87,6 +89,8 @@ class AbstractProblem(abc.ABC):
         **Arguments:** `mean(use)`, over all copies of one use, in the producer's shape; where the
         use does not touch an element it does not count. `present()`, the value the node has now.
         """
+        if self.factors is not None and len(self.graph.uses[node]) > 1:
+            return self.place_output(node, self._weighted_target(node, mean, present))
         means: list[Array] = []
         touched = self._touched(node)
         for use in self.graph.uses[node]:
@@ -109,6 +113,35 @@ class AbstractProblem(abc.ABC):
         if value is None:
             value = jnp.where(touched > 0, total / jnp.maximum(touched, 1), present())
         return self.place_output(node, value)
+
+    def _weighted_target(
+        self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]
+    ) -> Array:
+        """The mean over consumers, weighted by their factors."""
+        assert self.factors is not None
+        total: Array | float = 0.0
+        weight: Array | float = 0.0
+        for use in self.graph.uses[node]:
+            count = self.uses(use.consumer, use.operand)[use.input]
+            if isinstance(count, int) and count == 0:
+                continue
+            factor = self.factors[use.consumer]
+            if isinstance(count, int):
+                total, weight = total + factor * mean(use), weight + factor
+            else:
+                total = total + factor * jnp.where(count > 0, mean(use), 0)
+                weight = weight + factor * jnp.asarray(count > 0, jnp.result_type(float))
+        if isinstance(total, float):
+            return present()
+        if self.is_determined(node):
+            return (total / weight).astype(total.dtype)
+        return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), present()).astype(total.dtype)
+
+    def with_factors(self, factors: Float[Array, " nodes"]) -> Self:
+        """The same problem with other factors of the nodes in consensus."""
+        new = copy.copy(self)
+        new.factors = factors
+        return new
 
     def is_determined(self, node: int) -> bool:
         """Whether consumers are known to touch all that a node produces, so that `target` needs no more."""

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..graph.graph import Use
-from ..rules.constraint import Count, Projected, squared_distance, squared_distances, squared_norm
+from ..rules.constraint import Count, Projected, squared_distance, squared_norm
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -214,6 +214,7 @@ class CompressedProblem(AbstractProblem):
         """
         means: list[Array] = []
         single, distance = True, jnp.zeros(())
+        weights = self._weights(index)
         displacements = self.place_means(index, projected.displacements)
         for position, displacement in enumerate(displacements):
             if displacement is None:
@@ -225,10 +226,10 @@ class CompressedProblem(AbstractProblem):
                 means.append(mean + move)
                 if isinstance(count, int) and count == 1:
                     # Summed over the displacement itself, as in `projected.moved`, it cancels.
-                    distance += squared_norm(move)
+                    distance += weights[position] * squared_norm(move)
                 else:
                     single = False
-                    distance += _squared_norm(means[-1] - mean, count)
+                    distance += weights[position] * _squared_norm(means[-1] - mean, count)
         if single:
             return tuple(means), jnp.zeros(())
         return tuple(means), jnp.maximum(projected.moved - distance, 0)
@@ -236,6 +237,7 @@ class CompressedProblem(AbstractProblem):
     def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
         """The squared distance over all copies of two sets of inputs."""
         distance = jnp.zeros(())
+        weights = self._weights(index)
         for position in range(len(self.graph.nodes[index].operands)):
             pairs = zip(
                 self._of_operand(index, position, new),
@@ -246,8 +248,14 @@ class CompressedProblem(AbstractProblem):
             for a, b, count in pairs:
                 if a is b:  # a producer with this use alone took over its mean
                     continue
-                distance += _squared_norm(a - b, count)
+                distance += weights[position] * _squared_norm(a - b, count)
         return distance
+
+    def _weights(self, index: int) -> tuple[float, ...]:
+        """Of a constraint's operands in the distance."""
+        node = self.graph.nodes[index]
+        assert node.constraint is not None
+        return node.constraint.weights or (1,) * len(node.operands)
 
     def _project_copies(
         self, index: int, copies: tuple[Array, ...], target: Array | None
@@ -257,14 +265,14 @@ class CompressedProblem(AbstractProblem):
         assert constraint is not None
         with self.graph.nodes[index].scope():
             new, output = constraint.project_output(copies, target, self.constant_operands(index))
-        return Projected(output, (None,) * len(new), squared_distances(new, copies)), new
+        return Projected(output, (None,) * len(new), constraint.squared_between(new, copies)), new
 
     def _scatter_of_copies(self, index: int, copies: tuple[Array, ...], inputs: Inputs) -> Array:
         """The squared distance of copies from the means `inputs`; of constants, from the constants."""
         constraint = self.graph.nodes[index].constraint
         assert constraint is not None
         held = constraint.expand(self._operands(index, inputs))
-        return squared_distances(copies, held)
+        return constraint.squared_between(copies, held)
 
 
 def _squared_norm(x: Array, count: Array | Count) -> Array:

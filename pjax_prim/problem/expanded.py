@@ -179,7 +179,12 @@ class ExpandedProblem(AbstractProblem):
 
     def squared_distances(self, a: State, b: State) -> Float[Array, " nodes"]:
         """The squared distance of two states, for each node over its copies."""
-        return jnp.stack([squared_distances(x, y) for x, y in zip(a, b, strict=True)])
+        return jnp.stack(
+            [
+                squared_distances(x, y) if node.constraint is None else node.constraint.squared_between(x, y)
+                for node, x, y in zip(self.graph.nodes, a, b, strict=True)
+            ]
+        )
 
     def _project_node(
         self, index: int, state: State, means: Callable[[Use], Array]

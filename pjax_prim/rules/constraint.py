@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -75,6 +76,7 @@ class Reflection(NamedTuple):
     leave: Callable[[Arrays, float, Callable[[], Array]], tuple[Arrays, Array, Any]]
 
 
+@dataclass(frozen=True)
 class AbstractConstraint(abc.ABC):
     """A batch of equal elementary constraints: the graph of an operation, or an output condition.
 
@@ -85,8 +87,12 @@ class AbstractConstraint(abc.ABC):
     depend on no parameter and enter the operation exactly.
 
     Instances are immutable and compare by value, so that equal constraints share compilations.
+
+    `weights`: of the squared distances of the operands' copies beside that of the output
+    (`pjax_prim.metric`); None if all are 1.
     """
 
+    weights: tuple[float, ...] | None = field(default=None, kw_only=True)
     kind: ClassVar[str]
     is_loss: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
@@ -142,7 +148,7 @@ class AbstractConstraint(abc.ABC):
         return Projected(
             output,
             tuple(mean if want else None for mean, want in zip(means, wanted, strict=True)),
-            sum((squared_norm(array) for array in displaced), jnp.zeros(())),
+            self.squared(displaced),
         )
 
     def displace(self, asked: Asked) -> Displaced:
@@ -181,7 +187,7 @@ class AbstractConstraint(abc.ABC):
             moved = tuple(
                 x + 2 * relaxation * (m - p) for x, m, p in zip(copies, shadow, projected, strict=True)
             )
-            return moved, squared_distances(shadow, projected), None
+            return moved, self.squared_between(shadow, projected), None
 
         return Reflection(output, means, leave)
 
@@ -205,7 +211,7 @@ class AbstractConstraint(abc.ABC):
         reflected = tuple(2 * m - x for m, x in zip(shadow, copies, strict=True))
         projected, output = self.project_output(reflected, target, constants)
         moved = tuple(x + 2 * relaxation * (p - m) for x, p, m in zip(copies, projected, shadow, strict=True))
-        return moved, output, squared_distances(projected, shadow), self.average(moved)
+        return moved, output, self.squared_between(projected, shadow), self.average(moved)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         """For each operand the axes of its copies along which one elementary constraint extends.
@@ -223,9 +229,36 @@ class AbstractConstraint(abc.ABC):
         """
         return ()
 
+    def weighted(self, weights: tuple[float, ...]) -> "AbstractConstraint | None":
+        """The constraint with projections in a distance of these weights; None if it knows none."""
+        return None
+
+    def squared(self, displacements: Arrays) -> Array:
+        """The squared length of displacements of all copies, with the weights."""
+        weights = self.weights or (1,) * len(displacements)
+        return sum(
+            (weight * squared_norm(x) for weight, x in zip(weights, displacements, strict=True)),
+            jnp.zeros(()),
+        )
+
+    def squared_between(self, a: Arrays, b: Arrays) -> Array:
+        """The squared distance of two sets of copies, with the weights."""
+        if self.weights is None:
+            return squared_distances(a, b)
+        pairs = zip(self.weights, a, b, strict=True)
+        return sum((weight * squared_distance(x, y) for weight, x, y in pairs), jnp.zeros(()))
+
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""
+
+
+@dataclass(frozen=True)
+class WeightedConstraint(AbstractConstraint):
+    """A constraint whose projections know `weights`."""
+
+    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+        return replace(self, weights=weights)
 
 
 def _enlargement(change: Array, arrays: Arrays, elementwise: bool) -> Array:

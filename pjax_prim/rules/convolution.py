@@ -17,7 +17,6 @@ from ..primitives._arguments import compute_dtype
 from ..primitives._window import Window
 from ..primitives.displace_linear import unit
 from .constraint import (
-    AbstractConstraint,
     Arrays,
     Asked,
     Count,
@@ -25,6 +24,7 @@ from .constraint import (
     Projected,
     Reflection,
     Target,
+    WeightedConstraint,
     squared_norm,
 )
 from .linear import Linear, dot_damping
@@ -32,7 +32,7 @@ from .registry import ConstraintRule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
-class Convolution(AbstractConstraint):
+class Convolution(WeightedConstraint):
     """y = conv_general_dilated(a, b) with any parameters.
 
     Every output element has its own copy of a patch of `a` and of a filter of `b`: with G groups of
@@ -85,7 +85,7 @@ class Convolution(AbstractConstraint):
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return self._dot.project(copies[::-1], self._row_target(target), constants)[::-1]
 
-    def held(self, copies: Arrays, target: Array) -> Arrays:
+    def held(self, copies: Arrays, target: Array) -> Arrays | None:
         return self._dot.held(copies[::-1], self._row_target(target))
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
@@ -122,7 +122,7 @@ class Convolution(AbstractConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         """Three convolutions and one elementwise solve (`primitives.convolution`), no copies."""
-        return self._projected(operands, target, wanted)
+        return self._projected(operands, target, wanted, weights=self.weights or (1.0, 1.0))
 
     def displace(self, asked: Asked) -> Displaced:
         lhs, rhs = self._channels_first(asked.operands)
@@ -232,6 +232,7 @@ class Convolution(AbstractConstraint):
             self.precision,
             self.output_dtype,
             self.operand_dtype,
+            weights=None if self.weights is None else self.weights[::-1],
         )
 
     def _channels_first(self, operands: Arrays) -> Arrays:

@@ -1,5 +1,6 @@
 """Constraints of elementwise operations: sums, products, relu, maxima."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,13 +10,22 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, squared_norm
+from .constraint import (
+    AbstractConstraint,
+    Arrays,
+    Asked,
+    Displaced,
+    Projected,
+    Target,
+    WeightedConstraint,
+    squared_norm,
+)
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 from .scalar import Scalar
 
 
 @dataclass(frozen=True)
-class Identity(AbstractConstraint):
+class Identity(WeightedConstraint):
     """y = x. Inserted where a graph needs one more constraint to be two-coloured."""
 
     kind: ClassVar[str] = "identity"
@@ -25,11 +35,13 @@ class Identity(AbstractConstraint):
         return operands[0]
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        if self.weights is not None:
+            return (_project_scale(copies[0], jnp.ones_like(target), target, self.weights[0]),)
         return tuple(pp.project_identity_p.bind(*copies, target))
 
 
 @dataclass(frozen=True)
-class Sum(AbstractConstraint):
+class Sum(WeightedConstraint):
     """y = sum of +-x_i, plus +-constants.
 
     **Arguments:** `signs` of the operands, `shifts` of the constants; each 1 or -1.
@@ -44,12 +56,20 @@ class Sum(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         target = target - _signed_sum(self.shifts, constants)
-        coefficients = tuple(float(sign) for sign in self.signs)
-        return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
+        # A weight w is that of sqrt(w) x.
+        roots = [math.sqrt(weight) for weight in self.weights or (1.0,) * len(copies)]
+        coefficients = tuple(sign / root for sign, root in zip(self.signs, roots, strict=True))
+        if self.weights is None:
+            return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
+        scaled = (root * x for root, x in zip(roots, copies, strict=True))
+        moved = pp.project_combination_p.bind(*scaled, target, coefficients=coefficients)
+        return tuple(x / root for root, x in zip(roots, moved, strict=True))
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
+        if self.weights is not None:
+            return super().project_average(operands, target, constants, wanted)
         total = _signed_sum(self.signs + self.shifts, operands + constants)
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
@@ -65,7 +85,7 @@ class Sum(AbstractConstraint):
 
 
 @dataclass(frozen=True)
-class SumRelu(AbstractConstraint):
+class SumRelu(WeightedConstraint):
     """y = relu(sum of +-x_i, plus +-constants): what chains of additions that end in relu become."""
 
     signs: tuple[int, ...]
@@ -76,6 +96,13 @@ class SumRelu(AbstractConstraint):
         return jnp.maximum(_signed_sum(self.signs + self.shifts, operands + constants), 0)
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        if self.weights is not None:
+            return tuple(
+                x if move is None else x + move
+                for x, move in zip(
+                    copies, self._weighted(copies, target, constants).displacements, strict=True
+                )
+            )
         # Signs are isometries and a constant shifts the first input; both are undone afterwards.
         offset = _signed_sum(self.shifts, constants)
         inputs = [_signed(sign, copy) for sign, copy in zip(self.signs, copies, strict=True)]
@@ -89,9 +116,25 @@ class SumRelu(AbstractConstraint):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
+        if self.weights is not None:
+            found = self._weighted(operands, target, constants)
+            kept = zip(found.displacements, wanted, strict=True)
+            return found._replace(displacements=tuple(x if want else None for x, want in kept))
         total = _signed_sum(self.signs + self.shifts, operands + constants)
         step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
+
+    def _weighted(self, operands: Arrays, target: Array, constants: Arrays) -> Projected:
+        """Inputs of weights w_i move by d / w_i, as if there were sum(1 / w_i) of them."""
+        assert self.weights is not None
+        total = _signed_sum(self.signs + self.shifts, operands + constants)
+        step, output = pp.displace_sum_relu_p.bind(
+            total, target, inputs=math.fsum(1 / weight for weight in self.weights)
+        )
+        moves = tuple(
+            _signed(sign, step / weight) for sign, weight in zip(self.signs, self.weights, strict=True)
+        )
+        return Projected(output, moves, self.squared(moves))
 
     def displace(self, asked: Asked) -> Displaced:
         total = _signed_sum(self.signs + self.shifts, asked.operands + asked.constants)
@@ -106,7 +149,7 @@ class SumRelu(AbstractConstraint):
 
 
 @dataclass(frozen=True)
-class Scale(AbstractConstraint):
+class Scale(WeightedConstraint):
     """y = c x with a constant c, or y = x / c."""
 
     divide: bool = False
@@ -118,11 +161,13 @@ class Scale(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         factor = 1 / constants[0] if self.divide else constants[0]
+        if self.weights is not None:
+            return (_project_scale(copies[0], factor, target, self.weights[0]),)
         return tuple(pp.project_scale_p.bind(copies[0], factor, target, jnp.zeros_like(factor)))
 
 
 @dataclass(frozen=True)
-class Product(AbstractConstraint):
+class Product(WeightedConstraint):
     """y = a b."""
 
     kind: ClassVar[str] = "product"
@@ -132,7 +177,12 @@ class Product(AbstractConstraint):
         return operands[0] * operands[1]
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        return tuple(pp.project_product_p.bind(*copies, target))
+        if self.weights is None:
+            return tuple(pp.project_product_p.bind(*copies, target))
+        # As in `linear.Linear.project`.
+        root_u, root_v = map(math.sqrt, self.weights)
+        a, b = pp.project_product_p.bind(copies[0] / root_v, copies[1] / root_u, target / (root_u * root_v))
+        return a * root_v, b * root_u
 
 
 @dataclass(frozen=True)
@@ -196,6 +246,13 @@ class ShiftedRelu(AbstractConstraint):
 
     def describe(self) -> str:
         return "above" if self.negate else "below"
+
+
+def _project_scale(x: Array, factor: Array, target: Array, weight: float) -> Array:
+    """Onto y = factor x, where x has a weight: that of sqrt(weight) x."""
+    root = math.sqrt(weight)
+    (moved,) = pp.project_scale_p.bind(root * x, factor / root, target, jnp.zeros_like(factor))
+    return moved / root
 
 
 def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]) -> Projected:

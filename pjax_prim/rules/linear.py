@@ -14,20 +14,20 @@ from ..primitives._arguments import compute_dtype
 from ..primitives.displace_linear import Weights, unit
 from ..primitives.dot import row_dot
 from .constraint import (
-    AbstractConstraint,
     Arrays,
     Asked,
     Displaced,
     Projected,
     Reflection,
     Target,
+    WeightedConstraint,
     squared_norm,
 )
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
 @dataclass(frozen=True)
-class Linear(AbstractConstraint):
+class Linear(WeightedConstraint):
     """y = dot_general(a, b), any contraction, any batch axes.
 
     In canonical form `a` is (G, P, K), `b` is (G, Q, K) and the output (G, P, Q): G the batch
@@ -79,9 +79,17 @@ class Linear(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         a, b = copies
-        return tuple(pp.project_dot_p.bind(a, b, target.reshape(a.shape[:3])))
+        z = target.reshape(a.shape[:3])
+        if self.weights is None:
+            return tuple(pp.project_dot_p.bind(a, b, z))
+        # In a / sqrt(v) and b / sqrt(u) it is the unweighted one times u v.
+        root_u, root_v = map(math.sqrt, self.weights)
+        new_a, new_b = pp.project_dot_p.bind(a / root_v, b / root_u, z / (root_u * root_v))
+        return new_a * root_v, new_b * root_u
 
-    def held(self, copies: Arrays, target: Array) -> Arrays:
+    def held(self, copies: Arrays, target: Array) -> Arrays | None:
+        if self.weights is not None:
+            return None
         return tuple(pp.displace_dot_p.bind(*copies, target.reshape(copies[0].shape[:3])))
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
@@ -116,6 +124,8 @@ class Linear(AbstractConstraint):
         constants: Arrays,
         relaxation: float,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
+        if self.weights is not None:
+            return super().reflect(copies, operands, target, constants, relaxation)
         a, b = self._canonical(operands)
         new_a, new_b, output, moved, *means = pp.reflect_dot_p.bind(
             *copies,
@@ -169,6 +179,7 @@ class Linear(AbstractConstraint):
             relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
+            weights=self.weights or (1.0, 1.0),
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         return Projected(output, self._by_side(results, wanted), jnp.sum(moved))
@@ -185,7 +196,8 @@ class Linear(AbstractConstraint):
     def exchanged(self) -> "Linear":
         """The same product with its operands exchanged."""
         (contracted, batch), shapes = self.dimensions, self.shapes
-        return replace(self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1]))
+        weights = None if self.weights is None else self.weights[::-1]
+        return replace(self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1]), weights=weights)
 
     def describe(self) -> str:
         a, b = self._letters()

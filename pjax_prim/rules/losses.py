@@ -1,7 +1,7 @@
 """Losses: conditions on outputs, where constraint graphs end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -31,6 +31,11 @@ class Loss(AbstractConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         return tuple(_LOSSES[self.name][1].bind(*copies, *constants, **dict(self.static)))
+
+    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+        """A proximal step lam in a distance of weight w is one of lam / w."""
+        static = tuple((key, value / weights[0] if key == "lam" else value) for key, value in self.static)
+        return replace(self, static=static, weights=weights)
 
     def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
         """By how much the proximal operator with step `lam` moves the operand.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -48,8 +48,15 @@ class ReduceSum(Reduction):
         return jnp.sum(operands[0], self.axes)
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        if self.weights is not None:
+            (moved,) = self.project_average(copies, target, constants, (True,)).displacements
+            assert moved is not None
+            return (copies[0] + moved,)
         (moved,) = pp.project_sum_p.bind(self.rows(copies[0]), target)
         return (self.unrows(moved, copies[0].shape),)
+
+    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+        return replace(self, weights=weights)
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
@@ -57,9 +64,17 @@ class ReduceSum(Reduction):
         (x,) = operands
         total = self.forward(operands, constants)
         count = math.prod(x.shape[axis] for axis in self.axes)
-        (step,) = pp.displace_sum_p.bind(total, target, inputs=count)
+        if self.weights is None:
+            (step,) = pp.displace_sum_p.bind(total, target, inputs=count)
+            moved = count * squared_norm(step)
+        else:
+            # As if there were count / w of them, which move by d / w.
+            (weight,) = self.weights
+            (step,) = pp.displace_sum_p.bind(total, target, inputs=count / weight)
+            step = step / weight
+            moved = weight * count * squared_norm(step)
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
-        return Projected(total + count * step, (displacement,), count * squared_norm(step))
+        return Projected(total + count * step, (displacement,), moved)
 
     def displace(self, asked: Asked) -> Displaced:
         (x,) = asked.operands

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
+from ..metric import Metric, metric_of
 from ..problem import AbstractProblem, Form, State
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
@@ -19,22 +20,31 @@ Problem = TypeVar("Problem", bound=AbstractProblem)
 class AbstractSolver(eqx.Module, Generic[Problem]):
     """An iteration on the states of a feasibility problem.
 
+    **Arguments** of every solver: `metric`, a `pjp.Metric` or the name of one of `pjp.METRICS`.
+
     - `forms`: in which forms of the state it is exact; the first is the default.
     - `two_sets`: whether it needs the graph two-coloured.
     - `sequential`: whether it goes through the iterations of loops one after the other.
     """
 
+    metric: Metric | str = eqx.field(static=True, default="unit", kw_only=True)
     form: eqx.AbstractVar[Form]
     forms: eqx.AbstractClassVar[tuple[Form, ...]]
     two_sets: eqx.AbstractClassVar[bool]
     sequential: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
+        metric_of(self.metric)
         if self.form not in self.forms:
             raise ArgumentError(
                 f"form: {type(self).__name__} runs in the form(s) {', '.join(map(repr, self.forms))}, "
                 f"given {self.form!r}"
             )
+
+    def _only_unit(self, why: str) -> None:
+        """Raises `ArgumentError` for a metric."""
+        if metric_of(self.metric) != Metric():
+            raise ArgumentError(f"metric: {type(self).__name__} {why}, given {self.metric!r}")
 
     def check(self, graph: ConstraintGraph) -> None:
         """Raises `ArgumentError` where the solver's settings do not fit a graph."""

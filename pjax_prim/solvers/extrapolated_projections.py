@@ -41,6 +41,7 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     sequential: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
+        self._only_unit("has a weight of its own; expected weight=...")
         positive(rate=self.rate, lam=self.lam, weight=self.weight)
 
     def step(self, problem: ConsensusProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:

@@ -42,6 +42,7 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     two_sets: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
+        self._only_unit("adapts a metric of its own; expected gamma=...")
         if not 0 < self.beta < 2:
             raise ArgumentError(f"beta: expected a number above 0 and below 2, given {self.beta!r}")
         if not 0 <= self.gamma < 1:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ..data import DATASETS, Dataset, hold_out, load
 from ..errors import ArgumentError
+from ..metric import METRICS
 from ..models import HEADS, SEQUENCE_NETWORKS, make_network
 from ..sharding import MeshConfig
 
@@ -41,12 +42,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "solver": (*PROJECTION_SOLVERS, *OPTAX_SOLVERS),
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
+    "metric": tuple(METRICS),
     "schedule": ("constant", "cosine", "linear"),
 }
 
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
     "rate": ("solver", ("ep",)),
+    "metric": ("solver", PROJECTION_SOLVERS[:-1]),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
     "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
@@ -81,6 +84,7 @@ class TrainConfig:
     - `solver`: `ap`, `ar`, `dr`, `dm`, `cp`, `cdr`, `ep` (projections), `displacement` (their direction to
       Adam) or `adam`, `sgd` (gradients); `ap` for an mlp, `displacement` for the others by default.
     - `relaxation` (dr), `beta` (dm), `rate` (ep), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
+    - `metric` (projections but ep): a preset of `pjax_prim.METRICS`.
     - `schedule` (displacement, adam, sgd): how the learning rate falls over the run: not at all
       (`constant`, the default), or to zero along a `cosine` or a line (`linear`). `warmup`: the
       batches at the beginning over which it rises from zero.
@@ -115,6 +119,7 @@ class TrainConfig:
     beta: float | None = None
     rate: float | None = None
     form: str | None = None
+    metric: str | None = None
     learning_rate: float | None = None
     schedule: str | None = None
     warmup: int | None = None
@@ -138,7 +143,7 @@ class TrainConfig:
             object.__setattr__(self, "solver", SOLVERS.get(self.model))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and not (name in ("form", "schedule") and value is None):
+            if value not in choices and not (name in ("form", "metric", "schedule") and value is None):
                 raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, given {value!r}")
         if self.hidden is None:
             object.__setattr__(self, "hidden", HIDDEN[self.model])

@@ -58,8 +58,8 @@ def make_solver(config: TrainConfig) -> pjp.AbstractSolver:
         "cdr": pjp.CyclicDouglasRachford,
         "ep": pjp.ExtrapolatedProjections,
     }
-    names = ["relaxation", "beta", "rate", "form"]
-    given = {name: getattr(config, name) for name in (*names, *(["lam"] if config.solver == "ep" else []))}
+    names = ["relaxation", "beta", "rate", "form", "metric", *(["lam"] if config.solver == "ep" else [])]
+    given = {name: getattr(config, name) for name in names}
     return makers[config.solver](**{name: value for name, value in given.items() if value is not None})
 
 

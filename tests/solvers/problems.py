@@ -377,6 +377,7 @@ ONE_FORM: dict[str, pjp.AbstractSolver] = {
     "difference_map_1.0": pjp.DifferenceMap(),
     "difference_map_0.5": pjp.DifferenceMap(beta=0.5),
     "cyclic_douglas_rachford": pjp.CyclicDouglasRachford(),
+    "extrapolated_projections": pjp.ExtrapolatedProjections(),
 }
 """Settings of the solvers whose sequence leaves consensus, by their names in the fixtures."""
 
