@@ -97,6 +97,12 @@ def rows(n: int) -> dict[str, Row]:
             lambda x, w: window.convolve(x, w, None),
         ),
         "cross_entropy": Row((logits, labels), {"lam": 1.0}),
+        "displace_convolution": Row(
+            (images, filters, images),
+            {key: value for key, value in wanted.items() if key != "relative"}
+            | {"window": window, "weights": (None, 10.0)},
+            lambda x, w, z: convolutions(x, w, z)[1],
+        ),
         "displace_cross_entropy": Row((logits, labels), {"lam": 1.0}),
         "displace_cumsum": Row((many,)),
         "displace_dot": Row((copies, copies, single)),

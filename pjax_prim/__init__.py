@@ -53,6 +53,7 @@ from .rules import Movement as Movement
 from .rules import RuleContext as RuleContext
 from .rules import register_projection as register_projection
 from .solvers import AbstractSolver as AbstractSolver
+from .solvers import AdaptiveMetric as AdaptiveMetric
 from .solvers import AlternatingProjections as AlternatingProjections
 from .solvers import AlternatingReflections as AlternatingReflections
 from .solvers import CyclicDouglasRachford as CyclicDouglasRachford

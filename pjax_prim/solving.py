@@ -172,7 +172,7 @@ def _run(
     unusable = bad & (progress.steps == 0)
     new = [
         given if read is None else jnp.where(unusable, given, read).astype(given.dtype)
-        for given, read in zip(parameters, problem.parameters(progress.state, readout), strict=True)
+        for given, read in zip(parameters, solver.read(problem, progress.state, readout), strict=True)
     ]
     stats = {
         "num_steps": progress.steps,
@@ -210,10 +210,11 @@ def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays,
             f"state: expected the state of {type(solver).__name__}(form={solver.form!r}) on a graph of "
             f"{len(graph.nodes)} nodes, given another structure"
         )
-    for node, wanted, given in zip(graph.nodes, expected, state, strict=True):
+    names = [*(node.name for node in graph.nodes), "the factors in consensus"]
+    for name, wanted, given in zip(names, expected, state, strict=False):
         for a, b in zip(wanted, given, strict=True):
             if (a.shape, a.dtype) != (jnp.shape(b), jnp.result_type(b)):
                 raise ArgumentError(
-                    f"state: at node {node.name!r} expected shape {a.shape} and dtype {a.dtype}, "
+                    f"state: at node {name!r} expected shape {a.shape} and dtype {a.dtype}, "
                     f"given shape {jnp.shape(b)} and dtype {jnp.result_type(b)}"
                 )

@@ -113,7 +113,7 @@ def solve_starts(
         state, squared = solver.step(problem, lane.state)
         read = [
             old if new is None else new
-            for new, old in zip(problem.parameters(state, "shadow"), lane.parameters, strict=True)
+            for new, old in zip(solver.read(problem, state, "shadow"), lane.parameters, strict=True)
         ]
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:

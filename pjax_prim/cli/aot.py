@@ -18,7 +18,7 @@ from .options import NETWORK, TRAINING, add_options, console, given_fields
 
 SOLVER = {
     "solver": (str, "the projection solver (default: ap)"),
-    **{name: TRAINING[name] for name in ("relaxation", "beta", "form")},
+    **{name: TRAINING[name] for name in ("relaxation", "beta", "form", "metric")},
 }
 LARGEST = 5
 """How many arrays are named where a step does not fit."""

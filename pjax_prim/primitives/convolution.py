@@ -17,10 +17,7 @@ from ._window import Window
 
 
 def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static: Any) -> tuple[Array, ...]:
-    project: Callable[..., tuple[Array, ...]] = partial(_project, window=window, **static)
-    for _ in range(lhs.ndim - window.dims - 2):
-        project = _over_leading_axis(project)
-    return project(lhs, rhs, target)
+    return over_leading_axes(partial(_project, window=window, **static), window)(lhs, rhs, target)
 
 
 def _convolve_reference(
@@ -29,16 +26,26 @@ def _convolve_reference(
     def convolve(x: Array, w: Array) -> tuple[Array]:
         return (window.convolve(x, w, precision, output_dtype),)
 
-    function: Callable[..., tuple[Array, ...]] = convolve
-    for _ in range(lhs.ndim - window.dims - 2):
-        function = _over_leading_axis(function)
-    (result,) = function(lhs, rhs)
-    return (result,)
+    return over_leading_axes(convolve, window)(lhs, rhs)
 
 
 convolve_p = define("pjax_convolve", _convolve_reference, differentiable=True)
 """(..., N, C, *S), (..., O, C / feature groups, *K) -> (..., N / batch groups, O, *P): the convolution. A
 primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
+
+
+def over_leading_axes(
+    function: Callable[..., tuple[Array, ...]], window: Window
+) -> Callable[..., tuple[Array, ...]]:
+    """`function` of arrays as a convolution has them, over all axes before those."""
+
+    def apply(*arrays: Array) -> tuple[Array, ...]:
+        run = function
+        for _ in range(arrays[0].ndim - window.dims - 2):
+            run = _over_leading_axis(run)
+        return run(*arrays)
+
+    return apply
 
 
 def _over_leading_axis(function: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives._window import Window
-from ..primitives.displace_linear import unit
+from ..primitives.displace_convolution import mean_norms
 from .constraint import (
     Arrays,
     Asked,
@@ -25,7 +25,6 @@ from .constraint import (
     Reflection,
     Target,
     WeightedConstraint,
-    squared_norm,
 )
 from .linear import Linear, dot_damping
 from .registry import ConstraintRule, RuleContext, register_projection
@@ -122,42 +121,33 @@ class Convolution(WeightedConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         """Three convolutions and one elementwise solve (`primitives.convolution`), no copies."""
-        return self._projected(operands, target, wanted, weights=self.weights or (1.0, 1.0))
+        return self._projected(operands, target, wanted)
 
     def displace(self, asked: Asked) -> Displaced:
         lhs, rhs = self._channels_first(asked.operands)
-        patches = self.window.size * rhs.shape[1] * squared_norm(lhs) / lhs.size
-        filters = squared_norm(rhs) / rhs.shape[0]
-        # In units in which the weights are plain numbers (`primitives.displace_linear`).
-        root_f, root_p = (
-            jnp.sqrt(unit(norm, weight))
-            for norm, weight in zip((filters, patches), asked.weights, strict=True)
-        )
-        plain = tuple(1.0 if weight is None else weight for weight in asked.weights)
-        means = self._projected(
-            (asked.operands[0] / root_p, asked.operands[1] / root_f),
-            asked.change / (root_p * root_f),
-            asked.wanted,
-            relative=True,
-            weights=plain,
-        ).displacements
-        scales = root_p * jnp.square(root_f), root_f * jnp.square(root_p)
-        displacements = tuple(
-            None if mean is None else weight * scale * jnp.asarray(count, mean.dtype) * mean
-            for mean, weight, scale, count in zip(
-                means, plain, scales, self.multiplicity(self.shapes), strict=True
+        found = iter(
+            pp.displace_convolution_p.bind(
+                lhs,
+                rhs,
+                jnp.transpose(asked.change, self.dimensions.out_spec),
+                window=self.window,
+                wanted=tuple(asked.wanted),
+                weights=tuple(asked.weights),
+                precision=self.precision,
+                operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
             )
         )
-        return Displaced(displacements, dot_damping(patches, filters, asked.weights))
+        displacements = tuple(
+            jnp.transpose(next(found), _inverse(self._specs[side])) if want else None
+            for side, want in enumerate(asked.wanted)
+        )
+        return Displaced(displacements, dot_damping(*mean_norms(lhs, rhs, self.window), asked.weights))
 
     def _projected(
         self,
         operands: Arrays,
         target: Array,
         wanted: Sequence[bool],
-        *,
-        relative: bool = False,
-        weights: Sequence[float] = (1.0, 1.0),
     ) -> Projected:
         """The settings are those of `primitives.convolution`."""
         lhs, rhs = self._channels_first(operands)
@@ -167,10 +157,10 @@ class Convolution(WeightedConstraint):
             jnp.transpose(target, self.dimensions.out_spec),
             window=self.window,
             wanted=tuple(wanted),
-            relative=relative,
+            relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
-            weights=tuple(weights),
+            weights=self.weights or (1.0, 1.0),
         )
         displacements: list[Array | None] = [None, None]
         for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):

@@ -1,5 +1,6 @@
 """Solvers of feasibility problems, one file each, over one interface."""
 
+from .adaptive_metric import AdaptiveMetric as AdaptiveMetric
 from .alternating_projections import AlternatingProjections as AlternatingProjections
 from .alternating_reflections import AlternatingReflections as AlternatingReflections
 from .base import AbstractSolver as AbstractSolver

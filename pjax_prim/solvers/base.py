@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..graph import ConstraintGraph
 from ..metric import Metric, metric_of
 from ..problem import AbstractProblem, Form, State
+from ..problem.base import Readout
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
 
@@ -59,6 +60,10 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
         **Returns:** the new state, and for each node the squared distance between the shadows.
         """
+
+    def read(self, problem: Problem, state: State, readout: Readout) -> list[Array | None]:
+        """The parameters that a state stands for; see `AbstractProblem.parameters`."""
+        return problem.parameters(state, readout)
 
     def summary(self, problem: Problem, state: State) -> Any:
         """What a step reads of a state that the step before could have told: nothing by default."""

@@ -168,6 +168,7 @@ def test_the_table_has_every_rule_and_the_documentation_says_them() -> None:
 NAMES = """
 pjax.convolve
 pjax.cross_entropy
+pjax.displace_convolution
 pjax.displace_cross_entropy
 pjax.displace_cumsum
 pjax.displace_dot

@@ -227,6 +227,49 @@ def project_convolution(*operands: jax.Array) -> jax.Array:
     return jnp.concatenate([x.reshape(*outer, -1) for x in results], -1)
 
 
+def displace_convolution(*operands: jax.Array) -> jax.Array:
+    *operands, z = operands
+    settings = {
+        "window": WINDOW, "wanted": (True, True), "precision": None, "operand_dtype": jnp.dtype("float64"),
+        "weights": (None, 4.0),
+    }  # fmt: skip
+    outer = z.shape[:-4]
+    found = [pp.displace_convolution_p.bind(*operands, scale * z, **settings) for scale in (1.0, 1e-10)]
+    parts = [scale * x for of, scale in zip(found, (1.0, 1e10), strict=True) for x in of]
+    return jnp.concatenate([x.reshape(*outer, -1) for x in parts], -1)
+
+
+def plain_displace_convolution(*operands: jax.Array) -> jax.Array:
+    """By the rows of patches and filters, which are those of one product for each group."""
+    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
+    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
+    return jnp.stack([_plain_changes(*one) for one in zip(*rows, strict=True)]).reshape(*outer, -1)
+
+
+def _plain_changes(x: jax.Array, w: jax.Array, z: jax.Array) -> jax.Array:
+    def patches_of(x: jax.Array) -> jax.Array:  # (N, G, 1, *P, C, size)
+        return jnp.moveaxis(WINDOW.patches(WINDOW.grouped(x)), 2, -2)[:, :, None]
+
+    v = 4 * (1 + jnp.sum(x**2) * 12 / x.size)  # elements count as if all patches were inside
+    a, b = jnp.broadcast_arrays(patches_of(x), w.reshape(1, 2, 2, 1, 1, 2, 6))
+    a, b = (y.reshape(*y.shape[:-2], 12) for y in (a, b))
+    change = z.reshape(a.shape[:-1])
+    _, back = jax.vjp(patches_of, x)
+
+    def summed(move_a: jax.Array, move_b: jax.Array) -> list[jax.Array]:
+        shape = (*move_a.shape[:2], 1, *move_a.shape[3:-1], 2, 6)
+        (to_x,) = back(jnp.sum(move_a, 2, keepdims=True).reshape(shape))
+        return [jnp.ravel(to_x), jnp.ravel(jnp.sum(move_b, (0, 3, 4)))]
+
+    root = jnp.sqrt(v)
+    p_a, p_b = project_rows(a / root, b, jnp.sum(a * b, -1) / root + change / root)
+    t = change / (1 + jnp.sum(a**2, -1) / v + jnp.sum(b**2, -1))
+    parts = [
+        *summed(root * p_a - a, v * (p_b - b)), *summed(t[..., None] * b, t[..., None] * a)
+    ]  # fmt: skip
+    return jnp.concatenate(parts)
+
+
 def convolve(*operands: jax.Array) -> jax.Array:
     return pp.convolve_p.bind(*operands, window=WINDOW, precision=None, output_dtype=None)[0]
 
@@ -350,6 +393,12 @@ OPERATIONS = [
     Operation(
         "leave_dot", pp.leave_dot_p, leave_dot, plain_leave_dot,
         lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(5 * count, 2, 3), 5)],
+    ),
+    Operation(
+        "displace_convolution", pp.displace_convolution_p, displace_convolution, plain_displace_convolution,
+        lambda count: [
+            normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3)), 30 * normal(count, 2, 4, 4, 3)
+        ],
     ),
     Operation(
         "project_convolution", pp.project_convolution_p, project_convolution, plain_project_convolution,
