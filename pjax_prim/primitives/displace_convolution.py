@@ -98,12 +98,12 @@ def _small(
         (moved,) = jax.linear_transpose(function, jax.ShapeDtypeStruct(like.shape, narrow))(t.astype(narrow))
         return jnp.asarray(moved, wide)
 
-    def first_order() -> tuple[Array, ...]:
-        moves = (
-            lambda: transposed(lambda x: window.convolve(x, w, precision), lhs),
-            lambda: transposed(lambda w: window.convolve(x, w, precision), rhs),
-        )
-        return tuple(move() for move, want in zip(moves, wanted, strict=True) if want)
+    # Outside of the branch: XLA's CPU backend takes convolutions in branches many times as long.
+    moves = (
+        lambda: transposed(lambda x: window.convolve(x, w, precision), lhs),
+        lambda: transposed(lambda w: window.convolve(x, w, precision), rhs),
+    )
+    first_order = tuple(move() for move, want in zip(moves, wanted, strict=True) if want)
 
     def exact() -> tuple[Array, ...]:
         static = {"precision": precision, "operand_dtype": operand_dtype}
@@ -111,7 +111,7 @@ def _small(
         return tuple(x.astype(wide) for x in found)
 
     largest = jnp.max(jnp.abs(t), initial=0) / jnp.sqrt(u * v)
-    return tuple(lax.cond(largest <= math.sqrt(jnp.finfo(wide).eps), first_order, exact))
+    return tuple(lax.cond(largest <= math.sqrt(jnp.finfo(wide).eps), lambda: first_order, exact))
 
 
 def displace_reference(
