@@ -11,6 +11,7 @@ from ..errors import ArgumentError, DataError
 from .baseline import baseline as baseline
 from .batches import batch as batch
 from .batches import batch_indices as batch_indices
+from .batches import batches as batches
 from .cifar10 import load_cifar10 as load_cifar10
 from .dataset import Dataset as Dataset
 from .dataset import hold_out as hold_out

@@ -1,6 +1,8 @@
 """Batches as a function of seed and step, so that a resumed run needs no iterator state."""
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,22 @@ def batch(dataset: Dataset, batch_size: int, *, seed: int, step: int) -> tuple[n
     """Features and labels of the training examples of batch `step` (see `batch_indices`)."""
     chosen = batch_indices(len(dataset.train_x), batch_size, seed=seed, step=step)
     return dataset.train_x[chosen], dataset.train_y[chosen]
+
+
+def batches(
+    read: Callable[[int], Any], start: int, stop: int, *, threads: int = 2, ahead: int = 4
+) -> Iterator[Any]:
+    """`read(step)` of the steps from `start` until before `stop`, in order, read ahead by threads.
+
+    A pipeline of grain. What it gives depends on the step alone, so that a run goes on anywhere without the
+    state of an iterator.
+
+    **Arguments:** `read`, called by several threads at once; `ahead`, how many steps are ready at most.
+    """
+    import grain  # takes a second, and only training needs it
+
+    steps = grain.MapDataset.range(start, stop).map(read)
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
 """Where a run's arrays lie: on one device, or on a mesh over the devices of all processes."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -79,21 +79,29 @@ class Placing:
         """A tree with every array whole on this process; all processes call it together."""
         return whole(tree)
 
-    def batch(self, dataset: Dataset, step: int) -> tuple[Any, Any]:
-        """Features and labels of batch `step`; each process reads the rows that its devices hold."""
-        size, seed = self.config.batch_size, self.config.seed
+    def batches(self, dataset: Dataset, start: int) -> Iterator[tuple[Any, Any]]:
+        """Features and labels of the batches from `start` on; each process reads what its devices hold."""
+        size, seed, stop = self.config.batch_size, self.config.seed, self.config.batches
         if self.plan is None:
-            return data.batch(dataset, size, seed=seed, step=step)
-        chosen = data.batch_indices(len(dataset.train_x), size, seed=seed, step=step)
-        x, labels, *_ = self.plan.data[-3 if self.config.dropout else -2 :]
-        return (
-            self._rows(x, dataset.train_x, chosen),
-            self._rows(labels, dataset.train_y, chosen),
-        )
+            return data.batches(lambda step: data.batch(dataset, size, seed=seed, step=step), start, stop)
+        shardings = self.plan.data[-3 if self.config.dropout else -2 :][:2]
+        arrays = dataset.train_x, dataset.train_y
 
-    def _rows(self, sharding: NamedSharding, array: np.ndarray, chosen: np.ndarray) -> Array:
-        mine = chosen[local_rows(sharding, len(chosen))]
-        return from_local_rows(sharding, array[mine], len(chosen))
+        def read(step: int) -> tuple[np.ndarray, ...]:
+            chosen = data.batch_indices(len(dataset.train_x), size, seed=seed, step=step)
+            return tuple(
+                array[chosen[local_rows(sharding, size)]]
+                for array, sharding in zip(arrays, shardings, strict=True)
+            )
+
+        def place(rows: tuple[np.ndarray, ...]) -> tuple[Array, Array]:
+            x, labels = (
+                from_local_rows(sharding, array, size)
+                for array, sharding in zip(rows, shardings, strict=True)
+            )
+            return x, labels
+
+        return map(place, data.batches(read, start, stop))
 
     def compile(self, step: Step, state: TrainState, batch: tuple[Any, Any]) -> Step:
         """`step(state, x, labels) -> (state, metrics)`, compiled.

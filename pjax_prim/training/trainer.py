@@ -139,8 +139,9 @@ def train(
         state, progress = group.together("run folder", begin)
         steps = _CompiledSteps(config, placing, group)
         stopped = has_stopped(config, progress.rows)
-        while progress.batch < config.batches and not stopped:
-            batch = placing.batch(dataset, progress.batch)
+        for batch in placing.batches(dataset, progress.batch):
+            if stopped:
+                break
             state, values = _take_batch(steps, state, batch, progress, record)
             number = progress.batch + 1
             row: dict[str, Any] = {"batch": number, **values}

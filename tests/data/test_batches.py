@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pjax_prim.data import Dataset, batch, batch_indices
+from pjax_prim.data import Dataset, batch, batch_indices, batches
 from pjax_prim.errors import ArgumentError
 
 
@@ -34,6 +34,28 @@ def test_batch_takes_features_and_labels_together() -> None:
     features, labels = batch(dataset, 4, seed=0, step=1)
     assert features.shape == (4, 1)
     np.testing.assert_array_equal(features[:, 0], labels)
+
+
+def test_read_ahead_in_order_from_anywhere() -> None:
+    read: list[int] = []
+
+    def square(step: int) -> int:
+        read.append(step)
+        return step * step
+
+    assert list(batches(square, 3, 9)) == [x * x for x in range(3, 9)] and sorted(read) == [*range(3, 9)]
+    read.clear()
+    assert next(batches(square, 5, 1000, ahead=2)) == 25
+    assert len(read) < 50
+    assert list(batches(square, 4, 4)) == []
+
+
+def test_an_error_in_a_thread_arrives() -> None:
+    def fail(step: int) -> int:
+        raise OSError(f"no step {step}")
+
+    with pytest.raises(OSError, match="no step 7"):
+        next(batches(fail, 7, 9))
 
 
 @pytest.mark.parametrize("name", ["examples", "batch_size", "seed", "step"])
