@@ -68,5 +68,6 @@ from .solving import solve as solve
 from .starts import Starts as Starts
 from .starts import solve_starts as solve_starts
 from .transform import constraint_graph as constraint_graph
+from .updates import displacement_step as displacement_step
 
 __version__ = "0.1.0"

@@ -124,6 +124,50 @@ def test_small_steps_point_along_the_gradient_at_its_size(activation: str) -> No
         assert 0.7 < np.linalg.norm(a) / np.linalg.norm(b) < 1.4
 
 
+@pytest.mark.parametrize(
+    "optimiser", [optax.adam(1e-2), optax.lion(1e-3), optax.sgd(0.1)], ids=["adam", "lion", "sgd"]
+)
+def test_a_step_of_optax(optimiser: optax.GradientTransformation) -> None:
+    model, x, labels = network_and_batch()
+    memory = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    step = eqx.filter_jit(pjp.displacement_step(loss, optimiser))
+    new, after, value = step(model, memory, x, labels)
+    np.testing.assert_allclose(value, loss(model, x, labels), rtol=1e-6)
+    updates, _ = optimiser.update(
+        pjp.displacement(loss)(model, x, labels), memory, eqx.filter(model, eqx.is_inexact_array)
+    )
+    chex.assert_trees_all_close(
+        jax.tree.leaves(new), jax.tree.leaves(eqx.apply_updates(model, updates)), rtol=1e-6
+    )
+    for _ in range(50):
+        new, after, value = step(new, after, x, labels)
+    assert float(jnp.mean(value)) < 0.8 * float(jnp.mean(loss(model, x, labels)))
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        optax.polyak_sgd(),
+        optax.lbfgs(),
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    ],
+    ids=["polyak", "lbfgs", "line search"],
+)
+def test_an_optimiser_that_needs_a_loss(optimiser: optax.GradientTransformation) -> None:
+    model, x, labels = network_and_batch()
+    step = pjp.displacement_step(loss, optimiser)
+    with pytest.raises(pjp.ArgumentError, match="optimiser: expected one that takes updates.*value"):
+        step(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), x, labels)
+
+
+def test_no_optimiser_and_no_loss() -> None:
+    model, x, labels = network_and_batch()
+    with pytest.raises(pjp.ArgumentError, match="optimiser: expected an optax transformation, given 3"):
+        pjp.displacement_step(loss, 3)  # type: ignore[arg-type]
+    with pytest.raises(pjp.GraphError, match="loss"):
+        pjp.displacement(lambda model, x: jax.vmap(model)(x).sum())(model, x)
+
+
 def test_jit_eager_value_and_dtype() -> None:
     model, x, labels = network_and_batch()
     model = jax.tree.map(lambda leaf: leaf.astype("float32") if eqx.is_array(leaf) else leaf, model)

@@ -1,0 +1,57 @@
+"""One optax update by displacement."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import optax
+
+from .displacement import value_and_displacement
+from .errors import ArgumentError
+from .transform import is_trained
+
+
+def displacement_step(
+    fn: Callable[..., Any], optimiser: optax.GradientTransformation, **settings: Any
+) -> Callable[..., tuple[Any, Any, Any]]:
+    """A training step: `optimiser` is given the displacement of `fn` where it would be given a gradient.
+
+    **Arguments:**
+
+    - `fn`: as in `pjp.displacement`.
+    - `optimiser`: an optax transformation, one that takes nothing but updates, state and parameters.
+    - `settings`: of `pjp.displacement`.
+
+    **Returns:** `step(params, memory, *args) -> (params, memory, value)`, with the value of `fn` before the
+    step. `memory` is the optimiser's, at first `optimiser.init(eqx.filter(params, eqx.is_inexact_array))`.
+    For use in `eqx.filter_jit`.
+
+    **Errors:** those of `pjp.displacement`; `ArgumentError` for what is no optax transformation, and for one
+    that needs the value or the gradient of a loss (a line search, Polyak's step): a displacement is
+    the gradient of nothing.
+
+    **Cost:** that of the displacement, the function and the optimiser.
+    """
+    if not isinstance(optimiser, optax.GradientTransformation):
+        raise ArgumentError(f"optimiser: expected an optax transformation, given {optimiser!r}")
+    both = value_and_displacement(fn, **settings)
+
+    def step(params: Any, memory: Any, *args: Any) -> tuple[Any, Any, Any]:
+        trained = eqx.filter(params, is_trained)
+        _check(optimiser, trained, memory)
+        value, direction = both(params, *args)
+        updates, memory = optimiser.update(direction, memory, trained)
+        return eqx.apply_updates(params, updates), memory, value
+
+    return step
+
+
+def _check(optimiser: optax.GradientTransformation, trained: Any, memory: Any) -> None:
+    try:
+        eqx.filter_eval_shape(optimiser.update, trained, memory, trained)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            "optimiser: expected one that takes updates, its state and parameters alone, given one whose "
+            f"update fails without more ({error}); line searches and Polyak's step need the value of a loss, "
+            "which a displacement does not descend"
+        ) from error
