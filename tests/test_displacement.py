@@ -125,7 +125,7 @@ def test_small_steps_point_along_the_gradient_at_its_size(activation: str) -> No
 
 
 @pytest.mark.parametrize(
-    "optimiser", [optax.adam(1e-2), optax.lion(1e-3), optax.sgd(0.1)], ids=["adam", "lion", "sgd"]
+    "optimiser", [optax.adam(1e-2), optax.lion(1e-2), optax.sgd(0.1)], ids=["adam", "lion", "sgd"]
 )
 def test_a_step_of_optax(optimiser: optax.GradientTransformation) -> None:
     model, x, labels = network_and_batch()
