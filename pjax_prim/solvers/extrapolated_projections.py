@@ -25,7 +25,7 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
 
     **Arguments:**
 
-    - `rate`: above zero.
+    - `rate`: above zero. Where it is too large the sequence diverges, as that of gradient descent.
     - `lam`, `weight`: as in `pjp.displacement`.
     - `form`: "consensus" only: the state is the parameters.
 

@@ -377,15 +377,24 @@ ONE_FORM: dict[str, pjp.AbstractSolver] = {
     "difference_map_1.0": pjp.DifferenceMap(),
     "difference_map_0.5": pjp.DifferenceMap(beta=0.5),
     "cyclic_douglas_rachford": pjp.CyclicDouglasRachford(),
-    "extrapolated_projections": pjp.ExtrapolatedProjections(),
 }
 """Settings of the solvers whose sequence leaves consensus, by their names in the fixtures."""
 
-SOLVERS: dict[str, pjp.AbstractSolver] = ONE_FORM | {
-    f"{name}_{form}": kind(form=form)
-    for name, kind in TWO_FORMS.items()
-    for form in ("compressed", "expanded")
+OTHERS: dict[str, pjp.AbstractSolver] = {
+    "extrapolated_projections": pjp.ExtrapolatedProjections(rate=0.02),
+    "adaptive_metric": pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=0.02),
 }
+"""Solvers that are not the paper's."""
+
+SOLVERS: dict[str, pjp.AbstractSolver] = (
+    ONE_FORM
+    | OTHERS
+    | {
+        f"{name}_{form}": kind(form=form)
+        for name, kind in TWO_FORMS.items()
+        for form in ("compressed", "expanded")
+    }
+)
 
 
 def every_solver(
