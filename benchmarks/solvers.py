@@ -1,8 +1,8 @@
 """Projection solvers and ways to speed them up: `python -m benchmarks.solvers --data-dir DIR`.
 
-MNIST, 784-128-128-10 with skips, batch after batch from its forward pass, no optimiser. Of each contestant the test
-accuracy, by how much the first and the last layer's weights have moved relative to their length, and milliseconds
-for a batch.
+MNIST, 784-128-128-10 with skips, batch after batch from its forward pass, no optimiser. Of each contestant
+the test accuracy, by how much the first and the last layer's weights have moved relative to their length, and
+milliseconds for a batch.
 
 - relaxed: z + r (T z - z) for the step T of the solver.
 - anderson: of the last 5 steps of a batch; where the residual has grown, the plain step is taken.
@@ -132,15 +132,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dataset = load("mnist", options.data_dir)
-    print(
-        "| solver | steps | test accuracy | first layer moved | last | ms per batch |\n|---|---|---|---|---|---|"
-    )
+    print("| solver | steps | test accuracy | first layer moved | last | ms per batch |")
+    print("|---|---|---|---|---|---|")
     for name, (solver, loop, steps) in contestants(options.steps).items():
         accuracy, moved, spent = run(dataset, solver, loop, steps, options.batches, options.seed)
-        print(
-            f"| {name} | {steps} | {accuracy:.2%} | {moved[0]:.3g} | {moved[-1]:.3g} | {spent:.1f} |",
-            flush=True,
-        )
+        figures = f"{accuracy:.2%} | {moved[0]:.3g} | {moved[-1]:.3g} | {spent:.1f}"
+        print(f"| {name} | {steps} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static
 
 def _convolve_reference(
     lhs: Array, rhs: Array, *, window: Window, precision: Any, output_dtype: Any
-) -> tuple[Array]:
+) -> tuple[Array, ...]:
     def convolve(x: Array, w: Array) -> tuple[Array]:
         return (window.convolve(x, w, precision, output_dtype),)
 

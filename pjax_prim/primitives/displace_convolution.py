@@ -62,7 +62,7 @@ def _exact(
     scales = root_p * jnp.square(root_f), root_f * jnp.square(root_p)
     sides = [side for side in (0, 1) if wanted[side]]
     return tuple(
-        (plain[side] * copies[side].astype(mean.dtype)) * scales[side] * mean
+        jnp.asarray(plain[side] * copies[side], mean.dtype) * scales[side] * mean
         for side, mean in zip(sides, means, strict=True)
     )
 

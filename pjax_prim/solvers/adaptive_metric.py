@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -29,19 +30,19 @@ class AdaptiveMetric(AbstractSolver[AbstractProblem]):
     The state is that of the solver, and the factors.
     """
 
-    solver: AbstractSolver[Any]
+    solver: AbstractSolver[Any]  # type: ignore[misc]  # what has a default before it is keyword-only
     rate: float = 3e-3
+    form: Form = eqx.field(static=True, default="compressed")
     forms: ClassVar[tuple[Form, ...]] = ("compressed", "expanded")
+
+    def __init__(self, solver: AbstractSolver[Any], rate: float = 3e-3, *, metric: Metric | str = "unit"):
+        self.solver, self.rate, self.metric, self.form = solver, rate, metric, solver.form
 
     def __check_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise ArgumentError(f"rate: expected a number of at least 0 and below 1, given {self.rate!r}")
         if metric_of(self.solver.metric) != Metric():
             raise ArgumentError("solver: expected one with the metric 'unit'; give AdaptiveMetric the metric")
-
-    @property
-    def form(self) -> Form:  # type: ignore[override]
-        return self.solver.form
 
     @property
     def two_sets(self) -> bool:  # type: ignore[override]
