@@ -4,9 +4,7 @@ MNIST, 784-128-128-10 with skips, batch after batch from its forward pass, no op
 the test accuracy, by how much the first and the last layer's weights have moved relative to their length, and
 milliseconds for a batch.
 
-- relaxed: z + r (T z - z) for the step T of the solver.
-- anderson: of the last 5 steps of a batch; where the residual has grown, the plain step is taken.
-- restarted: with Nesterov's momentum, which begins anew where the residual has grown.
+"relaxed" is z + r (T z - z) for the step T of the solver.
 """
 
 import argparse
@@ -38,37 +36,6 @@ def relaxed(factor: float) -> Loop:
     return lambda step, z, count: plain(lambda z: z + factor * (step(z) - z), z, count)
 
 
-def anderson(step: Step, z: Array, count: int, memory: int = 5) -> Array:
-    def one(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        z, images, residuals, best = carry
-        image = step(z)
-        residual = image - z
-        slot = i % memory
-        images, residuals = images.at[slot].set(image), residuals.at[slot].set(residual)
-        known = jnp.arange(memory) <= i
-        gram = jnp.where(known[:, None] & known[None], residuals @ residuals.T, 0)
-        gram += jnp.diag(jnp.where(known, 1e-8 * jnp.trace(gram) + 1e-30, 1))
-        weights = jnp.linalg.solve(gram, known.astype(z.dtype))
-        mixed = (weights / jnp.sum(weights)) @ images
-        size = jnp.linalg.norm(residual)
-        return jnp.where(size <= 2 * best, mixed, image), images, residuals, jnp.minimum(size, best)
-
-    empty = jnp.zeros((memory, z.size), z.dtype)
-    return jax.lax.fori_loop(0, count, one, (z, empty, empty, jnp.asarray(jnp.inf, z.dtype)))[0]
-
-
-def restarted(step: Step, z: Array, count: int) -> Array:
-    def one(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        ahead, before, momentum, size = carry
-        image = step(ahead)
-        new = jnp.linalg.norm(image - ahead)
-        momentum = jnp.where(new > size, 0, momentum + 1)
-        return image + momentum / (momentum + 3) * (image - before), image, momentum, new
-
-    start = z, z, jnp.zeros((), z.dtype), jnp.asarray(jnp.inf, z.dtype)
-    return jax.lax.fori_loop(0, count, one, start)[1]
-
-
 def contestants(steps: int) -> dict[str, tuple[pjp.AbstractSolver, Loop, int]]:
     """Solver, loop, and steps on each batch."""
     ap, cp, ep = pjp.AlternatingProjections, pjp.CyclicProjections, pjp.ExtrapolatedProjections
@@ -78,14 +45,17 @@ def contestants(steps: int) -> dict[str, tuple[pjp.AbstractSolver, Loop, int]]:
         "ap, full-outputs": (ap(metric="full-outputs"), plain, steps),
         "ap, adaptive": (pjp.AdaptiveMetric(ap(), rate=0.03), plain, steps),
         "ap, relaxed 1.5": (ap(), relaxed(1.5), steps),
-        "ap, anderson": (ap(), anderson, steps),
-        "ap, restarted": (ap(), restarted, steps),
+        "ap, anderson": (pjp.Anderson(ap()), plain, steps),
+        "ap, restarted": (pjp.Restarted(ap()), plain, steps),
         "cp": (cp(), plain, steps),
-        "cp, anderson": (cp(), anderson, steps),
+        "cp, anderson": (pjp.Anderson(cp()), plain, steps),
+        "cp, restarted": (pjp.Restarted(cp()), plain, steps),
         "ep, 0.5": (ep(), plain, 1),
         "ep, 1": (ep(rate=1.0), plain, 1),
-        "ep, 0.1, restarted": (ep(rate=0.1), restarted, 10),
         "ep, 0.05, several steps": (ep(rate=0.05), plain, 10),
+        "ep, 0.1, several steps": (ep(rate=0.1), plain, 10),
+        "ep, 0.1, anderson": (pjp.Anderson(ep(rate=0.1)), plain, 10),
+        "ep, 0.1, restarted": (pjp.Restarted(ep(rate=0.1)), plain, 10),
     }
 
 

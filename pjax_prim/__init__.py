@@ -56,12 +56,14 @@ from .solvers import AbstractSolver as AbstractSolver
 from .solvers import AdaptiveMetric as AdaptiveMetric
 from .solvers import AlternatingProjections as AlternatingProjections
 from .solvers import AlternatingReflections as AlternatingReflections
+from .solvers import Anderson as Anderson
 from .solvers import CyclicDouglasRachford as CyclicDouglasRachford
 from .solvers import CyclicProjections as CyclicProjections
 from .solvers import DifferenceMap as DifferenceMap
 from .solvers import DouglasRachford as DouglasRachford
 from .solvers import ExtrapolatedProjections as ExtrapolatedProjections
 from .solvers import ReflectReflectRelax as ReflectReflectRelax
+from .solvers import Restarted as Restarted
 from .solving import RESULTS as RESULTS
 from .solving import Solution as Solution
 from .solving import solve as solve

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pjax_prim.training import TrainConfig
-from pjax_prim.training.config import PROJECTION_SOLVERS
+from pjax_prim.training.config import FROM_FORWARD_PASS, PROJECTION_SOLVERS
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Cell:
             schedule="cosine" if self.method in LEARNING_RATES else None,
             batch_size=task.batch_size,
             batches=budget.batches,
-            steps_per_batch=budget.steps if self.method in PROJECTION_SOLVERS else None,
+            steps_per_batch=None if self.method in FROM_FORWARD_PASS else budget.steps,
             eval_every=max(1, budget.batches // budget.evaluations),
             seed=self.seed,
         )

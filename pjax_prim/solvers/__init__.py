@@ -3,6 +3,7 @@
 from .adaptive_metric import AdaptiveMetric as AdaptiveMetric
 from .alternating_projections import AlternatingProjections as AlternatingProjections
 from .alternating_reflections import AlternatingReflections as AlternatingReflections
+from .anderson import Anderson as Anderson
 from .base import AbstractSolver as AbstractSolver
 from .cyclic_douglas_rachford import CyclicDouglasRachford as CyclicDouglasRachford
 from .cyclic_projections import CyclicProjections as CyclicProjections
@@ -12,3 +13,4 @@ from .extrapolated_projections import ExtrapolatedProjections as ExtrapolatedPro
 from .iterate import Progress as Progress
 from .iterate import iterate as iterate
 from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax
+from .restarted import Restarted as Restarted

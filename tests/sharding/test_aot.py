@@ -22,7 +22,7 @@ SMALL = "--hidden 256 256 --batch-size 256".split()
         ("--topology v9x:4x4 --mesh data=16", "topology: no chip 'v9x' in 'v9x:4x4'; there are v4, v5e"),
         ("--topology v5e-16 --mesh data=16", "topology: no chip 'v5e-16' in 'v5e-16'; did you mean v5e"),
         ("--topology v5e:sixteen --mesh data=16", "topology: expected CHIP:AxB or CHIP:AxBxC"),
-        ("--topology v5e:4x4 --mesh data=16 --solver adam", "solver: aot compiles projection solvers"),
+        ("--topology v5e:4x4 --mesh data=16 --solver adam", "solver: aot compiles solvers that keep copies"),
         (
             "--topology v5e:2x2 --topology v5e:4x4 --topology v5e:8x8 --mesh data=4 --mesh data=16",
             "mesh: expected one, or one for each of 3 topologies, given 2",

@@ -27,6 +27,11 @@ def test_projections() -> None:
 
 
 @pytest.mark.slow
+def test_a_metric() -> None:
+    check_same("cp", "data=4,model=2", metric="full-outputs")
+
+
+@pytest.mark.slow
 def test_with_a_state_between_chunks_and_dropout() -> None:
     check_same("dr", "data=2,model=4", chunk_steps=2, average=0.9, dropout=0.2, track_best=True)
 
@@ -35,6 +40,14 @@ def check_same_rows(mesh: str, config: TrainConfig) -> None:
     """Losses and gaps, not parameters: Adam makes whole steps of directions that are rounding."""
     for a, b in zip(train(config).rows, train(replace(config, mesh=mesh)).rows, strict=True):
         assert [b["loss"], b["gap"]] == pytest.approx([a["loss"], a["gap"]], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [None, 3])
+def test_extrapolated_projections(steps: int | None) -> None:
+    """On one device small displacements are taken to first order: half of the digits agree."""
+    config = replace(CONFIG, solver="ep", batches=4, steps_per_batch=steps, chunk_steps=2)
+    check_same_rows("data=4,model=2", config)
 
 
 @pytest.mark.slow

@@ -383,6 +383,8 @@ ONE_FORM: dict[str, pjp.AbstractSolver] = {
 OTHERS: dict[str, pjp.AbstractSolver] = {
     "extrapolated_projections": pjp.ExtrapolatedProjections(rate=0.02),
     "adaptive_metric": pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=0.02),
+    "anderson": pjp.Anderson(pjp.CyclicProjections()),
+    "restarted": pjp.Restarted(pjp.ExtrapolatedProjections(rate=0.01)),
 }
 """Solvers that are not the paper's."""
 

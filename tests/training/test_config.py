@@ -19,7 +19,7 @@ def test_json_round_trip() -> None:
     [
         (
             {"solver": "newton"},
-            "solver: expected one of ap, ar, dr, dm, cp, cdr, displacement, adam, sgd, given 'newton'",
+            "solver: expected one of ap, ar, dr, dm, cp, cdr, ep, displacement, adam, sgd, given 'newton'",
         ),
         (
             {"data": "imagenet"},
@@ -48,6 +48,13 @@ def test_json_round_trip() -> None:
         ({"form": "expanded", "solver": "dr"}, "form: only for solver ap, cp, given with dr"),
         ({"relaxation": 0.5}, "relaxation: only for solver dr, given with ap"),
         ({"beta": 1.0}, "beta: only for solver dm, given with ap"),
+        ({"rate": 0.5}, "rate: only for solver ep, given with ap"),
+        ({"rate": -1.0, "solver": "ep"}, "rate: expected a finite number above zero, given -1.0"),
+        ({"metric": "fast"}, "metric: expected one of unit, slow-weights, full-outputs, given 'fast'"),
+        (
+            {"metric": "unit", "solver": "ep"},
+            "metric: only for solver ap, ar, dr, dm, cp, cdr, given with ep",
+        ),
         ({"learning_rate": 0.1}, "learning_rate: only for solver displacement, adam, sgd, given with ap"),
         ({"lam": 1.0, "loss": "margin"}, "lam: only for loss cross_entropy, squared_error, given with"),
         ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),

@@ -79,6 +79,8 @@ SOLVERS = [
     ({"solver": "cp"}, True),
     ({"solver": "cp", "form": "expanded"}, True),
     ({"solver": "cdr"}, True),
+    ({"solver": "ep"}, True),
+    ({"solver": "cp", "metric": "full-outputs"}, True),
     ({"solver": "adam"}, False),
     ({"solver": "sgd"}, True),
 ]

@@ -30,7 +30,7 @@ from pjax_prim.training.state import make_schedule
 from pjax_prim.training.trainer import has_stopped
 
 SMALL = TrainConfig(hidden=(16,), batch_size=64, batches=4, steps_per_batch=3, eval_every=2)
-SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "adam", "sgd")
+SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep", "adam", "sgd")
 
 
 def one_batch(config: TrainConfig = SMALL):
