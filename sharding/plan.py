@@ -18,7 +18,7 @@ from ..graph import ConstraintGraph
 from ..graph.paths import path_of
 from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
 from ..rules.convolution import Convolution
-from ..solvers import AbstractSolver
+from ..solvers import AbstractSolver, AbstractWrapper
 from ..solving import make_problem, problem_parts
 from ..transform import is_data, is_trained, prepare
 from .labelling import label_graph
@@ -221,6 +221,11 @@ def make_plan(
     """
     if AxisType.Explicit in mesh.axis_types:
         mesh = Mesh(mesh.devices, mesh.axis_names)
+    if isinstance(solver, AbstractWrapper):
+        raise ArgumentError(
+            f"solver: {type(solver).__name__} keeps a memory that has no place on a mesh; expected the "
+            f"solver inside, {type(solver.solver).__name__}"
+        )
     prepared = prepare(fn, params, args)
     graph, _ = problem_parts(prepared, solver)
     for node in graph.nodes:

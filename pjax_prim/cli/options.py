@@ -37,6 +37,7 @@ TRAINING = {
     "rate": (float, "how far parameters move in a step"),
     "form": (str, "whether all copies are stored"),
     "metric": (str, "weights of the distances (default: unit)"),
+    "acceleration": (str, "of the solver's steps on a batch"),
     "learning_rate": (float, "learning rate"),
     "schedule": (str, "how the learning rate falls to zero over the run (default: constant, it does not)"),
     "warmup": (int, "batches over which the learning rate rises at the beginning"),

@@ -14,3 +14,4 @@ from .iterate import Progress as Progress
 from .iterate import iterate as iterate
 from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax
 from .restarted import Restarted as Restarted
+from .wrapper import AbstractWrapper as AbstractWrapper

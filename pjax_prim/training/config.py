@@ -43,6 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("cross_entropy", "margin", "squared_error"),
     "form": ("compressed", "expanded"),
     "metric": tuple(METRICS),
+    "acceleration": ("anderson", "restarted"),
     "schedule": ("constant", "cosine", "linear"),
 }
 
@@ -50,6 +51,7 @@ ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
     "rate": ("solver", ("ep",)),
     "metric": ("solver", PROJECTION_SOLVERS[:-1]),
+    "acceleration": ("solver", PROJECTION_SOLVERS),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
     "learning_rate": ("solver", tuple(OPTAX_SOLVERS)),
@@ -85,6 +87,7 @@ class TrainConfig:
       Adam) or `adam`, `sgd` (gradients); `ap` for an mlp, `displacement` for the others by default.
     - `relaxation` (dr), `beta` (dm), `rate` (ep), `form` (ap, cp), `learning_rate` (displacement, adam, sgd).
     - `metric` (projections but ep): a preset of `pjax_prim.METRICS`.
+    - `acceleration` (projections): of the steps on a batch, `anderson` or `restarted`.
     - `schedule` (displacement, adam, sgd): how the learning rate falls over the run: not at all
       (`constant`, the default), or to zero along a `cosine` or a line (`linear`). `warmup`: the
       batches at the beginning over which it rises from zero.
@@ -120,6 +123,7 @@ class TrainConfig:
     rate: float | None = None
     form: str | None = None
     metric: str | None = None
+    acceleration: str | None = None
     learning_rate: float | None = None
     schedule: str | None = None
     warmup: int | None = None
@@ -143,7 +147,8 @@ class TrainConfig:
             object.__setattr__(self, "solver", SOLVERS.get(self.model))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices and not (name in ("form", "metric", "schedule") and value is None):
+            optional = name in ("form", "metric", "acceleration", "schedule")
+            if value not in choices and not (optional and value is None):
                 raise ArgumentError(f"{name}: expected one of {', '.join(choices)}, given {value!r}")
         if self.hidden is None:
             object.__setattr__(self, "hidden", HIDDEN[self.model])
@@ -179,6 +184,8 @@ class TrainConfig:
             )
         if self.patience is not None and self.validation is None:
             raise ArgumentError("patience: needs examples to judge by; give validation, the share held out")
+        if self.acceleration is not None and self.steps == 1:
+            raise ArgumentError("acceleration: of several steps on a batch; give steps_per_batch, above 1")
         if self.mesh is not None:
             MeshConfig.parse(self.mesh)
         if self.seed < 0:

@@ -60,7 +60,13 @@ def make_solver(config: TrainConfig) -> pjp.AbstractSolver:
     }
     names = ["relaxation", "beta", "rate", "form", "metric", *(["lam"] if config.solver == "ep" else [])]
     given = {name: getattr(config, name) for name in names}
-    return makers[config.solver](**{name: value for name, value in given.items() if value is not None})
+    metric = given.pop("metric") or "unit"
+    wrappers = {"anderson": pjp.Anderson, "restarted": pjp.Restarted}
+    solver = makers[config.solver](
+        **{name: value for name, value in given.items() if value is not None},
+        metric="unit" if config.acceleration else metric,
+    )
+    return wrappers[config.acceleration](solver, metric=metric) if config.acceleration else solver
 
 
 def chunk(config: TrainConfig, start: int) -> int:

@@ -14,10 +14,12 @@ from jax.sharding import PartitionSpec as P
 from pjax_prim.sharding import Plan, make_mesh, make_plan
 
 import pjax_prim as pjp
-from tests.solvers.problems import SOLVERS, Problem
+from tests.solvers.problems import OTHER_SOLVERS, Problem
+from tests.solvers.problems import SOLVERS as ALL_SOLVERS
 
 from .problems import MLP, OTHERS, STRIDED
 
+SOLVERS = {name: solver for name, solver in ALL_SOLVERS.items() if name not in OTHER_SOLVERS}
 STEPS = 6  # so many until labels reach the first layer
 TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
 LARGE = ("rnn", "reductions", "movements", "tied")
@@ -134,3 +136,16 @@ def test_solve_takes_a_placement(kind: str) -> None:
     assert np.isfinite(again.stats["gap"])
     for a, b in zip(jax.tree.leaves(solution.params), plan.parameters, strict=False):
         assert not isinstance(a, jax.Array) or a.sharding.is_equivalent_to(b, a.ndim)
+
+
+def test_a_memory_has_no_place() -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    solver = pjp.Anderson(pjp.CyclicProjections())
+
+    def loss(w: Any, x: Any) -> Any:
+        return pjp.squared_error(x @ w, x)
+
+    with pytest.raises(pjp.ArgumentError, match="solver: Anderson keeps a memory .* CyclicProjections"):
+        make_plan(loss, jnp.eye(8), jnp.ones((8, 8)), solver=solver, mesh=mesh)
+    with pytest.raises(pjp.ArgumentError, match="placement: the consensus form has none"):
+        make_plan(loss, jnp.eye(8), jnp.ones((8, 8)), solver=pjp.ExtrapolatedProjections(), mesh=mesh)

@@ -380,7 +380,7 @@ ONE_FORM: dict[str, pjp.AbstractSolver] = {
 }
 """Settings of the solvers whose sequence leaves consensus, by their names in the fixtures."""
 
-OTHERS: dict[str, pjp.AbstractSolver] = {
+OTHER_SOLVERS: dict[str, pjp.AbstractSolver] = {
     "extrapolated_projections": pjp.ExtrapolatedProjections(rate=0.02),
     "adaptive_metric": pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=0.02),
     "anderson": pjp.Anderson(pjp.CyclicProjections()),
@@ -390,7 +390,7 @@ OTHERS: dict[str, pjp.AbstractSolver] = {
 
 SOLVERS: dict[str, pjp.AbstractSolver] = (
     ONE_FORM
-    | OTHERS
+    | OTHER_SOLVERS
     | {
         f"{name}_{form}": kind(form=form)
         for name, kind in TWO_FORMS.items()

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 import pjax_prim as pjp
 
-from .problems import ONE_FORM, OTHERS, PROBLEMS, TWO_FORMS, Problem, every_solver, read
+from .problems import ONE_FORM, OTHER_SOLVERS, PROBLEMS, TWO_FORMS, Problem, every_solver, read
 
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
@@ -40,14 +40,14 @@ def check_solution(problem: Problem, solution: pjp.Solution, steps: int) -> None
     ("problem", "solver"),
     every_solver(
         [(problem,) for problem in PROBLEMS],
-        ONE_FORM | OTHERS,
+        ONE_FORM | OTHER_SOLVERS,
         lambda case, solver: (
             solver in SECOND_SETTINGS or (case[0].name in LARGE and solver != "douglas_rachford_0.5")
         ),
     ),
 )
 def test_one_form(problem: Problem, solver: str) -> None:
-    first, last = (problem.solve((ONE_FORM | OTHERS)[solver], steps) for steps in (1, 40))
+    first, last = (problem.solve((ONE_FORM | OTHER_SOLVERS)[solver], steps) for steps in (1, 40))
     check_solution(problem, first, 1)
     check_solution(problem, last, 40)
     if solver in REDUCES_GAP:

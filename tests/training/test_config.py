@@ -50,6 +50,8 @@ def test_json_round_trip() -> None:
         ({"beta": 1.0}, "beta: only for solver dm, given with ap"),
         ({"rate": 0.5}, "rate: only for solver ep, given with ap"),
         ({"rate": -1.0, "solver": "ep"}, "rate: expected a finite number above zero, given -1.0"),
+        ({"acceleration": "anderson", "solver": "ep"}, "acceleration: of several steps on a batch"),
+        ({"acceleration": "anderson", "solver": "adam"}, "acceleration: only for solver ap, ar, dr, dm, cp"),
         ({"metric": "fast"}, "metric: expected one of unit, slow-weights, full-outputs, given 'fast'"),
         (
             {"metric": "unit", "solver": "ep"},
