@@ -133,10 +133,10 @@ def make_problem(
 ) -> AbstractProblem:
     """The graph with its numbers, in one of the forms."""
     _, data, captured = arrays
-    return _PROBLEMS[form](graph, graph.constants(data, captured), placement)
+    return PROBLEMS[form](graph, graph.constants(data, captured), placement)
 
 
-_PROBLEMS: dict[Form, type[AbstractProblem]] = {
+PROBLEMS: dict[Form, type[AbstractProblem]] = {
     "compressed": CompressedProblem,
     "expanded": ExpandedProblem,
     "divided": DividedProblem,

@@ -16,10 +16,10 @@ from jaxtyping import Array
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
-from ..problem import AbstractProblem, CompressedProblem, ExpandedProblem, Placement, State
+from ..problem import AbstractProblem, Placement, State
 from ..rules.convolution import Convolution
 from ..solvers import AbstractSolver, AbstractWrapper
-from ..solving import make_problem, problem_parts
+from ..solving import PROBLEMS, make_problem, problem_parts
 from ..transform import is_data, is_trained, prepare
 from .labelling import label_graph
 from .propagation import Labels
@@ -248,7 +248,6 @@ def make_plan(
         MODEL,
         STAGE,
     )
-    kind = CompressedProblem if solver.form == "compressed" else ExpandedProblem
 
     def sharding(labels: Labels | None) -> NamedSharding | None:
         return None if labels is None else NamedSharding(mesh, PartitionSpec(*labels))
@@ -265,7 +264,7 @@ def make_plan(
         shardings(labels.means),
         copies,
         # No state holds what a loss produces.
-        kind(graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
+        PROBLEMS[solver.form](graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
     )
     parameters = tuple(
         replicated if node is None else placement.outputs[node] or replicated for node in graph.parameters
