@@ -52,6 +52,7 @@ class Metric:
             )
         if self.outputs != "copies":
             positive(outputs=self.outputs)
+        object.__setattr__(self, "nodes", tuple((pattern, factor) for pattern, factor in self.nodes))
         for pattern, factor in self.nodes:
             positive(**{f"nodes ({pattern!r})": factor})
 

@@ -67,7 +67,9 @@ def nearest(constraint: AbstractConstraint, copies: Any, target: Any, constants:
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-@pytest.mark.parametrize("weights", [(0.2, 3.0, 40.0), (7.0, 1.0, 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "weights", [(0.2, 3.0, 40.0), pytest.param((7.0, 1.0, 0.5), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("scale", [0.3, 5.0])
 def test_weighted_projections_are_nearest_points(name: str, weights: Any, scale: float) -> None:
     plain, shapes, constants = WEIGHTED[name]
@@ -98,10 +100,12 @@ def piecewise(constraint: AbstractConstraint, copies: Any, target: Any, constant
         one = Linear(((1, size), (1, size)), MATRICES).weighted(constraint.weights or ())
         queries = zip(*(x.reshape(-1, 1, 1, 1, size) for x in copies), target.reshape(-1, 1, 1), strict=True)
         return sum(nearest(one, query[:-1], query[-1], ()) for query in queries)
+
+    def part(arrays: Any, i: int) -> tuple[Any, ...]:
+        return tuple(x[i : i + 1] for x in arrays)
+
     return sum(
-        nearest(
-            constraint, [x[i : i + 1] for x in copies], target[i : i + 1], [x[i : i + 1] for x in constants]
-        )
+        nearest(constraint, part(copies, i), target[i : i + 1], part(constants, i))
         for i in range(target.size)
     )
 
