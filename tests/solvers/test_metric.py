@@ -24,6 +24,7 @@ from pjax_prim.rules.reductions import ReduceSum
 
 from .problems import LABELS, SMALL, normal
 
+SLOW = pytest.mark.slow
 MATRICES = (((1,), (1,)), ((), ()))
 WINDOW = Window((2,), (1,), ((0, 0),), (1,), (1,))
 CONVOLUTION = Convolution(
@@ -67,9 +68,7 @@ def nearest(constraint: AbstractConstraint, copies: Any, target: Any, constants:
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-@pytest.mark.parametrize(
-    "weights", [(0.2, 3.0, 40.0), pytest.param((7.0, 1.0, 0.5), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("weights", [(0.2, 3.0, 40.0), pytest.param((7.0, 1.0, 0.5), marks=SLOW)], ids=str)
 @pytest.mark.parametrize("scale", [0.3, 5.0])
 def test_weighted_projections_are_nearest_points(name: str, weights: Any, scale: float) -> None:
     plain, shapes, constants = WEIGHTED[name]
@@ -132,8 +131,16 @@ def network(params: Any, x: Any) -> Any:
     return pjp.cross_entropy(hidden @ params["out"] + 0.1 * hidden @ params["out"], LABELS)
 
 
-@pytest.mark.parametrize("metric", ["slow-weights", "full-outputs", METRIC], ids=str)
-@pytest.mark.parametrize("kind", [pjp.AlternatingProjections, pjp.CyclicProjections])
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        (pjp.AlternatingProjections, METRIC),
+        (pjp.CyclicProjections, "full-outputs"),
+        pytest.param(pjp.AlternatingProjections, "slow-weights", marks=SLOW),
+        pytest.param(pjp.CyclicProjections, METRIC, marks=SLOW),
+    ],
+    ids=["ap", "cp", "slow weights", "cp and factors"],
+)
 def test_both_forms_agree(kind: Any, metric: Any) -> None:
     results = [
         pjp.solve(network, PARAMS, X, solver=kind(form=form, metric=metric), max_steps=6)
@@ -191,7 +198,9 @@ def test_consensus_counts_consumers_by_their_factors() -> None:
     np.testing.assert_allclose(found, (3 * uses["scale_0"] + 0.5 * uses["sum_0"]) / 3.5, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [pjp.AlternatingProjections, pjp.CyclicProjections])
+@pytest.mark.parametrize(
+    "kind", [pjp.AlternatingProjections, pytest.param(pjp.CyclicProjections, marks=SLOW)]
+)
 def test_an_adaptive_metric(kind: Any) -> None:
 
     def run(steps: int, rate: float = 0.1, form: Any = "compressed", **options: Any) -> Any:
