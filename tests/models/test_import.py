@@ -108,6 +108,7 @@ class Twice(eqx.Module):
         return self.layer(jax.nn.relu(self.layer(x)))
 
 
+@pytest.mark.slow
 def test_shared_layers_stay_one() -> None:
     tokens = jnp.array([0, 1, 2, 1])
     tied = Tied(jr.key(0))

@@ -67,7 +67,7 @@ def test_values_do_not_depend_on_the_stages(solver: str) -> None:
     assert any(moved)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [pytest.param("ap", marks=pytest.mark.slow), "dr"])
 def test_only_boundaries_are_exchanged(solver: str) -> None:
     """However many stages: no stage waits for another, and none passes on more than its boundary."""
     kinds = {}

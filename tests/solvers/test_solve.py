@@ -307,7 +307,12 @@ def test_models_keep_what_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    "solver", [pjp.AlternatingProjections(), pjp.CyclicProjections(), pjp.DouglasRachford()]
+    "solver",
+    [
+        pjp.AlternatingProjections(),
+        pytest.param(pjp.CyclicProjections(), marks=pytest.mark.slow),
+        pjp.DouglasRachford(),
+    ],
 )
 def test_half_precision_functions_are_solved_in_float32(solver: pjp.AbstractSolver) -> None:
     """Their projections move far less than half precisions resolve; only products take rounded operands."""
