@@ -113,7 +113,7 @@ def _weighed(graph: ConstraintGraph, index: int, metric: Metric) -> Node:
     output = _copies(graph, index) if metric.outputs == "copies" else metric.outputs
     unit = 1.0 if node.constraint.is_loss else output
     weights = tuple(
-        (metric.weights if _is_parameter(graph, operand.producers) else metric.activations) / unit
+        (metric.weights if graph.is_parameter(operand) else metric.activations) / unit
         for operand in node.operands
     )
     if all(weight == 1 for weight in weights):
@@ -126,11 +126,6 @@ def _weighed(graph: ConstraintGraph, index: int, metric: Metric) -> Node:
             + ", ".join(f"{x:g}" for x in weights)
         )
     return replace(node, constraint=weighted)
-
-
-def _is_parameter(graph: ConstraintGraph, producers: tuple[int, ...]) -> bool:
-    """Whether an operand is made of parameters only."""
-    return bool(producers) and all(graph.nodes[x].constraint is None for x in producers)
 
 
 def _copies(graph: ConstraintGraph, index: int) -> float:

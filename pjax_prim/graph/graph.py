@@ -128,6 +128,10 @@ class ConstraintGraph:
             for node in self.nodes
         )
 
+    def is_parameter(self, operand: Operand) -> bool:
+        """Whether an operand is made of parameters only."""
+        return bool(operand.producers) and all(self.nodes[x].constraint is None for x in operand.producers)
+
     @property
     def losses(self) -> tuple[int, ...]:
         """The nodes that are losses."""

@@ -15,9 +15,7 @@ from . import _arguments as arguments
 from ._definition import define
 from ._window import Window
 from .convolution import over_leading_axes, project_convolution_p
-from .displace_linear import unit
-
-Weights = tuple[float | None, float | None]
+from .displace_linear import Weights, absolute, summed_displacements
 
 
 def mean_norms(lhs: Array, rhs: Array, window: Window) -> tuple[Array, Array]:
@@ -37,34 +35,14 @@ def _exact(
     weights: Weights,
     **static: Any,
 ) -> tuple[Array, ...]:
-    # In units in which the weights are plain numbers (`displace_linear`).
-    patches, filters = mean_norms(lhs, rhs, window)
-    root_f, root_p = (
-        jnp.sqrt(jnp.asarray(unit(norm, weight)))
-        for norm, weight in zip((filters, patches), weights, strict=True)
-    )
-    plain = tuple(1.0 if weight is None else weight for weight in weights)
-    _, *means, _ = project_convolution_p.bind(
-        lhs if weights[1] is None else lhs / root_p,
-        rhs if weights[0] is None else rhs / root_f,
-        change / (root_p * root_f),
-        window=window,
-        wanted=wanted,
-        relative=True,
-        weights=plain,
-        **static,
-    )
     batch, channels, *positions = change.shape
     copies = (
         np.asarray(window.counts(lhs.shape[2:])) * (channels // window.groups),
-        np.asarray(batch * math.prod(positions)),
+        batch * math.prod(positions),
     )
-    scales = root_p * jnp.square(root_f), root_f * jnp.square(root_p)
-    sides = [side for side in (0, 1) if wanted[side]]
-    return tuple(
-        jnp.asarray(plain[side] * copies[side], mean.dtype) * scales[side] * mean
-        for side, mean in zip(sides, means, strict=True)
-    )
+    project = partial(project_convolution_p.bind, window=window, **static)
+    norms = mean_norms(lhs, rhs, window)
+    return summed_displacements(project, (lhs, rhs), change, norms, copies, wanted, weights)
 
 
 def _small(
@@ -80,7 +58,7 @@ def _small(
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, change))
     u, v = (
-        jnp.asarray(unit(norm, weight) * (weight or 1.0), wide)
+        jnp.asarray(absolute(norm, weight), wide)
         for norm, weight in zip(mean_norms(lhs, rhs, window)[::-1], weights, strict=True)
     )
     batch, channels, *positions = change.shape

@@ -1,7 +1,8 @@
 """By how much a change of a matrix product moves its factors: the dot projections of `linear`, summed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -12,12 +13,17 @@ from . import _arguments as arguments
 from ._definition import define
 from .linear import project_linear_p
 
-Weights: TypeAlias = Sequence[float | None]
+Weights: TypeAlias = tuple[float | None, float | None]
 
 
 def unit(norm: Array | float, weight: float | None) -> Array | float:
     """What an operand's weight is counted in, by the mean squared length of the other; 1 without one."""
     return 1.0 if weight is None else 1 + norm
+
+
+def absolute(norm: Array, weight: float | None) -> Array | float:
+    """An operand's weight in the distance."""
+    return unit(norm, weight) * (1.0 if weight is None else weight)
 
 
 def displace_reference(
@@ -26,30 +32,46 @@ def displace_reference(
     change: Array,
     *,
     wanted: tuple[bool, bool],
-    weights: tuple[float | None, float | None],
+    weights: Weights,
     **static: Any,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, change))
+    norms = _mean_norm(a, wide)[..., None, None], _mean_norm(b, wide)[..., None, None]
+    copies = b.shape[-2], a.shape[-2]
+    project = partial(project_linear_p.bind, **static)
+    return summed_displacements(project, (a, b), change, norms, copies, wanted, weights)
+
+
+def summed_displacements(
+    project: Callable[..., tuple[Array, ...]],
+    operands: tuple[Array, Array],
+    change: Array,
+    norms: tuple[Array, Array],
+    copies: tuple[Any, Any],
+    wanted: tuple[bool, bool],
+    weights: Weights,
+) -> tuple[Array, ...]:
+    """For each operand wanted the sum of the displacements of its copies, times its weight.
+
+    **Arguments:** `project`, as `project_linear_p` or `project_convolution_p`, gives their means; `norms`,
+    the mean squared lengths of what is multiplied; `copies`, how many the elements of each operand have.
+    """
     # In a / sqrt(s) and b / sqrt(r) with the units r, s of the weights these are plain numbers.
-    root_b, root_a = (
-        jnp.sqrt(jnp.asarray(unit(_mean_norm(x, wide), weight)))[..., None, None]
-        for x, weight in ((b, weights[0]), (a, weights[1]))
+    others = weights[1], weights[0]
+    root_a, root_b = (
+        jnp.sqrt(jnp.asarray(unit(norm, weight))) for norm, weight in zip(norms, others, strict=True)
     )
     plain = tuple(1.0 if weight is None else weight for weight in weights)
-    _, *means, _ = project_linear_p.bind(
-        a if weights[1] is None else a / root_a,
-        b if weights[0] is None else b / root_b,
-        change / (root_a * root_b),
-        wanted=wanted,
-        relative=True,
-        weights=plain,
-        **static,
+    scaled = (
+        x if weight is None else x / root
+        for x, root, weight in zip(operands, (root_a, root_b), others, strict=True)
     )
+    _, *means, _ = project(*scaled, change / (root_a * root_b), wanted=wanted, relative=True, weights=plain)
     sides = [side for side in (0, 1) if wanted[side]]
     scales = root_a * jnp.square(root_b), root_b * jnp.square(root_a)
-    copies = b.shape[-2], a.shape[-2]
     return tuple(
-        (plain[side] * copies[side] * scales[side]) * mean for side, mean in zip(sides, means, strict=True)
+        jnp.asarray(plain[side] * copies[side], mean.dtype) * scales[side] * mean
+        for side, mean in zip(sides, means, strict=True)
     )
 
 
@@ -64,7 +86,7 @@ def displace_small(
     change: Array,
     *,
     wanted: tuple[bool, bool],
-    weights: tuple[float | None, float | None],
+    weights: Weights,
     precision: Any,
     operand_dtype: Any,
 ) -> tuple[Array, ...]:
@@ -77,7 +99,7 @@ def displace_small(
     wide = arguments.compute_dtype(jnp.result_type(a, b, change))
     norm_a, norm_b = (jnp.sum(jnp.square(x.astype(wide)), -1) for x in (a, b))
     u, v = (
-        jnp.asarray(unit(jnp.sum(norm, -1) / max(norm.shape[-1], 1), weight) * (weight or 1.0), wide)
+        jnp.asarray(absolute(jnp.sum(norm, -1) / max(norm.shape[-1], 1), weight), wide)
         for norm, weight in zip((norm_b, norm_a), weights, strict=True)
     )
     damping = 1 + (norm_a / v[..., None])[..., :, None] + (norm_b / u[..., None])[..., None, :]

@@ -91,16 +91,8 @@ class AbstractProblem(abc.ABC):
         """
         if self.factors is not None and len(self.graph.uses[node]) > 1:
             return self.place_output(node, self._weighted_target(node, mean, present))
-        means: list[Array] = []
         touched = self._touched(node)
-        for use in self.graph.uses[node]:
-            count = self.uses(use.consumer, use.operand)[use.input]
-            if isinstance(count, int) and count == 0:
-                continue
-            if isinstance(count, int):
-                means.append(mean(use))
-            else:
-                means.append(jnp.where(count > 0, mean(use), 0))
+        means = [value for _, _, value in self._means_of_uses(node, mean)]
         if not means:
             return present()
         total = functools.reduce(operator.add, means)
@@ -121,21 +113,28 @@ class AbstractProblem(abc.ABC):
         assert self.factors is not None
         total: Array | float = 0.0
         weight: Array | float = 0.0
-        for use in self.graph.uses[node]:
-            count = self.uses(use.consumer, use.operand)[use.input]
-            if isinstance(count, int) and count == 0:
-                continue
-            factor = self.factors[use.consumer]
-            if isinstance(count, int):
-                total, weight = total + factor * mean(use), weight + factor
-            else:
-                total = total + factor * jnp.where(count > 0, mean(use), 0)
-                weight = weight + factor * jnp.asarray(count > 0, jnp.result_type(float))
+        for consumer, count, value in self._means_of_uses(node, mean):
+            factor = self.factors[consumer]
+            touched = 1 if isinstance(count, int) else jnp.asarray(count > 0, jnp.result_type(float))
+            total, weight = total + factor * value, weight + factor * touched
         if isinstance(total, float):
             return present()
         if self.is_determined(node):
             return (total / weight).astype(total.dtype)
         return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), present()).astype(total.dtype)
+
+    def _means_of_uses(
+        self, node: int, mean: Callable[[Use], Array]
+    ) -> list[tuple[int, Array | Count, Array]]:
+        """Of each use its consumer, how often it uses each element, and its mean; 0 where never."""
+        found: list[tuple[int, Array | Count, Array]] = []
+        for use in self.graph.uses[node]:
+            count = self.uses(use.consumer, use.operand)[use.input]
+            if not isinstance(count, int):
+                found.append((use.consumer, count, jnp.where(count > 0, mean(use), 0)))
+            elif count > 0:
+                found.append((use.consumer, count, mean(use)))
+        return found
 
     def with_factors(self, factors: Float[Array, " nodes"]) -> Self:
         """The same problem with other factors of the nodes in consensus."""

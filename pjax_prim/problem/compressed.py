@@ -255,7 +255,7 @@ class CompressedProblem(AbstractProblem):
         """Of a constraint's operands in the distance."""
         node = self.graph.nodes[index]
         assert node.constraint is not None
-        return node.constraint.weights or (1,) * len(node.operands)
+        return node.constraint.weights_of(len(node.operands))
 
     def _project_copies(
         self, index: int, copies: tuple[Array, ...], target: Array | None

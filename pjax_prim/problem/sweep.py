@@ -95,8 +95,7 @@ def _back(
         if change is None:  # no loss depends on it
             return []
         weights = [
-            settings.weight if _is_parameter(problem, operand.producers) else None
-            for operand in node.operands
+            settings.weight if problem.graph.is_parameter(operand) else None for operand in node.operands
         ]
         with node.scope():
             moves, factor = constraint.displace(
@@ -108,8 +107,3 @@ def _back(
             parts = operand.spread(move * factor, problem.constants)
             passed += zip(operand.producers, parts, strict=True)
     return passed
-
-
-def _is_parameter(problem: AbstractProblem, producers: Sequence[int]) -> bool:
-    """Whether an operand is made of parameters only."""
-    return bool(producers) and all(problem.graph.nodes[x].constraint is None for x in producers)

@@ -235,18 +235,17 @@ class AbstractConstraint(abc.ABC):
 
     def squared(self, displacements: Arrays) -> Array:
         """The squared length of displacements of all copies, with the weights."""
-        weights = self.weights or (1,) * len(displacements)
-        return sum(
-            (weight * squared_norm(x) for weight, x in zip(weights, displacements, strict=True)),
-            jnp.zeros(()),
-        )
+        pairs = zip(self.weights_of(len(displacements)), displacements, strict=True)
+        return sum((weight * squared_norm(x) for weight, x in pairs), jnp.zeros(()))
 
     def squared_between(self, a: Arrays, b: Arrays) -> Array:
         """The squared distance of two sets of copies, with the weights."""
-        if self.weights is None:
-            return squared_distances(a, b)
-        pairs = zip(self.weights, a, b, strict=True)
+        pairs = zip(self.weights_of(len(a)), a, b, strict=True)
         return sum((weight * squared_distance(x, y) for weight, x, y in pairs), jnp.zeros(()))
+
+    def weights_of(self, operands: int) -> tuple[float, ...]:
+        """The weight of each of so many operands."""
+        return self.weights or (1,) * operands
 
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""

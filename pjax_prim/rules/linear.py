@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
-from ..primitives.displace_linear import Weights, unit
+from ..primitives.displace_linear import absolute
 from ..primitives.dot import row_dot
 from .constraint import (
     Arrays,
@@ -248,11 +248,9 @@ class Linear(WeightedConstraint):
         return "".join(left.values()), "".join(right)
 
 
-def dot_damping(norm_a: Array, norm_b: Array, weights: Weights) -> Array:
+def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float | None]) -> Array:
     """Of dot projections with small changes, to first order, from the mean squared norms of the vectors."""
-    u, v = (
-        unit(norm, weight) * (weight or 1.0) for norm, weight in zip((norm_b, norm_a), weights, strict=True)
-    )
+    u, v = absolute(norm_b, weights[0]), absolute(norm_a, weights[1])
     return 1 + norm_a / v + norm_b / u
 
 

@@ -50,7 +50,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaxation": ("solver", ("dr",)),
     "rate": ("solver", ("ep",)),
-    "metric": ("solver", PROJECTION_SOLVERS[:-1]),
+    "metric": ("solver", tuple(solver for solver in PROJECTION_SOLVERS if solver != "ep")),
     "acceleration": ("solver", PROJECTION_SOLVERS),
     "beta": ("solver", ("dm",)),
     "form": ("solver", ("ap", "cp")),
