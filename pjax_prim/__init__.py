@@ -41,6 +41,8 @@ from .primitives import quantize as quantize
 from .primitives import squared_error as squared_error
 from .primitives import sum_relu as sum_relu
 from .primitives import threshold_dot as threshold_dot
+from .pullbacks import Step as Step
+from .pullbacks import register_pullback as register_pullback
 from .restrictions import AbstractRestriction as AbstractRestriction
 from .restrictions import Bounds as Bounds
 from .restrictions import FixedNorm as FixedNorm

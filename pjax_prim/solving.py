@@ -102,7 +102,7 @@ def solve(
     passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    prepared = prepare(fn, params, args, sequential=solver.sequential)
+    prepared = prepare(fn, params, args)
     check_labels(prepared.graph, prepared.data)
     graph, arrays = problem_parts(prepared, solver)
     if state is not None:

@@ -99,7 +99,7 @@ def solve_starts(
     check_arguments(solver, max_steps, tol, "shadow")
     chunk = min(chunk, max_steps)
     keys = jax.random.split(key, starts)
-    prepared = prepare(fn, make_params(keys[0]), args, sequential=solver.sequential)
+    prepared = prepare(fn, make_params(keys[0]), args)
     check_labels(prepared.graph, prepared.data)
     graph, (_, *data) = problem_parts(prepared, solver)
 

@@ -56,17 +56,15 @@ def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
     return make
 
 
-def prepare(
-    fn: Callable[..., Any], params: Any, args: tuple[Any, ...], *, sequential: bool = False
-) -> Prepared:
-    """Checks the arguments of a transformation and builds the graph; `sequential` as in `build_graph`.
+def prepare(fn: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> Prepared:
+    """Checks the arguments of a transformation and builds the graph.
 
     The graph is cached by the function, the structure of its arguments and their shapes, so
     that solving batch after batch traces once.
     """
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
-    _check_parameters(params)
+    check_parameters(params)
     trained, fixed = eqx.partition(params, is_trained)
     with_paths, treedef = jtu.tree_flatten_with_path(trained)
     names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
@@ -91,7 +89,6 @@ def prepare(
         tuple(_abstract(x) for x in parameters),
         tuple(_abstract(x) for x in data),
         names,
-        sequential,
     )
     try:
         graph = _cached_graph(key)
@@ -138,7 +135,6 @@ class _Key:
     parameters: tuple[Any, ...]
     data: tuple[Any, ...]
     names: tuple[str, ...]
-    sequential: bool
 
 
 class _NotCached(Exception):
@@ -169,7 +165,7 @@ def _build(key: _Key) -> ConstraintGraph:
             raise GraphError(f"fn: returned no array but {returned!r}; return the losses")
         return results
 
-    return build_graph(function, key.parameters, key.data, key.names, key.sequential)
+    return build_graph(function, key.parameters, key.data, key.names)
 
 
 def is_trained(leaf: Any) -> bool:
@@ -194,7 +190,7 @@ def _abstract(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def _check_parameters(params: Any) -> None:
+def check_parameters(params: Any) -> None:
     """Something is trained, and nothing that looks trained is left out silently.
 
     Integer arrays inside an Equinox module are its business (`eqx.filter_grad` leaves them

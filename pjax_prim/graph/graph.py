@@ -1,8 +1,8 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,8 +96,6 @@ class ConstraintGraph:
     - `function`: the traced function; `constant_equations` are those of its equations (and
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
-    - `ends`: of the body of a loop what it gives to the outside.
-    - `bodies`: of the loops among the movements (`ir.LOOP`).
     - `factors`: for each node that of its copies in consensus; none where all are 1.
     """
 
@@ -106,8 +104,6 @@ class ConstraintGraph:
     function: FlatFunction
     constant_equations: tuple[Equation, ...]
     colours: tuple[int, ...] | None = None
-    ends: tuple[Operand, ...] = ()
-    bodies: Mapping[Equation, "ConstraintGraph"] = field(default_factory=dict)
     factors: tuple[float, ...] = ()
 
     @cached_property

@@ -24,19 +24,17 @@ class Inliner:
       cycles, so they stand apart; `equations` has the same values by running the loop.
     - `captured`: values of arrays that the function closes over, with the arrays.
     - `trained`: the values that depend on a parameter.
-    - `sequential`: whether loops with trained carries stay loops (`ir.LOOP`).
     """
 
     captured: list[tuple[Value, Any]] = field(default_factory=list)
     trained: set[Value] = field(default_factory=set)
     equations: list[Equation] = field(default_factory=list)
     carries: list[Equation] = field(default_factory=list)
-    sequential: bool = False
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def body(self) -> "Inliner":
         """An inliner for the body of a loop of this one."""
-        return Inliner(self.captured, self.trained, sequential=self.sequential, _numbers=self._numbers)
+        return Inliner(self.captured, self.trained, _numbers=self._numbers)
 
     def new_loop(self, length: int) -> Loop:
         """A loop with a name of its own."""

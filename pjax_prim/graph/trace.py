@@ -29,6 +29,7 @@ class FlatFunction:
     - `carries`: what joins the iterations of those (`ir.CARRY`). `equations` compute the same
       values one iteration after the other (`ir.FORWARD`).
     - `outputs`: its results.
+    - `program`: the jaxpr of `parameters`, then `data`, whose constants are the first of `captured`.
     """
 
     parameters: tuple[Value, ...]
@@ -37,30 +38,37 @@ class FlatFunction:
     equations: tuple[Equation, ...]
     outputs: tuple[Value, ...]
     carries: tuple[Equation, ...] = ()
+    program: Any = None
+
+
+def trace(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
+    """`jax.make_jaxpr(function)(*arguments)`.
+
+    **Errors:** `GraphError` if the function needs the values of its arguments.
+    """
+    try:
+        return jax.make_jaxpr(function)(*arguments)
+    except _NEEDS_VALUES as error:
+        raise GraphError(
+            "fn: a shape, an index into Python, or a branch needs the value of a traced array, which is "
+            "known only when the program runs: use jnp.where, masks and fixed shapes, or compute it from Python "
+            f"numbers ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def flatten(
     function: Callable[..., Sequence[Any]],
     parameters: Sequence[Any],
     data: Sequence[Any],
-    sequential: bool = False,
 ) -> FlatFunction:
     """Traces `function(parameters, data) -> list of arrays` and inlines its calls.
 
     `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through; a `scan` becomes
-    its body's equations with one more axis (`loops.py`). With `sequential` what each iteration takes
-    from the one before stays a loop (`ir.LOOP`).
+    its body's equations with one more axis (`loops.py`).
 
     **Errors:** `GraphError` if the function has side effects, or needs the values of its arguments.
     """
-    try:
-        closed = jax.make_jaxpr(function)(list(parameters), list(data))
-    except _NEEDS_VALUES as error:
-        raise GraphError(
-            "fn: a shape, an index into Python, or a branch needs the value of a traced array; a constraint "
-            "graph is fixed before there are values: use jnp.where, masks and fixed shapes, or compute it "
-            f"from Python numbers ({str(error).splitlines()[0]})"
-        ) from error
+    closed = trace(function, list(parameters), list(data))
     jaxpr, constants = open_jaxpr(closed)
     if jaxpr.effects:
         raise GraphError(
@@ -69,7 +77,7 @@ def flatten(
         )
     inputs = [value_like(variable.aval) for variable in jaxpr.invars]
     split = len(parameters)
-    inliner = Inliner(trained=set(inputs[:split]), sequential=sequential)
+    inliner = Inliner(trained=set(inputs[:split]))
     outputs = inliner.walk(jaxpr, constants, inputs)
     return FlatFunction(
         tuple(inputs[:split]),
@@ -78,4 +86,5 @@ def flatten(
         tuple(inliner.equations),
         tuple(outputs),
         tuple(inliner.carries),
+        jaxpr,
     )

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -25,14 +25,12 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     - `forms`: in which forms of the state it is exact; the first is the default.
     - `two_sets`: whether it needs the graph two-coloured.
-    - `sequential`: whether it goes through the iterations of loops one after the other.
     """
 
     metric: Metric | str = eqx.field(static=True, default="unit", kw_only=True)
     form: eqx.AbstractVar[Form]
     forms: eqx.AbstractClassVar[tuple[Form, ...]]
     two_sets: eqx.AbstractClassVar[bool]
-    sequential: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         metric_of(self.metric)

@@ -37,10 +37,6 @@ class AbstractWrapper(AbstractSolver[Any]):
     def two_sets(self) -> bool:  # type: ignore[override]
         return self.solver.two_sets
 
-    @property
-    def sequential(self) -> bool:  # type: ignore[override]
-        return self.solver.sequential
-
     @abc.abstractmethod
     def remember(self, problem: AbstractProblem, state: State) -> tuple[Array, ...]:
         """The memory that goes with a first state of the inner solver."""
