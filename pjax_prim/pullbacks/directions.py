@@ -15,7 +15,7 @@ from ..rules import is_loss
 from .interpreter import Entry, Settings, interpret
 from .projections import Finite
 
-WEIGHT = 10.0
+WEIGHT = 100.0
 """The weight of what a product's operands are multiplied with, by default."""
 
 

@@ -17,10 +17,9 @@ from jax import lax
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from .._compat import bind_equation, open_jaxpr
-from ..rules import Movement
+from .._compat import EXTRA_MOVEMENTS, bind_equation, open_jaxpr
 from .products import DAMPED
-from .projections import Finite, constraint_of, meaning_of, projecting
+from .projections import Finite, constraint_of, projecting
 from .registry import bind_with_pullback, is_differentiable, pullback_of
 from .steps import choose, heaviside
 
@@ -104,10 +103,9 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         )
         return [Entry(value, True) for value in results]
     results = bind(*values)
-    if primitive in DAMPED:
+    if primitive in DAMPED and any(weighs):
         results = (DAMPED[primitive](results[0], values, equation.params, moves, settings.weight),)
-    weigh = settings.finite is not None and all(w or not m for w, m in zip(weighs, moves, strict=True))
-    weigh = weigh and isinstance(meaning_of(equation, moves), Movement)
+    weigh = primitive in _MOVEMENTS and all(w or not m for w, m in zip(weighs, moves, strict=True))
     return [Entry(value, True, weigh) for value in results]
 
 
@@ -128,12 +126,10 @@ _LOGIC = {
 }
 
 _MOVEMENTS = {
-    lax.broadcast_in_dim_p, lax.concatenate_p, lax.copy_p, lax.expand_dims_p, lax.gather_p, lax.reshape_p,
-    lax.rev_p, lax.slice_p, lax.squeeze_p, lax.transpose_p,
-} if hasattr(lax, "expand_dims_p") else {
-    lax.broadcast_in_dim_p, lax.concatenate_p, lax.copy_p, lax.gather_p, lax.reshape_p, lax.rev_p,
-    lax.slice_p, lax.squeeze_p, lax.transpose_p,
+    lax.broadcast_in_dim_p, lax.concatenate_p, lax.convert_element_type_p, lax.copy_p, lax.gather_p,
+    lax.reshape_p, lax.rev_p, lax.slice_p, lax.squeeze_p, lax.transpose_p, *EXTRA_MOVEMENTS,
 }  # fmt: skip
+"""What only moves data: a parameter stays one, and the result of a comparison."""
 
 
 def _of_comparisons(equation: Any, entries: Sequence[Entry]) -> Entry | None:

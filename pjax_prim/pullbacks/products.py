@@ -1,4 +1,4 @@
-"""Products and convolutions: their own derivative, damped neuron by neuron.
+"""Products and convolutions with parameters: their own derivative, damped neuron by neuron.
 
 For a dot product of a row a and a column b the projection moves both. With the weights
 v = weight (1 + |a|^2) of b and u = weight (1 + |b|^2) of a, small changes are divided by
