@@ -98,7 +98,7 @@ def value_and_displacement(
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 
     def both(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        check_parameters(params)
+        check_parameters(params, jnp.inexact)
         trained, fixed = eqx.partition(params, eqx.is_inexact_array)
         leaves, treedef = jtu.tree_flatten(trained)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -128,7 +128,8 @@ def value_and_displacement(
 def _pair(returned: Any) -> tuple[Any, Any]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ArgumentError(
-            f"fn: expected it to return a pair of value and auxiliary output with has_aux=True, given {returned!r}"
+            "fn: expected it to return a pair of value and auxiliary output with has_aux=True, given "
+            f"{returned!r}"
         )
     return returned
 

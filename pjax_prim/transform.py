@@ -190,20 +190,23 @@ def _abstract(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def check_parameters(params: Any) -> None:
+def check_parameters(params: Any, kind: Any = jnp.floating) -> None:
     """Something is trained, and nothing that looks trained is left out silently.
 
     Integer arrays inside an Equinox module are its business (`eqx.filter_grad` leaves them
     alone too); in plain containers they are an error, as for `jax.grad`.
+
+    **Arguments:** `kind`, the dtypes that are trained: `jnp.floating`, or `jnp.inexact` for complex ones too.
     """
     modules = jtu.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, eqx.Module))[0]
     for path, leaf in modules:
         if isinstance(leaf, eqx.Module) or not _is_arraylike(leaf):
             continue
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, kind):
             raise ArgumentError(
                 f"params{jtu.keystr(path)}: expected a floating-point array, given dtype "
                 f"{leaf.dtype} (shape {leaf.shape}); pass arrays that are not trained in *args"
             )
-    if not any(is_trained(leaf) for leaf in jtu.tree_leaves(params)):
+    leaves = [leaf for leaf in jtu.tree_leaves(params) if _is_arraylike(leaf)]
+    if not any(jnp.issubdtype(leaf.dtype, kind) for leaf in leaves):
         raise ArgumentError("params: no floating-point array in it, so there is nothing to train")

@@ -51,8 +51,8 @@ def trace(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
     except _NEEDS_VALUES as error:
         raise GraphError(
             "fn: a shape, an index into Python, or a branch needs the value of a traced array, which is "
-            "known only when the program runs: use jnp.where, masks and fixed shapes, or compute it from Python "
-            f"numbers ({str(error).splitlines()[0]})"
+            "known only when the program runs: use jnp.where, masks and fixed shapes, or compute it from "
+            f"Python numbers ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -11,6 +11,9 @@ from ..rules import ConstraintRule, Movement, RuleContext, rule_of
 from ..rules.constraint import Asked
 from .registry import Pullback, Step, sum_to
 
+HELD = 1e9
+"""The weight of an operand of a product that depends on no parameter: it all but stays where it is."""
+
 
 class Finite(NamedTuple):
     """How large the steps of finite displacements are.
@@ -81,7 +84,7 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
             found[rule.operands[0]] = pulled * each / -settings.lam
             return found
         wanted = [step.moves[i] for i in rule.operands]
-        weights = [settings.weight if weighs[i] else None for i in rule.operands]
+        weights = [settings.weight if weighs[i] else None if step.moves[i] else HELD for i in rule.operands]
         moves, damping = constraint.displace(
             Asked(operands, output, -scale * cotangent, constants, wanted, weights)
         )
