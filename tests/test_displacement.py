@@ -77,7 +77,10 @@ def test_a_sweep_copy_by_copy() -> None:
     expected = by_hand(model, x, labels)
     first, second = found.layers
     chex.assert_trees_all_close(
-        {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias}, expected, rtol=1e-7
+        {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias},
+        expected,
+        rtol=1e-7,
+        atol=1e-12,
     )
 
 
