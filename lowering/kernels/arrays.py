@@ -31,6 +31,12 @@ class Batch:
         return jnp.broadcast_to(x, (*self.batch, *x.shape[len(self.batch) :])).reshape(self.count, *shape)
 
 
+def for_rows(*scalars: Array) -> tuple[Array, ...]:
+    """Scalars (..., P, Q) of which the last, common to all copies, is given as (..., 1, 1)."""
+    *each, common = scalars
+    return (*each, jnp.broadcast_to(common, (*common.shape[:-2], *each[0].shape[-2:])))
+
+
 def varying(results: Sequence[tuple[tuple[int, ...], Any]], *operands: Array) -> list[Any]:
     """Results of given shapes and dtypes that vary over the manual axes of a mesh as the operands do.
 

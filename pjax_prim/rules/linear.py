@@ -17,6 +17,7 @@ from .constraint import (
     Arrays,
     Asked,
     Displaced,
+    Number,
     Projected,
     Reflection,
     Target,
@@ -101,7 +102,7 @@ class Linear(WeightedConstraint):
             return self._original(mean_a, 0), self._original(mean_b, 1)
 
         def leave(
-            operands: Arrays, relaxation: float, target: Callable[[], Array]
+            operands: Arrays, relaxation: Number, target: Callable[[], Array]
         ) -> tuple[Arrays, Array, Arrays]:
             a, b = self._canonical(operands)
             new_a, new_b, squared, *held = pp.leave_dot_p.bind(
@@ -110,7 +111,7 @@ class Linear(WeightedConstraint):
                 b[:, None],
                 *solved,
                 target().reshape(copies[0].shape[:3]),
-                relaxation=relaxation,
+                _scalar(relaxation, copies[0]),
             )
             return (new_a, new_b), jnp.sum(squared), tuple(held)
 
@@ -122,7 +123,7 @@ class Linear(WeightedConstraint):
         operands: Arrays,
         target: Target,
         constants: Arrays,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
         if self.weights is not None:
             return super().reflect(copies, operands, target, constants, relaxation)
@@ -132,7 +133,7 @@ class Linear(WeightedConstraint):
             a[:, :, None],
             b[:, None],
             target.reshape(copies[0].shape[:3]),
-            relaxation=relaxation,
+            _scalar(relaxation, copies[0]),
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         averages = tuple(self._original(mean, side) for side, mean in enumerate(means))
@@ -246,6 +247,11 @@ class Linear(WeightedConstraint):
         }
         right = [shared.get(axis) or next(names) for axis in range(len(self.shapes[1]))]
         return "".join(left.values()), "".join(right)
+
+
+def _scalar(number: Number, copies: Array) -> Array:
+    """A number with the axes of what there is one of for each copy."""
+    return jnp.asarray(number, compute_dtype(copies.dtype)).reshape(1, 1, 1)
 
 
 def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float | None]) -> Array:

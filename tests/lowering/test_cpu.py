@@ -25,12 +25,13 @@ def copies(batch: tuple[int, ...], p: int, q: int, k: int, dtype: str) -> tuple[
 
 def dot_step(name: str, given: tuple[list[Array], ...]) -> tuple[pp.Definition, list[Array], dict]:
     (a, b), means, (z,) = given
+    relaxation = jnp.full((1,) * z.ndim, 0.35, z.dtype)
     if name == "displace_dot":
         return pp.displace_dot_p, [a, b, z], {}
     if name == "leave_dot":
         solved = pp.displace_dot_p.reference(a, b, z)[:4]
-        return pp.leave_dot_p, [a, b, *means, *solved, z], {"relaxation": 0.35}
-    return pp.reflect_dot_p, [a, b, *means, z], {"relaxation": 0.35}
+        return pp.leave_dot_p, [a, b, *means, *solved, z, relaxation], {}
+    return pp.reflect_dot_p, [a, b, *means, z, relaxation], {}
 
 
 DOT_STEPS = pytest.mark.parametrize("name", ["displace_dot", "leave_dot", "reflect_dot"])
