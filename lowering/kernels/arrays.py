@@ -34,7 +34,8 @@ class Batch:
 def for_rows(*scalars: Array) -> tuple[Array, ...]:
     """Scalars (..., P, Q) of which the last, common to all copies, is given as (..., 1, 1)."""
     *each, common = scalars
-    return (*each, jnp.broadcast_to(common, (*common.shape[:-2], *each[0].shape[-2:])))
+    first, common = jnp.broadcast_arrays(each[0], common)
+    return (first, *each[1:], common)
 
 
 def varying(results: Sequence[tuple[tuple[int, ...], Any]], *operands: Array) -> list[Any]:

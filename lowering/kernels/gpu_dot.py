@@ -162,8 +162,9 @@ def leave_dot(
     interpret: bool = False,
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
+    scalars = for_rows(*scalars)
     grid = Grid(a, b, scalars[0], mean_a, mean_b)
-    operands = [*grid.given(a, b, *for_rows(*scalars)), *grid.means(mean_a, mean_b)]
+    operands = [*grid.given(a, b, *scalars), *grid.means(mean_a, mean_b)]
     results = ["a", "b", *["row"] * 6]
     return tuple(grid.call(_leave, "pjax_leave_dot", operands, results, interpret, in_place=True))
 
@@ -172,8 +173,9 @@ def reflect_dot(
     a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array, interpret: bool = False
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, in float32."""
+    scalars = for_rows(*scalars)
     grid = Grid(a, b, scalars[0], mean_a, mean_b)
-    operands = [*grid.given(a, b, *for_rows(*scalars)), *grid.means(mean_a, mean_b)]
+    operands = [*grid.given(a, b, *scalars), *grid.means(mean_a, mean_b)]
     results = ["a", "b", "row", "row"]
     return tuple(grid.call(_reflect, "pjax_reflect_dot", operands, results, interpret, in_place=True))
 

@@ -19,11 +19,12 @@ def reflect_dot(
     a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array, interpret: bool = False
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, in float32."""
+    scalars = for_rows(*scalars)
     grid = Grid(a, b, scalars[0], mean_a, mean_b)
     new_a, new_b, output, squared, *sums = grid.call(
         _reflect,
         "pjax_reflect_dot",
-        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*for_rows(*scalars))),
+        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*scalars)),
         (grid.copies, grid.copies, grid.mean_a, grid.mean_b, grid.row, grid.row),
         ("a", "b", "row", "row", "sum_a", "sum_b"),
         interpret,
@@ -64,11 +65,12 @@ def leave_dot(
     interpret: bool = False,
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
+    scalars = for_rows(*scalars)
     grid = Grid(a, b, scalars[0], mean_a, mean_b)
     new_a, new_b, *found, sums_a, sums_b = grid.call(
         _leave,
         "pjax_leave_dot",
-        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*for_rows(*scalars))),
+        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*scalars)),
         (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 6),
         ("a", "b", *["row"] * 6, "sum_a", "sum_b"),
         interpret,

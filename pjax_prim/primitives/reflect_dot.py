@@ -37,6 +37,11 @@ def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     return c, e, step_a, step_b, output, mean_a, mean_b
 
 
+def over_batch(x: Array, relaxation: Array) -> Array:
+    """What there is one of for each copy, with the batch axes of the relaxation too."""
+    return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, relaxation.shape))
+
+
 def quarter_norm(x: Array) -> Array:
     return 0.25 * jnp.sum(jnp.square(x), -1)
 
@@ -59,6 +64,7 @@ def _leave_reference(
     z: Array,
     relaxation: Array,
 ) -> tuple[Array, ...]:
+    c = over_batch(c, relaxation)
     zero = jnp.zeros_like(c)
     a, b, squared = _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
     # Behind a barrier, or XLA would compute the updates again for their norms and means.
@@ -76,7 +82,7 @@ From the projection P x = x + displacement to the other shadow m: x' = x + 2 rel
 def _reflect_reference(
     a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, relaxation: Array
 ) -> tuple[Array, ...]:
-    x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
+    x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, over_batch(z, relaxation))
     s = quarter_norm((x + y) - (_apart(2 * mean_x) + _apart(2 * mean_y)))
     d = quarter_norm((x - y) + (_apart(-2 * mean_x) - _apart(-2 * mean_y)))
     c, e, step_a, step_b, output = displacement_of_norms(s, d, z)
@@ -132,7 +138,7 @@ def _update(
         first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0, 1)[..., 0]
         squared += step * (2 * first + step)
         new = combine(x, y, mean_x, mean_y, rate, 1, unit)
-        column = new[..., :1] + rate * step[..., None]
+        column = new[..., :1] + (rate * step)[..., None]
         new = jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim)
         moved.append(new.astype(dtype))
     return moved[0], moved[1], jnp.maximum(squared, 0)

@@ -14,6 +14,7 @@ from ..primitives._arguments import compute_dtype
 from ..primitives.displace_linear import absolute
 from ..primitives.dot import row_dot
 from .constraint import (
+    AbstractConstraint,
     Arrays,
     Asked,
     Displaced,
@@ -249,6 +250,25 @@ class Linear(WeightedConstraint):
         return "".join(left.values()), "".join(right)
 
 
+@dataclass(frozen=True)
+class EmptyLinear(Linear):
+    """A product that contracts an empty axis, which is zero: its operands have no element to move."""
+
+    project_average = AbstractConstraint.project_average
+    reflection = AbstractConstraint.reflection
+    reflect = AbstractConstraint.reflect
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return copies
+
+    def held(self, copies: Arrays, target: Array) -> None:
+        return None
+
+    def displace(self, asked: Asked) -> Displaced:
+        moves = zip(asked.operands, asked.wanted, strict=True)
+        return Displaced(tuple(jnp.zeros_like(x) if want else None for x, want in moves), 1.0)
+
+
 def _scalar(number: Number, copies: Array) -> Array:
     """A number with the axes of what there is one of for each copy."""
     return jnp.asarray(number, compute_dtype(copies.dtype)).reshape(1, 1, 1)
@@ -266,10 +286,9 @@ def _dot_general(ctx: RuleContext) -> ConstraintRule:
     )
     dimensions = contracted, batch
     shapes = tuple(ctx.inputs[0].shape), tuple(ctx.inputs[1].shape)
-    if math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0:
-        raise NotImplementedError(f"a product that contracts an empty axis (shapes {shapes})")
+    empty = math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0
     dtype = jnp.result_type(*(x.dtype for x in ctx.inputs))
-    constraint = Linear(
+    constraint = (EmptyLinear if empty else Linear)(
         shapes,
         dimensions,
         ctx.params["precision"],
