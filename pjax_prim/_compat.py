@@ -37,6 +37,11 @@ _CALLS: dict[Any, str] = {
 }
 
 
+def as_weak(number: Any) -> Any:
+    """A scalar array with a weak type, as a Python number has: what it is combined with keeps its dtype."""
+    return _lax._convert_element_type(number, weak_type=True)
+
+
 def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     """`(jaxpr, constants)` of a closed or open jaxpr.
 

@@ -24,6 +24,7 @@ from .problem import (
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
+from .solvers.settings import Setting, check_count, check_setting, operands
 from .transform import Prepared, check_labels, prepare
 
 
@@ -47,7 +48,7 @@ class Solution(eqx.Module):
     """
 
     params: Any
-    state: State
+    state: Any
     stats: dict[str, Any]
     result: Any
     node_names: tuple[str, ...] = eqx.field(static=True)
@@ -66,10 +67,10 @@ def solve(
     params: Any,
     *args: Any,
     solver: AbstractSolver,
-    max_steps: int,
-    tol: float | None = None,
+    max_steps: int | Array,
+    tol: Setting | None = None,
     readout: Readout = "shadow",
-    state: State | None = None,
+    state: Any = None,
     placement: Placement | None = None,
 ) -> Solution:
     """Finds parameters, and states of every operation, that satisfy all constraints of a function.
@@ -94,6 +95,9 @@ def solve(
     - `placement`: of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
       solver's arrays are divided over a mesh.
 
+    `max_steps`, `tol` and the solver's settings that are numbers may be Python's, NumPy's or JAX's, traced
+    ones too: a new value compiles nothing, and `jax.vmap` over them works. Traced values are not checked.
+
     **Returns:** a `Solution`.
 
     **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
@@ -108,11 +112,9 @@ def solve(
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
-        graph, solver, jnp.asarray(max_steps, jnp.int32), tol, readout, arrays, state, placement
+        graph, operands(solver), operands(max_steps), operands(tol), readout, arrays, state, placement
     )
     names = tuple(node.name for node in graph.nodes)
-    gaps = stats.pop("gaps")
-    stats["gap_per_node"] = {name: gaps[i] for i, name in enumerate(names)}
     return Solution(prepared.restore(new), state, stats, result, names)
 
 
@@ -148,20 +150,20 @@ PROBLEMS: dict[Form, type[AbstractProblem]] = {
 def _run(
     graph: ConstraintGraph,
     solver: AbstractSolver,
-    max_steps: Array,
-    tol: float | None,
+    max_steps: Any,
+    tol: Setting | None,
     readout: Readout,
     arrays: Arrays,
-    start: State | None,
+    start: Any,
     placement: Placement | None,
-) -> tuple[list[Array], State, dict[str, Any], Any]:
+) -> tuple[list[Array], Any, dict[str, Any], Any]:
     problem = make_problem(graph, solver.form, arrays, placement)
     parameters = arrays[0]
     progress = iterate(
         solver,
         problem,
         lambda: solver.init(problem, parameters) if start is None else start,
-        max_steps,
+        jnp.asarray(max_steps, jnp.int32),
         tol,
     )
     bad = progress.first_nonfinite >= 0
@@ -177,7 +179,7 @@ def _run(
     stats = {
         "num_steps": progress.steps,
         "gap": progress.gap,
-        "gaps": progress.gaps,
+        "gap_per_node": {node.name: progress.gaps[i] for i, node in enumerate(graph.nodes)},
         "change": progress.change,
         "first_nonfinite": progress.first_nonfinite,
     }
@@ -190,11 +192,10 @@ def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None
         raise ArgumentError(
             f"solver: expected a solver such as pjp.AlternatingProjections(), given {solver!r}"
         )
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
-        raise ArgumentError(f"max_steps: expected an integer of at least 0, given {max_steps!r}")
-    number = isinstance(tol, int | float) and not isinstance(tol, bool)
-    if tol is not None and not (number and 0 <= tol < math.inf):
-        raise ArgumentError(f"tol: expected a finite number of at least 0 or None, given {tol!r}")
+    check_count("max_steps", max_steps, 0)
+    if tol is not None:
+        allowed = "a finite number of at least 0 or None"
+        check_setting("tol", tol, allowed, lambda x: (x >= 0) & (x < math.inf))
     if readout not in get_args(Readout):
         allowed = " or ".join(map(repr, get_args(Readout)))
         raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
@@ -210,11 +211,12 @@ def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays,
             f"state: expected the state of {type(solver).__name__}(form={solver.form!r}) on a graph of "
             f"{len(graph.nodes)} nodes, given another structure"
         )
-    names = [*(node.name for node in graph.nodes), "the factors in consensus"]
-    for name, wanted, given in zip(names, expected, state, strict=False):
+    where = [f"node {node.name!r}" for node in graph.nodes]
+    pairs = zip(where, *map(solver.point, (expected, state)), strict=True)
+    for place, wanted, given in (*pairs, ("the wrapper's memory", *map(jax.tree.leaves, (expected, state)))):
         for a, b in zip(wanted, given, strict=True):
             if (a.shape, a.dtype) != (jnp.shape(b), jnp.result_type(b)):
                 raise ArgumentError(
-                    f"state: at node {name!r} expected shape {a.shape} and dtype {a.dtype}, "
+                    f"state: at {place} expected shape {a.shape} and dtype {a.dtype}, "
                     f"given shape {jnp.shape(b)} and dtype {jnp.result_type(b)}"
                 )

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from .errors import ArgumentError, GraphError
 from .graph import ConstraintGraph, build_graph
@@ -194,10 +195,29 @@ def check_parameters(params: Any, kind: Any = jnp.floating) -> None:
     """Something is trained, and nothing that looks trained is left out silently.
 
     Integer arrays inside an Equinox module are its business (`eqx.filter_grad` leaves them
-    alone too); in plain containers they are an error, as for `jax.grad`.
+    alone too); in plain containers they are an error, as for `jax.grad`. Arrays of 8 bits and what JAX takes
+    for no array (big-endian, structured, masked) are an error everywhere.
 
     **Arguments:** `kind`, the dtypes that are trained: `jnp.floating`, or `jnp.inexact` for complex ones too.
     """
+    for path, leaf in jtu.tree_flatten_with_path(params)[0]:
+        if not isinstance(leaf, np.ndarray | np.generic) and not _is_arraylike(leaf):
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # PRNG keys
+            continue
+        name, dtype = f"params{jtu.keystr(path)}", np.dtype(leaf.dtype)
+        given = f"given dtype {leaf.dtype} (shape {leaf.shape})"
+        allowed = "expected a bfloat16, float16, float32 or float64 array"
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise ArgumentError(f"{name}: expected an array without a mask, given a masked one; fill it")
+        if not dtype.isnative:
+            raise ArgumentError(f"{name}: expected the byte order of this machine, {given}")
+        if jnp.issubdtype(dtype, jnp.complexfloating) and kind is jnp.floating:
+            raise ArgumentError(
+                f"{name}: {allowed}, {given}; train the real and the imaginary part, or pass it in *args"
+            )
+        if jnp.issubdtype(dtype, jnp.floating) and not 2 <= dtype.itemsize <= 8:
+            raise ArgumentError(f"{name}: {allowed}, {given}")
     modules = jtu.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, eqx.Module))[0]
     for path, leaf in modules:
         if isinstance(leaf, eqx.Module) or not _is_arraylike(leaf):

@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 Arrays: TypeAlias = tuple[Array, ...]
 Target: TypeAlias = Any  # the queried output, an array; None for a loss
+Number: TypeAlias = float | Array
+"""A setting: a Python number or a scalar array."""
 Count: TypeAlias = int | np.ndarray[Any, np.dtype[np.int64]]
 """A number for all elements of an array, or an array of numbers that broadcasts to it."""
 
@@ -73,7 +75,7 @@ class Reflection(NamedTuple):
 
     output: Array | None
     means: Callable[[], Arrays]
-    leave: Callable[[Arrays, float, Callable[[], Array]], tuple[Arrays, Array, Any]]
+    leave: Callable[[Arrays, Number, Callable[[], Array]], tuple[Arrays, Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class AbstractConstraint(abc.ABC):
             return self.average(tuple(2 * p - x for p, x in zip(projected, copies, strict=True)))
 
         def leave(
-            operands: Arrays, relaxation: float, target: Callable[[], Array]
+            operands: Arrays, relaxation: Number, target: Callable[[], Array]
         ) -> tuple[Arrays, Array, Any]:
             shadow = self.expand(operands)
             moved = tuple(
@@ -197,7 +199,7 @@ class AbstractConstraint(abc.ABC):
         operands: Arrays,
         target: Target,
         constants: Arrays,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
         """The second half of a Douglas-Rachford step, for a constraint of the second set.
 

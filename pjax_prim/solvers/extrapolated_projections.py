@@ -5,10 +5,10 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from ..primitives._arguments import positive
 from ..problem import ConsensusProblem, Form, State
 from ..pullbacks import WEIGHT
 from .base import AbstractSolver, combine
+from .settings import Setting, check_positive
 
 
 class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
@@ -32,7 +32,7 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     The gap is that of `pjp.gap`: how far the losses' projections (with steps of their own) move the outputs.
     """
 
-    rate: float = 0.5
+    rate: Setting = 0.5
     lam: float | None = eqx.field(static=True, default=None)
     weight: float = eqx.field(static=True, default=WEIGHT)
     form: Form = eqx.field(static=True, default="consensus")
@@ -42,9 +42,9 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
 
     def __check_init__(self) -> None:
         self._only_unit("has a weight of its own; expected weight=...")
-        positive(rate=self.rate, weight=self.weight)
+        check_positive(rate=self.rate, weight=self.weight)
         if self.lam is not None:
-            positive(lam=self.lam)
+            check_positive(lam=self.lam)
 
     def step(self, problem: ConsensusProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         moves, squared = problem.displace(state, self.lam, self.weight)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..problem import AbstractProblem, State
 from .base import AbstractSolver
+from .settings import Setting
 
 
 class Progress(NamedTuple):
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     - `first_nonfinite`: the first node with a non-finite value, or -1.
     """
 
-    state: State
+    state: Any
     summary: Any
     steps: Int[Array, ""]
     gaps: Float[Array, " nodes"]
@@ -40,9 +41,9 @@ class Progress(NamedTuple):
 def iterate(
     solver: AbstractSolver[Any],
     problem: AbstractProblem,
-    start: Callable[[], State],
+    start: Callable[[], Any],
     max_steps: Int[Array, ""],
-    tol: float | None,
+    tol: Setting | None,
 ) -> Progress:
     """Steps until the gap is at most `tol`, a value is not finite, or `max_steps` are taken.
 
@@ -59,7 +60,7 @@ def iterate(
             summary,
             progress.steps + 1,
             jnp.sqrt(squared),
-            _change(problem, state, progress.state).astype(dtype),
+            _change(problem, *map(solver.point, (state, progress.state))).astype(dtype),
             _first(~jnp.isfinite(squared)),
         )
 
@@ -71,7 +72,7 @@ def iterate(
         state = start()
         finite = [
             functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in arrays), jnp.array(True))
-            for arrays in state
+            for arrays in solver.point(state)
         ]
         progress = Progress(
             state,
