@@ -215,7 +215,7 @@ def _patterns(dtype: str, x64: bool) -> dict[Any, list[tuple[Example, Pattern]]]
     for example in EXAMPLES:
         placeholders = PLACEHOLDERS[: example.count]
         for function in example.functions:
-            pattern = make_pattern(lambda x, f=function: f(x, *placeholders), [x], placeholders)
+            pattern = make_pattern(function, [x], placeholders)
             found.setdefault(pattern.output.operation, []).append((example, pattern))
     for rows in found.values():
         rows.sort(key=lambda row: -row[1].size)

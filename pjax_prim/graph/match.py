@@ -57,12 +57,12 @@ class Pattern:
 def make_pattern(
     function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct], placeholders: Sequence[float]
 ) -> Pattern:
-    """Traces `function(*arguments)`, where every number equal to a placeholder is a parameter.
+    """Traces `function(*arguments, *placeholders)`, where every number equal to a placeholder is a parameter.
 
     The settings of the program that is compared do not matter, but for `jax_enable_x64`.
     """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        closed = jax.make_jaxpr(function)(*arguments)
+        closed = jax.make_jaxpr(lambda *xs: function(*xs, *placeholders))(*arguments)
     inliner = Inliner()
     values = [value_like(x) for x in arguments]
     (output,) = inliner.walk(*open_jaxpr(closed), values)

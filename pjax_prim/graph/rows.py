@@ -102,18 +102,17 @@ def _patterns(dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], ...]:
     """The examples: for each whether it is centred, and its trace."""
     del x64
     x = jax.ShapeDtypeStruct((2, _COUNT), dtype)
-    eps = PLACEHOLDERS[0]
-    found: dict[Any, tuple[bool, Pattern]] = {}
+    found = []
     for variance, quotient in product((None, *_VARIANCES), _QUOTIENTS):
 
-        def norm(x: Any, variance: Any = variance, quotient: Any = quotient) -> Any:
+        def norm(x: Any, eps: float, _: Any, variance: Any = variance, quotient: Any = quotient) -> Any:
             if variance is None:
                 return quotient(x, _squares(x) + eps)
             return quotient(x - _average(x), variance(x) + eps)
 
-        pattern = make_pattern(norm, [x], (eps, _COUNT))
-        found[variance, quotient] = variance is not None, pattern
-    return tuple(found.values())
+        pattern = make_pattern(norm, [x], (PLACEHOLDERS[0], _COUNT))
+        found.append((variance is not None, pattern))
+    return tuple(found)
 
 
 def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:

@@ -15,6 +15,9 @@ from .. import primitives as pp
 from .ir import Equation, Value
 
 _COMPARISONS = {lax.gt_p: "gt", lax.ge_p: "ge", lax.lt_p: "lt", lax.le_p: "le"}
+_MOVES = {
+    lax.broadcast_in_dim_p, lax.reshape_p, lax.squeeze_p, lax.transpose_p, lax.slice_p, lax.copy_p, lax.rev_p
+}  # fmt: skip
 _LARGEST = 16
 """Comparisons in one predicate: a chain doubles what it chooses between."""
 
@@ -51,8 +54,10 @@ class _Choice:
         if predicate not in self.varying:
             return 1
         made = self.made_by.get(predicate)
-        if made is None or predicate.shape != self.equation.outputs[0].shape:
+        if made is None:
             return _LARGEST + 1
+        if made.primitive in _MOVES and len(made.inputs) == 1:
+            return self.count(made.inputs[0])
         if made.primitive in (lax.and_p, lax.or_p):
             return sum(map(self.count, made.inputs))
         if made.primitive is lax.not_p:
@@ -63,7 +68,7 @@ class _Choice:
         """The choices in order; the last makes the select equation's output."""
         predicate, when_false, when_true = self.equation.inputs
         found: list[Equation] = []
-        chosen = self._choose(predicate, when_true, when_false, found)
+        chosen = self._choose(predicate, when_true, when_false, found, ())
         if found and found[-1].outputs[0] is chosen:
             found[-1] = replace(found[-1], outputs=self.equation.outputs)
         else:
@@ -71,25 +76,47 @@ class _Choice:
             found.append(copy)
         return found
 
-    def _choose(self, predicate: Value, yes: Value, no: Value, found: list[Equation]) -> Value:
-        """Appends the choices between two values; returns what they make."""
+    def _choose(
+        self, predicate: Value, yes: Value, no: Value, found: list[Equation], path: tuple[Equation, ...]
+    ) -> Value:
+        """Appends the choices between two values; returns what they make.
+
+        **Arguments:** `path`, movements of the predicate on the way to the select equation, the last first.
+        """
         if predicate not in self.varying:
-            return self._add(found, lax.select_n_p, (predicate, no, yes), _select_n)
+            moved = self._moved(predicate, predicate.shape, path, found)
+            return self._add(found, lax.select_n_p, (moved, no, yes), _select_n)
         made = self.made_by[predicate]
+        if made.primitive in _MOVES:
+            return self._choose(made.inputs[0], yes, no, found, (*path, made))
         if made.primitive is lax.not_p:
-            return self._choose(made.inputs[0], no, yes, found)
+            return self._choose(made.inputs[0], no, yes, found, path)
         if made.primitive is lax.and_p:
             first, second = made.inputs
-            return self._choose(first, self._choose(second, yes, no, found), no, found)
+            return self._choose(first, self._choose(second, yes, no, found, path), no, found, path)
         if made.primitive is lax.or_p:
             first, second = made.inputs
-            return self._choose(first, yes, self._choose(second, yes, no, found), found)
+            return self._choose(first, yes, self._choose(second, yes, no, found, path), found, path)
         always = _always(made)
         if always is not None:
             return yes if always else no
         params = {"compare": _COMPARISONS[made.primitive]}
         apply = partial(pp.select_p.bind, **params)
-        return self._add(found, pp.select_p.primitive, (*made.inputs, yes, no), apply, params)
+        compared = (self._moved(value, predicate.shape, path, found) for value in made.inputs)
+        return self._add(found, pp.select_p.primitive, (*compared, yes, no), apply, params)
+
+    @staticmethod
+    def _moved(
+        value: Value, shape: tuple[int, ...], path: tuple[Equation, ...], found: list[Equation]
+    ) -> Value:
+        """What is compared, moved as the predicate is; numbers stay where they are."""
+        if value.shape != shape or value.literal is not None:
+            return value
+        for move in reversed(path):
+            moved = Value(move.outputs[0].shape, value.dtype)
+            found.append(replace(move, inputs=(value,), outputs=(moved,)))
+            value = moved
+        return value
 
     def _add(
         self,
