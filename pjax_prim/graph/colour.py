@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 
 Edges = Sequence[tuple[int, int]]
 _VISITS = 2000  # colourings that the search may try
+_WORK = 2_000_000  # edges that it may look at
 
 
 def two_colour(count: int, edges: Edges, anchor: int) -> list[int]:
@@ -25,12 +26,12 @@ def two_colour(count: int, edges: Edges, anchor: int) -> list[int]:
     """
     colours, _ = _spread_colours(count, edges, anchor)
     _improve(colours, edges)
-    visits = _VISITS
+    visits = min(_VISITS, _WORK // max(1, len(edges)))
     for size in range(len(conflicts(colours, edges))):
         found, visits = _search(count, edges, anchor, frozenset(), size, visits)
         if found is not None:
             colours = found
-        if found is not None or visits == 0:
+        if found is not None or visits <= 0:
             break
     return [colour ^ colours[anchor] for colour in colours]
 
@@ -96,7 +97,7 @@ def _search(
 
     **Returns:** the colouring or None, and how many of the `visits` are left.
     """
-    if visits == 0:
+    if visits <= 0:
         return None, 0
     colours, cycle = _spread_colours(count, edges, anchor, exempt)
     visits -= 1
@@ -113,17 +114,34 @@ def _search(
 
 def _improve(colours: list[int], edges: Edges) -> None:
     """Flips single nodes, and single nodes with one neighbour, while that removes conflicts."""
-    cost = len(conflicts(colours, edges))
+    touching: list[list[tuple[int, int]]] = [[] for _ in colours]
+    alike = [0] * len(colours)  # for each producer its edges to consumers of its colour
+    for producer, consumer in edges:
+        alike[producer] += colours[producer] == colours[consumer]
+        if producer != consumer:  # that one has its own colour whatever it is
+            touching[producer].append((producer, consumer))
+            touching[consumer].append((producer, consumer))
+    cost = sum(map(bool, alike))
+
+    def flip(node: int) -> int:
+        """Flips a node; returns how many conflicts that makes."""
+        made = 0
+        for producer, consumer in touching[node]:
+            before = alike[producer]
+            alike[producer] += -1 if colours[producer] == colours[consumer] else 1
+            made += (alike[producer] > 0) - (before > 0)
+        colours[node] ^= 1
+        return made
+
     candidates = [(node,) for node in range(len(colours))] + [tuple(edge) for edge in edges]
     improved = cost > 0
     while improved:
         improved = False
-        for flipped in candidates:
-            for node in set(flipped):
-                colours[node] ^= 1
-            changed = len(conflicts(colours, edges))
-            if changed < cost:
-                cost, improved = changed, True
+        for candidate in candidates:
+            flipped = set(candidate)
+            change = sum(map(flip, flipped))
+            if change < 0:
+                cost, improved = cost + change, True
             else:
-                for node in set(flipped):
-                    colours[node] ^= 1
+                for node in flipped:
+                    flip(node)

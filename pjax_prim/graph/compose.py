@@ -1,31 +1,29 @@
 """Equations that only together have a good projection become one.
 
-- A composition of elementwise operations on one value that is a function of `primitives.curves`, or
-  a relu (`jax.nn.gelu` and its like arrive as such chains).
-- A layer norm (`graph.rows`).
-- `jnp.where` with a comparison of values that depend on parameters.
+- A composition of elementwise operations on one value that is one of the `examples` (`jax.nn.gelu` and
+  its like arrive as such chains).
+- A layer norm (`rows`).
+- `jnp.where` with comparisons of values that depend on parameters (`selections`).
 
-`plan_compositions` and `plan_selections` only analyse; `compose` makes the new equations.
+`plan_compositions` only analyses; `compose` makes the new equations. Nothing is compiled or evaluated.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
 
 from .. import primitives as pp
-from ..primitives.recognise import SAMPLES, recognise
-from .groups import ELEMENTWISE, Groups
+from .examples import patterns
+from .groups import Group, Groups
 from .ir import Equation, Value
+from .match import has_patterns
 from .rows import Norm, plan_norms
+from .selections import select
 from .trace import FlatFunction
-
-_COMPARISONS = {lax.gt_p: "gt", lax.ge_p: "ge", lax.lt_p: "lt", lax.le_p: "le"}
 
 
 @dataclass(frozen=True)
@@ -38,136 +36,84 @@ class Composition:
     parameters: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The select equation that makes `output` chooses by `comparison`.
-
-    If `always` is a value it is that one, because iterates are finite: the comparison asks whether
-    something is.
-    """
-
-    output: Value
-    comparison: Equation
-    always: Value | None = None
-
-
 def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
     """The function with compositions and selections as single equations."""
-    norms = {plan.output: plan for plan in plan_norms(function, varying)}
-    equations = (
-        _normed(equation, norms[equation.outputs[0]])
-        if equation.outputs and equation.outputs[0] in norms
-        else equation
-        for equation in function.equations
-    )
-    function = replace(function, equations=tuple(equations))
-    compositions = {plan.output: plan for plan in plan_compositions(function, varying)}
-    selections = {plan.output: plan for plan in plan_selections(function, varying)}
-    composed = []
+    groups = Groups(function, varying)
+    norms = {plan.output: plan for plan in plan_norms(function.equations, groups)}
+    inside = {value for plan in norms.values() for value in plan.inside}
+    compositions = {plan.output: plan for plan in plan_compositions(function.equations, groups, inside)}
+    composed: list[Equation] = []
     for equation in function.equations:
         first = equation.outputs[0] if equation.outputs else None
-        if first in compositions:
+        if first in norms:
+            equation = _normed(equation, norms[first])
+        elif first in compositions:
             equation = _composed(equation, compositions[first])
-        elif first in selections:
-            equation = _selected(equation, selections[first])
         composed.append(equation)
-    return replace(function, equations=tuple(composed))
+    return replace(function, equations=tuple(select(composed, varying)))
 
 
-def plan_compositions(function: FlatFunction, varying: set[Value]) -> list[Composition]:
-    """The longest compositions that are in the table, last ones first.
+def plan_compositions(
+    equations: Iterable[Equation], groups: Groups, inside: set[Value] | frozenset[Value] = frozenset()
+) -> list[Composition]:
+    """The largest compositions that are in the table, last ones first.
 
-    Values inside must be used nowhere else: they have no copies then.
+    **Arguments:** `inside`, values that are gone already.
     """
-    groups = Groups(function, varying, _is_pointwise)
     plans: list[Composition] = []
-    taken: set[Equation] = set()
-    known: dict[str, Any] = {}
-    for equation in reversed(function.equations):
-        if equation in taken or not _is_pointwise(equation, varying):
+    taken = set(inside)
+    for equation in reversed(tuple(equations)):
+        if len(equation.outputs) != 1:
             continue
-        output = equation.outputs[0]
-        if not jnp.issubdtype(output.dtype, jnp.floating):
+        (output,) = equation.outputs
+        if output in taken or output not in groups.varying or not has_patterns(output.dtype):
             continue
-        for root, members in groups.ending_at(equation):
-            steps = groups.closed(root, members)
-            found = None if steps is None else _function_of(root, output, steps, known)
-            if found is not None:
-                plans.append(Composition(root, output, *found))
-                taken.update(members)
-                break
+        found = _composition(equation, groups)
+        if found is not None:
+            group, function, parameters = found
+            plans.append(Composition(group.root, output, function, parameters))
+            taken.update(value for x in group.equations for value in x.outputs)
     return plans
 
 
-def _is_pointwise(equation: Equation, varying: set[Value]) -> bool:
-    if equation.primitive not in ELEMENTWISE or equation.outputs[0] not in varying:
-        return False
-    shape = equation.outputs[0].shape
-    return all(value.shape == shape for value in equation.inputs if value in varying)
-
-
-def _function_of(
-    root: Value, output: Value, steps: list[Equation], known: dict[str, Any]
-) -> tuple[str, tuple[float, ...]] | None:
-    """The name of the function that the steps compute, with its parameters."""
-    numbers = {value: number for number, value in enumerate([root, *(x.outputs[0] for x in steps)])}
-    key = repr([
-        (x.primitive, sorted((k, str(v)) for k, v in x.params.items() if k not in ("shape", "sharding",
-         "broadcast_dimensions")), [numbers.get(v, v.literal) for v in x.inputs])
-        for x in steps
-    ] + [root.dtype])  # fmt: skip
-    if key not in known:
-        with jax.ensure_compile_time_eval():
-            values = np.asarray(jax.jit(partial(_evaluate, steps, root, output))(_samples(root)))
-        known[key] = recognise(values.astype(np.float64), float(jnp.finfo(root.dtype).eps))
-    result: tuple[str, tuple[float, ...]] | None = known[key]
-    return result
-
-
-def _samples(root: Value) -> Array:
-    return jnp.asarray(SAMPLES, root.dtype)
-
-
-def _evaluate(steps: list[Equation], root: Value, output: Value, x: Array) -> Array:
-    """The steps on any array in the place of the root."""
-    environment: dict[Value, Array] = {root: x}
-    for step in steps:
-        inputs = [
-            jnp.broadcast_to(jnp.asarray(value.literal, value.dtype).reshape(()), x.shape)
-            if value.literal is not None
-            else environment[value]
-            for value in step.inputs
-        ]
-        if step.primitive is lax.broadcast_in_dim_p:
-            environment[step.outputs[0]] = inputs[0]
-        else:
-            environment[step.outputs[0]] = step.primitive.bind(*inputs, **step.params)
-    return environment[output]
-
-
-def plan_selections(function: FlatFunction, varying: set[Value]) -> list[Selection]:
-    """Selects whose predicate is a comparison that depends on parameters."""
-    made_by = {value: equation for equation in function.equations for value in equation.outputs}
-    plans = []
-    for equation in function.equations:
-        if equation.primitive is not lax.select_n_p or len(equation.inputs) != 3:
+def _composition(equation: Equation, groups: Groups) -> tuple[Group, str, tuple[float, ...]] | None:
+    (output,) = equation.outputs
+    term = groups.terms.of(output)
+    for example, pattern in patterns(output.dtype).get(term.operation, ()):
+        bindings = pattern.bind(term)
+        if bindings is None:
             continue
-        comparison = made_by.get(equation.inputs[0])
-        if equation.inputs[0] not in varying or comparison is None:
+        read = pattern.read(bindings)
+        parameters = None if read is None else example.accept(*read)
+        if parameters is None:
             continue
-        _, when_false, when_true = equation.inputs
-        if comparison.primitive is lax.ne_p and comparison.inputs[0] is comparison.inputs[1]:
-            plans.append(Selection(equation.outputs[0], comparison, when_false))
-        elif comparison.primitive is lax.is_finite_p:
-            plans.append(Selection(equation.outputs[0], comparison, when_true))
-        elif comparison.primitive in _COMPARISONS and equation.inputs[0].shape == equation.outputs[0].shape:
-            plans.append(Selection(equation.outputs[0], comparison))
-    return plans
+        group = groups.between(bindings[pattern.inputs[0]], equation)
+        if group is not None and len(group.equations) > 1 and _is_pointwise(group, groups.varying):
+            return group, example.name, parameters
+    return None
+
+
+def _is_pointwise(group: Group, varying: set[Value]) -> bool:
+    """Whether all that depends on the root has its shape: terms do not tell axes."""
+    values = {value for x in group.equations for value in (*x.inputs, *x.outputs) if value in varying}
+    return all(value.shape == group.root.shape for value in values)
 
 
 def _composed(equation: Equation, plan: Composition) -> Equation:
     if plan.function == "relu":
         return _as(equation, pp.sum_relu_p, plan.root)
+    if plan.function in ("maximum", "minimum"):
+        dtype = plan.root.dtype
+        bound = Value((), dtype, np.asarray(plan.parameters[0], dtype))
+        primitive = lax.max_p if plan.function == "maximum" else lax.min_p
+        apply = lax.max if plan.function == "maximum" else lax.min
+        return replace(
+            equation,
+            primitive=primitive,
+            params={},
+            inputs=(plan.root, bound),
+            apply=lambda x, c: (apply(x, lax.full_like(x, c)),),
+        )
     return _as(equation, pp.scalar_p, plan.root, function=plan.function, parameters=plan.parameters)
 
 
@@ -185,11 +131,3 @@ def _as(equation: Equation, definition: pp.Definition, *inputs: Value, **params:
         inputs=inputs,
         apply=partial(definition.bind, **params),
     )
-
-
-def _selected(equation: Equation, plan: Selection) -> Equation:
-    if plan.always is not None:
-        return replace(equation, primitive=lax.copy_p, params={}, inputs=(plan.always,), apply=lambda x: (x,))
-    _, when_false, when_true = equation.inputs
-    compare = _COMPARISONS[plan.comparison.primitive]
-    return _as(equation, pp.select_p, *plan.comparison.inputs, when_true, when_false, compare=compare)

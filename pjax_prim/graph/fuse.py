@@ -1,8 +1,10 @@
 """Chains of additions become one constraint, together with the relu they end in.
 
-`plan_fusion` only analyses and returns one frozen step; `apply_fusion` carries it out.
+`plan_fusion` only analyses and returns one frozen step; `apply_fusion` carries it out, all but the removal
+of what disappeared, which `fuse` leaves to the end.
 """
 
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 from ..rules.elementwise import Sum, SumRelu
@@ -24,41 +26,55 @@ class Fusion:
 
 
 def fuse(draft: Draft) -> None:
-    """Fuses until nothing is left to fuse."""
-    while (fusion := plan_fusion(draft)) is not None:
-        apply_fusion(draft, fusion)
+    """Fuses until nothing is left to fuse.
 
-
-def plan_fusion(draft: Draft) -> Fusion | None:
-    """The next sum that can be fused, or None.
-
-    A sum is fused only if its value is used nowhere else, because it then has no copies.
+    Once through the nodes is enough: a fusion changes no use of what other nodes read.
     """
     sums = {node.output: index for index, node in enumerate(draft.nodes) if isinstance(node.constraint, Sum)}
     uses = draft.count_uses()
-    for root, node in enumerate(draft.nodes):
-        if not isinstance(node.constraint, Sum | SumRelu):
-            continue
-        for position, value in enumerate(node.operands):
-            path = []
-            while uses[value] == 1 and value in draft.moved_by:
-                equation, movement = draft.moved_by[value]
-                if movement.kind != "bijective" or len(equation.inputs) != 1:
-                    break
-                path.append(equation)
-                value = equation.inputs[0]
-            if uses[value] == 1 and value in sums:
-                return Fusion(root, position, sums[value], tuple(path))
+    gone: set[int] = set()
+    for root in range(len(draft.nodes)):
+        while root not in gone and (fusion := plan_fusion(draft, root, sums, uses)) is not None:
+            apply_fusion(draft, fusion, uses)
+            gone.add(fusion.inner)
+            del sums[draft.nodes[fusion.inner].output]
+    draft.nodes[:] = [node for index, node in enumerate(draft.nodes) if index not in gone]
+
+
+def plan_fusion(
+    draft: Draft, root: int, sums: Mapping[Value, int], uses: Mapping[Value, int]
+) -> Fusion | None:
+    """The next sum that can be fused into a node, or None.
+
+    A sum is fused only if its value is used nowhere else, because it then has no copies.
+
+    **Arguments:** `sums`, the nodes that are sums by their outputs; `uses`, how often each value is read.
+    """
+    node = draft.nodes[root]
+    if not isinstance(node.constraint, Sum | SumRelu):
+        return None
+    for position, value in enumerate(node.operands):
+        path = []
+        while uses[value] == 1 and value in draft.moved_by:
+            equation, movement = draft.moved_by[value]
+            if movement.kind != "bijective" or len(equation.inputs) != 1:
+                break
+            path.append(equation)
+            value = equation.inputs[0]
+        if uses[value] == 1 and value in sums:
+            return Fusion(root, position, sums[value], tuple(path))
     return None
 
 
-def apply_fusion(draft: Draft, fusion: Fusion) -> None:
-    """Rewrites the draft."""
+def apply_fusion(draft: Draft, fusion: Fusion, uses: MutableMapping[Value, int]) -> None:
+    """Rewrites the root's node, which then reads each of its operands as often as the two did."""
     root, inner = draft.nodes[fusion.root], draft.nodes[fusion.inner]
     outer, added = root.constraint, inner.constraint
     assert isinstance(outer, Sum | SumRelu) and isinstance(added, Sum)
     sign = outer.signs[fusion.position]
     operands = [_moved(draft, value, fusion.path) for value in inner.operands]
+    if fusion.path:
+        uses.update(dict.fromkeys(operands, 1))
     constants = [_moved(draft, value, fusion.path) for value in inner.constants]
     before, after = slice(None, fusion.position), slice(fusion.position + 1, None)
     draft.nodes[fusion.root] = replace(
@@ -75,7 +91,6 @@ def apply_fusion(draft: Draft, fusion: Fusion) -> None:
         operands=(*root.operands[before], *operands, *root.operands[after]),
         constants=(*root.constants, *constants),
     )
-    del draft.nodes[fusion.inner]
 
 
 def _moved(draft: Draft, value: Value, path: tuple[Equation, ...]) -> Value:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -229,7 +230,8 @@ def insert_identities(
     **Returns:** the new nodes, and where the old ones are among them.
     """
     producers = {producer for producer, _ in edges}
-    index_of = [old + sum(x < old for x in producers) for old in range(len(nodes))]
+    before = accumulate((old in producers for old in range(len(nodes))), initial=0)
+    index_of = [old + count for old, count in zip(range(len(nodes)), before, strict=False)]
     number = sum(isinstance(node.constraint, Identity) for node in nodes)
     new: list[Node] = []
     for old, node in enumerate(nodes):

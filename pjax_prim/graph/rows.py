@@ -1,13 +1,14 @@
 """Layer norms, however they are written, become one constraint.
 
-A group of equations with one input and one output of its shape, at least one of which is a sum over axes,
-is tried on samples: if it gives t / sqrt(mean t^2 + eps) over these axes, with t = x or x - mean x and eps
-one of its numbers, it is a norm. Its elementary constraints meet far more slowly
-(`benchmarks/compositions.py`).
+A group of equations with one input and one output of its shape is a norm if it is one of the examples below:
+t / sqrt(mean t^2 + eps) over some axes, with t = x or x - mean x and eps a number written in the program.
+Its elementary constraints meet far more slowly (`benchmarks/compositions.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from typing import Any
 
 import jax
@@ -15,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .groups import ELEMENTWISE, Groups
+from .groups import Group, Groups
 from .ir import Equation, Value
-from .trace import FlatFunction
+from .match import PLACEHOLDERS, Bindings, Pattern, has_patterns, make_pattern
 
-_OTHERS = {lax.reduce_sum_p, lax.broadcast_in_dim_p, lax.reshape_p, lax.squeeze_p}
-_SCALES = 1.0, 1e-3
-"""Of samples: the small one tells what is added to the mean of squares."""
+_COUNT = 13
+"""How many numbers the examples average; in a program it is the size of the axes that are averaged."""
 
 Axes = tuple[int | None, ...]
 """For each axis of a value the axis of the group's input that it is; None for an axis of size 1."""
@@ -29,92 +29,104 @@ Axes = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Norm:
-    """`output` is the norm of `root` over `axes`."""
+    """`output` is the norm of `root` over `axes`; `inside`, what was made on the way."""
 
     root: Value
     output: Value
     axes: tuple[int, ...]
     eps: float
     center: bool
+    inside: frozenset[Value]
 
 
-def plan_norms(function: FlatFunction, varying: set[Value]) -> list[Norm]:
+def plan_norms(equations: Iterable[Equation], groups: Groups) -> list[Norm]:
     """All groups that are norms. Values inside must be used nowhere else: they have no copies then."""
-    groups = Groups(function, varying, _is_rowwise)
     plans: list[Norm] = []
-    for last in function.equations:
-        if last.primitive not in (lax.mul_p, lax.div_p) or last.outputs[0] not in varying:
-            continue
-        for root, members in groups.ending_at(last):
-            if root.shape != last.outputs[0].shape or not jnp.issubdtype(root.dtype, jnp.floating):
-                continue
-            steps = groups.closed(root, members)
-            if steps is not None and (found := _norm_of(root, last.outputs[0], steps)) is not None:
+    for last in equations:
+        if last.primitive in (lax.mul_p, lax.div_p) and last.outputs[0] in groups.varying:
+            if has_patterns(last.outputs[0].dtype) and (found := _norm_of(last, groups)) is not None:
                 plans.append(found)
-                break
     return plans
 
 
-def _is_rowwise(equation: Equation, varying: set[Value]) -> bool:
-    return equation.primitive in ELEMENTWISE | _OTHERS and equation.outputs[0] in varying
-
-
-def _norm_of(root: Value, output: Value, steps: list[Equation]) -> Norm | None:
-    traced = _trace_axes(root, steps)
-    if traced is None:
-        return None
-    axes, summed = traced
-    if not summed or 0 in root.shape or axes.get(output) != axes[root]:
-        return None
-    # Of the other axes two entries are enough.
-    small = tuple(n if axis in summed else min(n, 2) for axis, n in enumerate(root.shape))
-    samples = np.random.default_rng(0).standard_normal((len(_SCALES), *small))
-    samples = (np.reshape(_SCALES, (-1, *[1] * len(small))) * samples).astype(root.dtype)
-    with jax.ensure_compile_time_eval():
-        values = [np.asarray(_evaluate(root, output, steps, axes, jnp.asarray(x))) for x in samples]
-    for eps in _numbers(steps):
-        for center in (True, False):
-            pairs = zip(samples, values, strict=True)
-            if all(_is_norm(x, value, summed, eps, center, root.dtype) for x, value in pairs):
-                return Norm(root, output, summed, eps, center)
+def _norm_of(last: Equation, groups: Groups) -> Norm | None:
+    (output,) = last.outputs
+    term = groups.terms.of(output)
+    for center, pattern in _patterns(jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))):
+        bindings = pattern.bind(term)
+        if bindings is None:
+            continue
+        group = groups.between(bindings[pattern.inputs[0]], last)
+        axes = None if group is None else _averaged(group, groups.varying)
+        if group is None or axes is None or not _counts(pattern, bindings, group, axes):
+            continue
+        eps = {bindings[x].number for x in pattern.parameters[0]}
+        if len(eps) == 1 and 0 < (number := eps.pop()) < np.inf:
+            inside = frozenset(value for x in group.equations for value in x.outputs)
+            return Norm(group.root, output, axes, number, center, inside)
     return None
 
 
-def _is_norm(
-    x: np.ndarray, value: np.ndarray, axes: tuple[int, ...], eps: float, center: bool, dtype: Any
-) -> bool:
-    x = x.astype(np.float64)
-    t = x - x.mean(axes, keepdims=True) if center else x
-    expected = t / np.sqrt(np.mean(t * t, axes, keepdims=True) + eps)
-    tolerance = 64 * float(jnp.finfo(dtype).eps)
-    return bool(np.all(np.abs(value.astype(np.float64) - expected) <= tolerance * (1 + np.abs(expected))))
+def _counts(pattern: Pattern, bindings: Bindings, group: Group, axes: tuple[int, ...]) -> bool:
+    """Whether sums are divided by the number of what is added."""
+    count = np.prod([group.root.shape[axis] for axis in axes])
+    literals = [bindings[x].literal for x in pattern.parameters[1]]
+    return all(literal == np.asarray(count).astype(literal.dtype) for literal in literals)
 
 
-def _numbers(steps: list[Equation]) -> Iterator[float]:
-    """Those written in a group that may be an epsilon."""
-    seen = set()
-    for step in steps:
-        for value in step.inputs:
-            if value.literal is not None and np.size(value.literal) == 1:
-                number = float(np.asarray(value.literal).reshape(()))
-                if 0 < number < np.inf and number not in seen:
-                    seen.add(number)
-                    yield number
+def _average(x: Any) -> Any:
+    return jnp.mean(x, -1, keepdims=True)
 
 
-def _trace_axes(root: Value, steps: list[Equation]) -> tuple[dict[Value, Axes], tuple[int, ...]] | None:
-    """The axes of all values that depend on the root, and those that are summed; None where they are lost."""
+def _squares(t: Any) -> Any:
+    return jnp.mean(t * t, -1, keepdims=True)
+
+
+_VARIANCES: tuple[Callable[[Any], Any], ...] = (
+    lambda x: jnp.var(x, -1, keepdims=True),
+    lambda x: _squares(x - _average(x)),
+    lambda x: _squares(x) - _average(x) ** 2,
+    lambda x: jnp.maximum(0.0, jnp.var(x, -1, keepdims=True)),
+    lambda x: jnp.maximum(0.0, _squares(x) - _average(x) ** 2),
+)
+_QUOTIENTS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda t, v: t / jnp.sqrt(v),
+    lambda t, v: t * lax.rsqrt(v),
+    lambda t, v: t * (1 / jnp.sqrt(v)),
+    lambda t, v: t / v**0.5,
+)
+
+
+@cache
+def _patterns(dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], ...]:
+    """The examples: for each whether it is centred, and its trace."""
+    del x64
+    x = jax.ShapeDtypeStruct((2, _COUNT), dtype)
+    found = []
+    for variance, quotient in product((None, *_VARIANCES), _QUOTIENTS):
+
+        def norm(x: Any, eps: float, _: Any, variance: Any = variance, quotient: Any = quotient) -> Any:
+            if variance is None:
+                return quotient(x, _squares(x) + eps)
+            return quotient(x - _average(x), variance(x) + eps)
+
+        pattern = make_pattern(norm, [x], (PLACEHOLDERS[0], _COUNT))
+        found.append((variance is not None, pattern))
+    return tuple(found)
+
+
+def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
+    """The axes of the root that every sum of a group is over; None if they differ or are lost."""
+    root = group.root
     known: dict[Value, Axes] = {root: tuple(None if n == 1 else i for i, n in enumerate(root.shape))}
-    summed: set[int] = set()
-    for step in steps:
-        inputs = [value for value in step.inputs if value in known]
+    summed: set[tuple[int, ...]] = set()
+    for step in group.equations:
+        inputs = [value for value in step.inputs if value in varying]
         output = step.outputs[0]
-        if not inputs:
-            continue
         axes = known[inputs[0]]
         if step.primitive is lax.reduce_sum_p:
             gone = step.params["axes"]
-            summed.update(axes[i] for i in gone if axes[i] is not None)
+            summed.add(tuple(sorted(axis for i in gone if (axis := axes[i]) is not None)))
             found: Axes | None = tuple(axis for i, axis in enumerate(axes) if i not in gone)
         elif step.primitive is lax.broadcast_in_dim_p:
             found = _broadcast_axes(axes, inputs[0].shape, step, root)
@@ -125,7 +137,9 @@ def _trace_axes(root: Value, steps: list[Equation]) -> tuple[dict[Value, Axes], 
         if found is None:
             return None
         known[output] = found
-    return known, tuple(sorted(summed))
+    if len(summed) != 1 or 0 in root.shape or known[group.output] != known[root]:
+        return None
+    return summed.pop() or None
 
 
 def _common_axes(given: list[Axes]) -> Axes | None:
@@ -160,34 +174,3 @@ def _reshaped_axes(axes: Axes, shape: tuple[int, ...], root: Value) -> Axes | No
         return None
     rest = iter(left)
     return tuple(None if n == 1 else next(rest) for n in shape)
-
-
-def _evaluate(root: Value, output: Value, steps: list[Equation], axes: dict[Value, Axes], x: Any) -> Any:
-    """The steps on an array in the root's place that may be shorter along its axes; numbers stay numbers."""
-    environment: dict[Value, Any] = {root: x}
-
-    def read(value: Value) -> Any:
-        if value.literal is not None:
-            return jnp.asarray(value.literal, value.dtype).reshape(())
-        return environment[value]
-
-    def shape_of(value: Value) -> tuple[int, ...]:
-        places = axes[value]
-        return tuple(1 if axis is None else x.shape[axis] for axis in places)
-
-    for step in steps:
-        inputs, made = [read(value) for value in step.inputs], step.outputs[0]
-        if made not in axes:  # a number
-            moves = step.primitive in _OTHERS
-            environment[made] = inputs[0] if moves else step.primitive.bind(*inputs, **step.params)
-        elif step.primitive is lax.reduce_sum_p:
-            environment[made] = jnp.sum(inputs[0], step.params["axes"])
-        elif step.primitive is lax.broadcast_in_dim_p:
-            dims = step.params["broadcast_dimensions"]
-            environment[made] = lax.broadcast_in_dim(inputs[0], shape_of(made), dims)
-        elif step.primitive in _OTHERS:
-            environment[made] = inputs[0].reshape(shape_of(made))
-        else:
-            same = [jnp.broadcast_to(value, shape_of(made)) for value in inputs]
-            environment[made] = step.primitive.bind(*same, **step.params)
-    return environment[output]

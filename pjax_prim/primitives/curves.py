@@ -394,8 +394,3 @@ def curve(function: str, parameters: Parameters = ()) -> Curve:
     if len(parameters) != count:
         raise ArgumentError(f"parameters: expected {count} number(s) for {function!r}, given {parameters!r}")
     return make(*parameters)
-
-
-def functions_without_parameters() -> tuple[str, ...]:
-    """The names in the table that stand for one function."""
-    return tuple(name for name, (count, _) in _CURVES.items() if count == 0)

@@ -1,8 +1,8 @@
 """What to write instead of primitives that have no projection rule."""
 
 _COMPARISON = (
-    "A comparison of values that depend on parameters can only choose: jnp.where(x > y, a, b) with one "
-    "of >, >=, <, <=; nest several of them for 'and' and 'or'"
+    "A comparison of values that depend on parameters can only choose: jnp.where(x > y, a, b) with >, >=, "
+    "<, <=, or several of them joined by &, | and ~"
 )
 _INDEX = (
     "It chooses by order, which has no projection: take a maximum (jnp.max), or compute the indices "

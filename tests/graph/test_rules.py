@@ -209,7 +209,7 @@ halved.defjvp(lambda primals, tangents: (halved(*primals), tangents[0]))
     ("forward", "message"),
     [
         (lambda a, b: (a > 0) * b, "primitive 'gt'.*can only choose"),
-        (lambda a, b: jnp.where((a > 0) & (b > 0), a, b), "primitive 'gt'.*nest several of them"),
+        (lambda a, b: jnp.where((a > 0) & (a == b), a, b), "primitive 'gt'.*joined by"),
         (lambda a, b: jnp.where(a == b, a, b), "primitive 'eq'.*can only choose: jnp.where"),
         (lambda a, b: jnp.sort(a), "primitive 'sort'.*chooses by order"),
         (lambda a, b: a[jnp.argmax(b[:, 0])], "primitive 'argmax'.*chooses by order"),
