@@ -6,8 +6,10 @@ from typing import Any
 import jax
 from jax._src import distributed as _distributed
 from jax._src import source_info_util
+from jax._src import util as _util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
+from jax._src.linear_util import WrappedFun
 from jax._src.shard_map import shard_map_p as shard_map_p
 from jax._src.sharding_impls import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, primitives
@@ -51,9 +53,27 @@ def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     return jaxpr, getattr(closed, "consts", None) or ()
 
 
+def without_constants(jaxpr: Any) -> Any:
+    """The open jaxpr without the arrays it carries, so that keeping it keeps none alive."""
+    return jaxpr.replace(consts=[None] * len(jaxpr.consts)) if getattr(jaxpr, "consts", None) else jaxpr
+
+
+def wrapped_parts(value: Any) -> tuple[Any, ...] | None:
+    """The functions and settings of what JAX wraps around a rule of a custom derivative; None for others."""
+    if not isinstance(value, WrappedFun):
+        return None
+    return (value.f, *(x for pair in value.transforms for x in pair), value.params)
+
+
+def program_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Caches a function by its arguments and JAX's configuration; `jax.clear_caches()` clears it."""
+    cached: Callable[..., Any] = _util.cache(max_size=128, trace_context_in_key=True)(function)
+    return cached
+
+
 def close_jaxpr(jaxpr: Any, constants: Sequence[Any]) -> Any:
     """The inverse of `open_jaxpr`, with other constants."""
-    if hasattr(jaxpr, "consts"):
+    if hasattr(jaxpr, "consts"):  # from jax 0.11
         return jaxpr.replace(consts=list(constants))
     return ClosedJaxpr(jaxpr, list(constants))
 

@@ -9,11 +9,10 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .errors import ArgumentError
-from .graph.trace import trace
+from .feasibility import FeasibilityProblem, check_parameters
+from .graph.program import trace
 from .primitives._arguments import is_concrete, positive
 from .pullbacks import WEIGHT, directions, settings_of
-from .solving import make_problem
-from .transform import check_labels, check_parameters, prepare
 
 
 def displacement(
@@ -156,11 +155,9 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
     """
 
     def measure(params: Any, *args: Any) -> Float[Array, ""]:
-        prepared = prepare(fn, params, args)
-        check_labels(prepared.graph, prepared.data)
-        captured = [array for _, array in prepared.graph.function.captured]
-        arrays = prepared.parameters, prepared.data, captured
-        problem = make_problem(prepared.graph, "compressed", arrays)
-        return jnp.sqrt(sum(problem.forward_gaps(prepared.parameters), jnp.zeros(())))
+        problem = FeasibilityProblem.of(fn, params, *args)
+        problem.check()
+        gaps = problem.numbers().forward_gaps(problem.trained)
+        return jnp.sqrt(sum(gaps, jnp.zeros(())))
 
     return measure

@@ -10,22 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .errors import ArgumentError
+from .feasibility import Arrays, FeasibilityProblem, make_problem
 from .graph import ConstraintGraph
-from .metric import metric_of, weigh
 from .problem import (
-    AbstractProblem,
-    CompressedProblem,
-    ConsensusProblem,
-    DividedProblem,
-    ExpandedProblem,
-    Form,
     Placement,
-    State,
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
 from .solvers.settings import Setting, check_count, check_setting, operands
-from .transform import Prepared, check_labels, prepare
 
 
 class RESULTS(eqx.Enumeration):
@@ -72,6 +64,7 @@ def solve(
     readout: Readout = "shadow",
     state: Any = None,
     placement: Placement | None = None,
+    has_aux: bool = False,
 ) -> Solution:
     """Finds parameters, and states of every operation, that satisfy all constraints of a function.
 
@@ -106,44 +99,18 @@ def solve(
     passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    prepared = prepare(fn, params, args)
-    check_labels(prepared.graph, prepared.data)
-    graph, arrays = problem_parts(prepared, solver)
+    problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux)
+    problem.check()
+    graph, arrays = problem.graph_for(solver), problem.arrays
+    if placement is not None:
+        _check_placement(graph, solver, placement)
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
         graph, operands(solver), operands(max_steps), operands(tol), readout, arrays, state, placement
     )
     names = tuple(node.name for node in graph.nodes)
-    return Solution(prepared.restore(new), state, stats, result, names)
-
-
-Arrays = tuple[list[Array], list[Array], list[Array]]  # parameters, data, captured
-
-
-def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[ConstraintGraph, Arrays]:
-    """The graph as a solver takes it, and the arrays that go with it."""
-    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
-    solver.check(graph)
-    graph = weigh(graph, metric_of(solver.metric))
-    captured = [array for _, array in graph.function.captured]
-    return graph, (prepared.parameters, prepared.data, captured)
-
-
-def make_problem(
-    graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
-) -> AbstractProblem:
-    """The graph with its numbers, in one of the forms."""
-    _, data, captured = arrays
-    return PROBLEMS[form](graph, graph.constants(data, captured), placement)
-
-
-PROBLEMS: dict[Form, type[AbstractProblem]] = {
-    "compressed": CompressedProblem,
-    "expanded": ExpandedProblem,
-    "divided": DividedProblem,
-    "consensus": ConsensusProblem,
-}
+    return Solution(problem.restore(new), state, stats, result, names)
 
 
 @eqx.filter_jit
@@ -199,6 +166,20 @@ def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None
     if readout not in get_args(Readout):
         allowed = " or ".join(map(repr, get_args(Readout)))
         raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
+
+
+def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: Placement) -> None:
+    expected = [None if node.output is None else len(node.output.shape) for node in graph.nodes]
+    given = [None if x is None else len(x.spec) for x in placement.outputs]
+    fits = len(expected) == len(given) and all(
+        (a is None) == (b is None) and (a is None or b is None or b <= a)
+        for a, b in zip(expected, given, strict=True)
+    )
+    if not fits:
+        raise ArgumentError(
+            f"placement: expected that of a plan for this function and {type(solver).__name__} "
+            f"({len(expected)} nodes), given one for {len(given)} nodes of other kinds"
+        )
 
 
 def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:

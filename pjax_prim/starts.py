@@ -15,12 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .errors import ArgumentError
+from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
 from .primitives._arguments import is_concrete
 from .problem import AbstractProblem
 from .solvers import AbstractSolver
 from .solvers.settings import Setting, check_count, operands
-from .solving import check_arguments, make_problem, problem_parts
-from .transform import check_labels, is_data, is_trained, prepare
+from .solving import check_arguments
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def solve_starts(
     for name, value in (("starts", starts), ("lanes", lanes), ("chunk", chunk), ("max_steps", max_steps)):
         check_count(name, value, 1)
         if not is_concrete(value):
-            raise ArgumentError(f"{name}: expected a known integer, given a traced one; use pjp.solve inside jit")
+            raise ArgumentError(
+                f"{name}: expected a known integer, given a traced one; use pjp.solve inside jit"
+            )
     starts, lanes, chunk, max_steps = map(int, (starts, lanes, chunk, max_steps))
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
@@ -107,9 +109,9 @@ def solve_starts(
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
     first = make_params(keys[0])
-    prepared = prepare(fn, first, args)
-    check_labels(prepared.graph, prepared.data)
-    graph, (_, common, captured) = problem_parts(prepared, solver)
+    prepared = FeasibilityProblem.of(fn, first, *args)
+    prepared.check()
+    graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
     untrained = len(_untrained(first))
     data = common[untrained:], captured
 
@@ -120,10 +122,10 @@ def solve_starts(
     def begin(key: PRNGKeyArray, data: Any) -> _Lane:
         params = make_params(key)
         _check_static(first, params)
-        own = prepare(fn, params, args)
+        own = FeasibilityProblem.of(fn, params, *args)
         fixed = own.data[:untrained]
-        state = solver.init(problem_of(fixed, data), own.parameters)
-        return _Lane(state, own.parameters, fixed, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        state = solver.init(problem_of(fixed, data), own.trained)
+        return _Lane(state, own.trained, fixed, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def restore(parameters: list[Array], untrained: list[Array]) -> Any:
         _, treedef = jax.tree.flatten(eqx.filter(first, _is_untrained))
@@ -142,9 +144,7 @@ def solve_starts(
         going = ~lane.solved & (lane.steps < max_steps)
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
-        return _Lane(
-            state, parameters, lane.untrained, lane.steps + going, lane.solved | (going & solved)
-        )
+        return _Lane(state, parameters, lane.untrained, lane.steps + going, lane.solved | (going & solved))
 
     def run(lanes: _Lane, data: Any) -> _Lane:
         return jax.lax.fori_loop(0, chunk, lambda _, x: jax.vmap(step, (0, None))(x, data), lanes)
@@ -218,7 +218,7 @@ def _is_untrained(leaf: Any) -> bool:
 
 
 def _untrained(params: Any) -> list[Any]:
-    """The arrays of parameters that are not trained, in the order in which `prepare` has them."""
+    """The arrays of parameters that are not trained, in the order in which a problem has them."""
     return jax.tree.leaves(eqx.filter(params, _is_untrained))
 
 

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metric",),
     ("problem",),
     ("solvers",),
-    ("transform",),
+    ("feasibility",),
     ("solving",),
     ("starts",),
     ("displacement",),

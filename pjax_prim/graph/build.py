@@ -2,8 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,26 +14,17 @@ from .graph import ConstraintGraph, Node, insert_identities
 from .ir import Value
 from .operand import make_operand
 from .orient import orient
+from .program import Program
 from .trace import FlatFunction, flatten
 
 
-def build_graph(
-    function: Callable[..., Sequence[Any]],
-    parameters: Sequence[Any],
-    data: Sequence[Any],
-    names: Sequence[str],
-) -> ConstraintGraph:
-    """Traces `function(parameters, data) -> list of arrays` into a constraint graph.
-
-    **Arguments:**
-
-    - `parameters`, `data`: arrays or abstract arrays; only shapes and dtypes matter.
-    - `names`: of the parameters, for printing and messages.
+def build_graph(program: Program) -> ConstraintGraph:
+    """The constraint graph of a program.
 
     **Errors:** `GraphError` and `MissingRuleError`, with the user's source line. A parameter that
     reaches no loss is an `UnusedParameterWarning` and stays as it is.
     """
-    flat = flatten(function, parameters, data)
+    flat, names = flatten(program), program.names
     graph = _graph_of(flat, names, make_draft(flat))
     moved = {
         producer

@@ -13,7 +13,7 @@ from ..rules import AbstractConstraint
 from ..rules.constraint import Count
 from ..rules.elementwise import Identity
 from .colour import two_colour
-from .ir import Environment, Equation, Loop, Value, abstract, evaluate
+from .ir import Environment, Equation, Loop, Value, abstract, evaluate, leading_to
 from .operand import Operand
 from .printing import format_graph
 from .trace import FlatFunction
@@ -151,16 +151,19 @@ class ConstraintGraph:
         coloured = list(enumerate(self.colours))
         return tuple(tuple(index for index, other in coloured if other == colour) for colour in (0, 1))
 
-    def constants(self, data: Sequence[Any], captured: Sequence[Any] | None = None) -> Environment:
-        """The constant values, from the function's data arrays.
+    def constants(
+        self, data: Sequence[Any], captured: Sequence[Any], wanted: Collection[Value] | None = None
+    ) -> Environment:
+        """The constant values, from the function's data arrays and those it closes over.
 
-        `captured` are the arrays the function closes over, if they were passed on separately.
+        **Arguments:** `wanted`, those to evaluate; all by default.
         """
-        environment: Environment = dict(self.function.captured)
-        if captured is not None:
-            environment.update(zip(environment, captured, strict=True))
-        environment.update(zip(self.function.data, data, strict=True))
-        evaluate(self.constant_equations, environment)
+        function = self.function
+        environment: Environment = dict(function.baked)
+        environment.update(zip(function.captured, captured, strict=True))
+        environment.update(zip(function.data, data, strict=True))
+        equations = self.constant_equations
+        evaluate(equations if wanted is None else leading_to(equations, wanted), environment)
         return environment
 
     def backward_sets(self) -> tuple[tuple[int, ...], ...]:

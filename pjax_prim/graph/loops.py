@@ -54,7 +54,7 @@ def inline_scan(outer: Inliner, equation: Any, operands: Sequence[Value]) -> lis
     if length == 0:
         results = [value_like(variable.aval) for variable in equation.outvars]
         empty = [(y, jnp.zeros(y.shape, y.dtype)) for y in results[carry_count:]]
-        outer.captured.extend(empty)
+        outer.baked.extend(empty)
         return [*inits, *results[carry_count:]]
     jaxpr, constants = open_jaxpr(equation.params["jaxpr"])
     loop = outer.new_loop(length)

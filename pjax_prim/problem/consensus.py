@@ -39,12 +39,13 @@ class ConsensusProblem(AbstractProblem):
         """
         given = self._all(state)
         function = self.graph.function
-        constants = [self.constants[value] for value, _ in function.captured]
-        others = [self.constants[value] for value in function.data]
-        jaxpr = function.program
-        closed = close_jaxpr(jaxpr, constants[: len(jaxpr.constvars)])
+        captured, others = (
+            [self.constants[x] for x in values] for values in (function.captured, function.data)
+        )
+        assert function.program is not None
+        closed = close_jaxpr(function.program.jaxpr, captured)
         settings = settings_of(closed, lam, weight)
-        _, found = directions(closed, given, others, settings, len(jaxpr.outvars))
+        _, found = directions(closed, given, others, settings, function.program.results)
         moves = [tuple(map(jnp.zeros_like, arrays)) for arrays in state]
         for index, move in zip(self.graph.parameters, found, strict=True):
             if index is not None:
