@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .errors import ArgumentError
-from .primitives._arguments import is_concrete
+from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
 from .solvers import AbstractSolver
 from .solvers.settings import Setting, check_count, operands
@@ -106,7 +106,7 @@ def solve_starts(
     check_arguments(solver, max_steps, tol, "shadow")
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
-    first = make_params(keys[0])
+    first = eqx.filter_jit(make_params)(_first(keys))
     prepared = prepare(fn, first, args, sequential=solver.sequential)
     check_labels(prepared.graph, prepared.data)
     graph, (_, common, captured) = problem_parts(prepared, solver)
@@ -122,7 +122,8 @@ def solve_starts(
         _check_static(first, params)
         own = prepare(fn, params, args)
         fixed = own.data[:untrained]
-        state = solver.init(problem_of(fixed, data), own.parameters)
+        with standard_promotion():
+            state = solver.init(problem_of(fixed, data), own.parameters)
         return _Lane(state, own.parameters, fixed, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def restore(parameters: list[Array], untrained: list[Array]) -> Any:
@@ -131,11 +132,10 @@ def solve_starts(
 
     def step(lane: _Lane, data: Any) -> _Lane:
         problem = problem_of(lane.untrained, data)
-        state, squared = solver.step(problem, lane.state)
-        read = [
-            old if new is None else new
-            for new, old in zip(solver.read(problem, state, "shadow"), lane.parameters, strict=True)
-        ]
+        with standard_promotion():
+            state, squared = solver.step(problem, lane.state)
+            found = solver.read(problem, state, "shadow")
+        read = [old if new is None else new for new, old in zip(found, lane.parameters, strict=True)]
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
             solved = solved | is_solved(restore(read, lane.untrained))
@@ -143,7 +143,7 @@ def solve_starts(
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
         return _Lane(
-            state, parameters, lane.untrained, lane.steps + going, lane.solved | (going & solved)
+            state, parameters, lane.untrained, lane.steps + going.astype(jnp.int32), lane.solved | (going & solved)
         )
 
     def run(lanes: _Lane, data: Any) -> _Lane:
@@ -161,7 +161,7 @@ def solve_starts(
     begun = min(width, starts)
     ended = jax.tree.map(
         lambda x: np.zeros((starts, *x.shape), x.dtype),
-        jax.eval_shape(begin, keys[0], data)._replace(state=()),
+        jax.eval_shape(begin, jax.eval_shape(_first, keys), data)._replace(state=()),
     )
     opened = perf_counter()
     state = programs(jax.vmap(begin, (0, None)), programs.keys(keys, owner))
@@ -211,6 +211,11 @@ class _Lane(NamedTuple):
     untrained: list[Array]
     steps: Int[Array, ""]
     solved: Bool[Array, ""]
+
+
+@jax.jit
+def _first(keys: PRNGKeyArray) -> PRNGKeyArray:
+    return keys[0]
 
 
 def _is_untrained(leaf: Any) -> bool:
@@ -272,6 +277,8 @@ class _Programs:
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""
         placed = jax.tree.map(self.place, arguments)
+        if jax.config.jax_disable_jit:
+            return function(*placed, self._data)
         key = (function.__name__, len(jax.tree.leaves(placed)[0]))
         if key not in self._compiled:
             opened = perf_counter()

@@ -301,4 +301,4 @@ def squared_distance(a: Array, b: Array) -> Array:
 
 def squared_distances(a: Arrays, b: Arrays) -> Array:
     """The squared distance of two tuples of arrays."""
-    return sum((squared_distance(x, y) for x, y in zip(a, b, strict=True)), jnp.zeros(()))
+    return jnp.asarray(sum(squared_distance(x, y) for x, y in zip(a, b, strict=True)))
