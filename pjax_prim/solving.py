@@ -12,11 +12,13 @@ from jaxtyping import Array
 from .errors import ArgumentError
 from .feasibility import Arrays, FeasibilityProblem, make_problem
 from .graph import ConstraintGraph
+from .primitives._arguments import standard_promotion
 from .problem import (
     Placement,
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
+from .solvers.forward_only import forward_only
 from .solvers.settings import Setting, check_count, check_setting, operands
 
 
@@ -96,7 +98,8 @@ def solve(
     **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
 
     **Cost:** in the compressed form a step costs a few gradient steps, in the expanded form a few
-    passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
+    passes over all copies. May be called inside `jax.jit` and `jax.vmap`, and differentiated in forward
+    mode (`jax.jvp`); `jax.grad` raises an `ArgumentError`.
     """
     check_arguments(solver, max_steps, tol, readout)
     problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux)
@@ -115,6 +118,20 @@ def solve(
 
 @eqx.filter_jit
 def _run(
+    graph: ConstraintGraph,
+    solver: AbstractSolver,
+    max_steps: Any,
+    tol: Setting | None,
+    readout: Readout,
+    arrays: Arrays,
+    start: Any,
+    placement: Placement | None,
+) -> tuple[list[Array], Any, dict[str, Any], Any]:
+    with standard_promotion():
+        return _solved(graph, solver, max_steps, tol, readout, arrays, start, placement)
+
+
+def _solved(
     graph: ConstraintGraph,
     solver: AbstractSolver,
     max_steps: Any,
@@ -150,7 +167,8 @@ def _run(
         "change": progress.change,
         "first_nonfinite": progress.first_nonfinite,
     }
-    return new, progress.state, stats, result
+    new, state, stats = forward_only((new, progress.state, stats))
+    return new, state, stats, result
 
 
 def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None:
@@ -183,9 +201,10 @@ def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: 
 
 
 def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:
-    expected = jax.eval_shape(
-        lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
-    )
+    with standard_promotion():
+        expected = jax.eval_shape(
+            lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
+        )
     structures: list[Any] = [jax.tree.structure(x) for x in (expected, state)]
     if structures[0] != structures[1]:
         raise ArgumentError(

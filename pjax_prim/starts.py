@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
-from .primitives._arguments import is_concrete
+from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
 from .solvers import AbstractSolver
 from .solvers.settings import Setting, check_count, operands
@@ -108,7 +108,7 @@ def solve_starts(
     check_arguments(solver, max_steps, tol, "shadow")
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
-    first = make_params(keys[0])
+    first = eqx.filter_jit(make_params)(_first(keys))
     prepared = FeasibilityProblem.of(fn, first, *args)
     prepared.check()
     graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
@@ -124,7 +124,8 @@ def solve_starts(
         _check_static(first, params)
         own = FeasibilityProblem.of(fn, params, *args)
         fixed = own.data[:untrained]
-        state = solver.init(problem_of(fixed, data), own.trained)
+        with standard_promotion():
+            state = solver.init(problem_of(fixed, data), own.trained)
         return _Lane(state, own.trained, fixed, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def restore(parameters: list[Array], untrained: list[Array]) -> Any:
@@ -133,18 +134,23 @@ def solve_starts(
 
     def step(lane: _Lane, data: Any) -> _Lane:
         problem = problem_of(lane.untrained, data)
-        state, squared = solver.step(problem, lane.state)
-        read = [
-            old if new is None else new
-            for new, old in zip(solver.read(problem, state, "shadow"), lane.parameters, strict=True)
-        ]
+        with standard_promotion():
+            state, squared = solver.step(problem, lane.state)
+            found = solver.read(problem, state, "shadow")
+        read = [old if new is None else new for new, old in zip(found, lane.parameters, strict=True)]
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
             solved = solved | is_solved(restore(read, lane.untrained))
         going = ~lane.solved & (lane.steps < max_steps)
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
-        return _Lane(state, parameters, lane.untrained, lane.steps + going, lane.solved | (going & solved))
+        return _Lane(
+            state,
+            parameters,
+            lane.untrained,
+            lane.steps + going.astype(jnp.int32),
+            lane.solved | (going & solved),
+        )
 
     def run(lanes: _Lane, data: Any) -> _Lane:
         return jax.lax.fori_loop(0, chunk, lambda _, x: jax.vmap(step, (0, None))(x, data), lanes)
@@ -161,7 +167,7 @@ def solve_starts(
     begun = min(width, starts)
     ended = jax.tree.map(
         lambda x: np.zeros((starts, *x.shape), x.dtype),
-        jax.eval_shape(begin, keys[0], data)._replace(state=()),
+        jax.eval_shape(begin, jax.eval_shape(_first, keys), data)._replace(state=()),
     )
     opened = perf_counter()
     state = programs(jax.vmap(begin, (0, None)), programs.keys(keys, owner))
@@ -211,6 +217,11 @@ class _Lane(NamedTuple):
     untrained: list[Array]
     steps: Int[Array, ""]
     solved: Bool[Array, ""]
+
+
+@jax.jit
+def _first(keys: PRNGKeyArray) -> PRNGKeyArray:
+    return keys[0]
 
 
 def _is_untrained(leaf: Any) -> bool:
@@ -272,6 +283,8 @@ class _Programs:
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""
         placed = jax.tree.map(self.place, arguments)
+        if jax.config.jax_disable_jit:
+            return function(*placed, self._data)
         key = (function.__name__, len(jax.tree.leaves(placed)[0]))
         if key not in self._compiled:
             opened = perf_counter()

@@ -168,7 +168,8 @@ class Convolution(WeightedConstraint):
             displacements[side] = jnp.transpose(array, _inverse(self._specs[side]))
         output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
         output = output.astype(self._output_dtype(lhs, rhs))
-        return Projected(output, tuple(displacements), moved)
+        scatter = self.scatter_of_means(operands, displacements, moved)
+        return Projected(output, tuple(displacements), moved, scatter)
 
     def describe(self) -> str:
         window = self.window

@@ -173,7 +173,7 @@ class Linear(WeightedConstraint):
     ) -> Projected:
         """The settings are those of `primitives.linear`."""
         a, b = self._canonical(operands)
-        output, *results, moved = pp.project_linear_p.bind(
+        output, *results, distances = pp.project_linear_p.bind(
             a,
             b,
             target.reshape(*a.shape[:2], b.shape[1]),
@@ -182,9 +182,11 @@ class Linear(WeightedConstraint):
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             weights=self.weights or (1.0, 1.0),
+            scatter=True,
         )
         output = self._output(output).astype(self._output_dtype(a, b))
-        return Projected(output, self._by_side(results, wanted), jnp.sum(moved))
+        moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)
+        return Projected(output, self._by_side(results, wanted), moved, scatter)
 
     @property
     def transposition(self) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ class Progress(NamedTuple):
     @property
     def gap(self) -> Float[Array, ""]:
         """The overall gap."""
-        return jnp.sqrt(jnp.sum(jnp.square(self.gaps)))
+        return _root(jnp.sum(jnp.square(self.gaps)))
 
 
 def iterate(
@@ -59,7 +59,7 @@ def iterate(
             state,
             summary,
             progress.steps + 1,
-            jnp.sqrt(squared),
+            _root(squared),
             _change(problem, *map(solver.point, (state, progress.state))).astype(dtype),
             _first(~jnp.isfinite(squared)),
         )
@@ -101,6 +101,12 @@ def iterate(
     return progress._replace(first_nonfinite=bad)
 
 
+def _root(squared: Array) -> Array:
+    """The square root, of which the derivative at zero is zero: what does not move has a distance all the same."""
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
 def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
     """The index of the first true element, or -1."""
     return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
@@ -108,4 +114,4 @@ def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
 
 def _change(problem: AbstractProblem, new: State, old: State) -> Array:
     parameters = [index for index in problem.graph.parameters if index is not None]
-    return jnp.sqrt(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))
+    return _root(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))
