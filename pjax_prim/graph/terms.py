@@ -1,8 +1,8 @@
 """What values of a flat function are made of, as terms that patterns are compared with.
 
 Two values are the same term if the same operations make them of the same values. Copies, conversions to
-the dtype that a value has, and movements that only add, remove or repeat axes are left out: whoever
-matches terms checks axes on the equations. Operations on numbers written in the program are carried out by
+the dtype that a value has, divisions by one, sums over no axis, and movements that only add, remove or
+repeat axes are left out: whoever matches terms checks axes on the equations. Operations on numbers written in the program are carried out by
 NumPy, so that a number is the same term however it got its dtype and shape. Nothing is compiled.
 """
 
@@ -22,7 +22,7 @@ _OF_NUMBERS: dict[Any, Callable[..., Any]] = {
     lax.neg_p: np.negative, lax.max_p: np.maximum, lax.min_p: np.minimum, lax.gt_p: np.greater,
     lax.ge_p: np.greater_equal, lax.eq_p: np.equal, lax.ne_p: np.not_equal,
 }  # fmt: skip
-_NO_SETTINGS = {"axes", "out_sharding", "sharding", "weak_type"}
+_NO_SETTINGS = {"axes", "axis_index_groups", "out_sharding", "sharding", "weak_type"}
 """Parameters of equations that do not say which function it is, or that the axes tell."""
 
 
@@ -59,6 +59,11 @@ def _is_nan(term: Term) -> bool:
     return bool(term.literal != term.literal)
 
 
+def _over_positions(params: dict[str, Any]) -> bool:
+    """Whether a collective is over whole axes that `jax.vmap` named."""
+    return all(isinstance(axis, int) for axis in params["axes"]) and not params["axis_index_groups"]
+
+
 class Terms:
     """The terms of all values that some equations make, of equal ones the same object."""
 
@@ -92,6 +97,12 @@ class Terms:
             return arguments[0]
         if operation in _SWAPPED:
             operation, arguments = _SWAPPED[operation], arguments[::-1]
+        if operation is lax.psum_p and _over_positions(equation.params):
+            operation = lax.reduce_sum_p
+        if operation is lax.reduce_sum_p and not equation.params["axes"]:
+            return arguments[0]
+        if operation is lax.div_p and arguments[1].literal is not None and arguments[1].literal == 1:
+            return arguments[0]
         if operation is lax.select_n_p and arguments[0].literal is not None:
             return arguments[1 + int(arguments[0].literal)]
         if arguments and all(x.literal is not None for x in arguments):
