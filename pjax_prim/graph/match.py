@@ -10,7 +10,7 @@ from jax import lax
 from .._compat import open_jaxpr
 from .inline import Inliner
 from .ir import value_like
-from .terms import Term, Terms
+from .terms import Detail, Term, Terms
 
 Bindings = Mapping[Term, Term]
 """For terms of a pattern those of a program."""
@@ -63,7 +63,7 @@ def make_pattern(
     function: Callable[..., Any],
     arguments: Sequence[jax.ShapeDtypeStruct],
     placeholders: Sequence[float],
-    movements: bool = False,
+    detail: Detail = "functions",
 ) -> Pattern:
     """Traces `function(*arguments, *placeholders)`, where every number equal to a placeholder is a parameter.
 
@@ -74,7 +74,7 @@ def make_pattern(
     inliner = Inliner()
     values = [value_like(x) for x in arguments]
     (output,) = inliner.walk(*open_jaxpr(closed), values)
-    terms = Terms(inliner.equations, movements)
+    terms = Terms(inliner.equations, detail)
     inputs = tuple(map(terms.of, values))
     inside = _inside(terms.of(output))
     parameters = tuple(

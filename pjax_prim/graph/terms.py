@@ -1,20 +1,22 @@
 """What values of a flat function are made of, as terms that patterns are compared with.
 
 Two values are the same term if the same operations make them of the same values. Copies, conversions to the
-dtype that a value has, divisions by one, sums over no axis, and movements that only add, remove or repeat axes
-are left out: whoever matches terms checks axes on the equations. Operations on numbers written in the
+dtype that a value has, divisions by one, sums over no axis, and movements that only add, remove or repeat
+axes are left out: whoever matches terms checks axes on the equations. Operations on numbers written in the
 program are carried out by NumPy, so that a number is the same term however it got its dtype and shape.
 Nothing is compiled.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jax import lax
 
 from .ir import Equation, Value
+
+Detail = Literal["operations", "functions", "all"]
 
 _MOVES = {lax.broadcast_in_dim_p, lax.copy_p, lax.reshape_p, lax.squeeze_p}
 _SWAPPED = {lax.lt_p: lax.gt_p, lax.le_p: lax.ge_p}
@@ -74,12 +76,14 @@ def _plain(setting: Any) -> Any:
 class Terms:
     """The terms of all values that some equations make, of equal ones the same object.
 
-    With `movements` those are terms too, and axes are settings: terms say all there is to say.
+    `detail`: with "all" movements are terms too, and axes are settings: terms say all there is to say.
+    With "operations" all conversions are left out.
     """
 
-    def __init__(self, equations: Iterable[Equation], movements: bool = False):
-        self._moves = {lax.copy_p} if movements else _MOVES
-        self._not_said = _NO_SHARDING if movements else _NO_SETTINGS
+    def __init__(self, equations: Iterable[Equation], detail: Detail = "functions"):
+        self._moves = {lax.copy_p} if detail == "all" else _MOVES
+        self._not_said = _NO_SHARDING if detail == "all" else _NO_SETTINGS
+        self._converts = detail != "operations"
         self._of: dict[Value, Term] = {}
         self._known: dict[Any, Term] = {}
         for equation in equations:
@@ -111,8 +115,9 @@ class Terms:
             return arguments[0]
         if operation in self._moves and len(arguments) == 1:
             return arguments[0]
-        if operation is lax.convert_element_type_p and arguments[0].dtype == output.dtype:
-            return arguments[0]
+        if operation is lax.convert_element_type_p and arguments[0].literal is None:
+            if arguments[0].dtype == output.dtype or not self._converts:
+                return arguments[0]
         if operation in _SWAPPED:
             operation, arguments = _SWAPPED[operation], arguments[::-1]
         if operation is lax.psum_p and _over_positions(equation.params):

@@ -67,13 +67,19 @@ def _integer_labels(logits: Any, classes: Any) -> Any:
     return log_normalizers - jnp.take_along_axis(logits, classes[..., None], -1).take(0, -1)
 
 
+def _alike(x: Any, target: Any) -> tuple[Any, Any]:
+    """The two in one shape and in the dtype of their difference."""
+    dtype = jnp.promote_types(x.dtype, target.dtype)
+    shape = jnp.broadcast_shapes(x.shape, target.shape)
+    return jnp.broadcast_to(x, shape).astype(dtype), jnp.broadcast_to(target, shape).astype(dtype)
+
+
 def _cross_entropy(x: Any, target: Any) -> Any:
     if jnp.issubdtype(target.dtype, jnp.integer):
         # An index below zero counts from the end, as where the loss was written out.
         classes = jnp.where(target < 0, target + x.shape[-1], target)
         target = jax.nn.one_hot(classes, x.shape[-1], dtype=x.dtype)
-    target = jnp.broadcast_to(target, x.shape).astype(x.dtype)
-    return pp.cross_entropy(x, target)
+    return pp.cross_entropy(*_alike(x, target))
 
 
 def _minus_cross_entropy(x: Any, target: Any) -> Any:
@@ -81,7 +87,7 @@ def _minus_cross_entropy(x: Any, target: Any) -> Any:
 
 
 def _squared_error(x: Any, target: Any) -> Any:
-    target = jnp.broadcast_to(target, x.shape).astype(x.dtype)
+    x, target = _alike(x, target)
     return 2 * pp.squared_error(x[..., None], target[..., None])
 
 
@@ -178,7 +184,7 @@ class _Outputs:
 
     def __init__(self, function: FlatFunction, varying: set[Value]):
         self._function, self._varying = function, varying
-        self._loose = Terms(function.equations)
+        self._loose = Terms(function.equations, "operations")
 
     def written(self, equation: Equation) -> list[Equation] | None:
         """The equations of the library's loss in the place of one written out, or None."""
@@ -220,7 +226,7 @@ class _Outputs:
     @property
     def _strict(self) -> Terms:
         if not hasattr(self, "_strict_terms"):
-            self._strict_terms = Terms(self._function.equations, movements=True)
+            self._strict_terms = Terms(self._function.equations, detail="all")
         return self._strict_terms
 
 
@@ -231,9 +237,12 @@ def _replaced(
     (output,) = equation.outputs
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         (made,) = inliner.apply(
-            lambda *xs: example.by_library(*xs, *parameters), arguments, equation.source, equation.loops
+            lambda *xs: example.by_library(*xs, *parameters).astype(output.dtype),
+            arguments,
+            equation.source,
+            equation.loops,
         )
-    if inliner.captured or (made.shape, made.dtype) != (output.shape, output.dtype):
+    if inliner.captured or made.shape != output.shape:
         return None
     last = next(x for x in inliner.equations if made in x.outputs)
     position = inliner.equations.index(last)
@@ -262,7 +271,9 @@ def _skeletons(x64: bool) -> dict[Any, list[tuple[LossExample, Function, Pattern
             forms = (function, jax.vmap(function)) if example.target == "classes" else (function,)
             for form in forms:
                 with suppress(TypeError, ValueError, IndexError):  # an example is not of every rank
-                    pattern = make_pattern(form, [x, *targets[example.target]], PLACEHOLDERS[: example.count])
+                    pattern = make_pattern(
+                        form, [x, *targets[example.target]], PLACEHOLDERS[: example.count], "operations"
+                    )
                     found.setdefault(pattern.output.operation, []).append((example, function, pattern))
     for rows in found.values():
         rows.sort(key=lambda row: -row[2].size)
@@ -279,6 +290,6 @@ def _exact_pattern(
         function = jax.vmap(function)
     structs = [jax.ShapeDtypeStruct(*argument) for argument in arguments]
     try:
-        return make_pattern(function, structs, PLACEHOLDERS[:count], movements=True)
+        return make_pattern(function, structs, PLACEHOLDERS[:count], "all")
     except (TypeError, ValueError, IndexError, AssertionError):  # an example is not of every rank
         return None
