@@ -38,7 +38,8 @@ class LossExample:
     """Ways to write a loss out.
 
     - `functions`: of (outputs, target, *parameters), or without a target; the same but for the form.
-    - `target`: "like" the outputs, "classes" (integers, one for the last axis), or "none".
+    - `target`: "like" the outputs, "classes" (integers, one for the last axis), "column" (the same with an
+      axis of size 1 in its place), or "none".
     - `by_library`: the same function of the same arguments, with a loss of the library.
     - `count`: of parameters, each a number above zero.
     """
@@ -53,10 +54,6 @@ def _picked(x: Any, classes: Any) -> Any:
     return jnp.take_along_axis(x, classes[..., None], -1)[..., 0]
 
 
-def _picked_column(x: Any, classes: Any) -> Any:
-    return jnp.take_along_axis(x, classes[..., None], -1)
-
-
 def _rows_picked(x: Any, classes: Any) -> Any:
     return x[jnp.arange(len(x)), classes]
 
@@ -65,6 +62,11 @@ def _integer_labels(logits: Any, classes: Any) -> Any:
     """As `optax.softmax_cross_entropy_with_integer_labels`."""
     log_normalizers = jax.nn.logsumexp(logits, -1)
     return log_normalizers - jnp.take_along_axis(logits, classes[..., None], -1).take(0, -1)
+
+
+def _divergence(x: Any, t: Any) -> Any:
+    """As `optax.kl_divergence` of a log-softmax."""
+    return jnp.sum(t * (jnp.where(t == 0, 0, jnp.log(t)) - jax.nn.log_softmax(x)), -1)
 
 
 def _alike(x: Any, target: Any) -> tuple[Any, Any]:
@@ -114,14 +116,9 @@ LOSSES: tuple[LossExample, ...] = (
         _minus_cross_entropy,
     ),
     LossExample(
-        [lambda x, t: _picked_column(jax.nn.log_softmax(x), t)],
-        "classes",
-        lambda x, t: _minus_cross_entropy(x, t)[..., None],
-    ),
-    LossExample(
-        [lambda x, t: -_picked_column(jax.nn.log_softmax(x), t)],
-        "classes",
-        lambda x, t: _cross_entropy(x, t)[..., None],
+        [lambda x, t: jnp.take_along_axis(jax.nn.log_softmax(x), t, -1)],
+        "column",
+        lambda x, t: _minus_cross_entropy(x, t[..., 0])[..., None],
     ),
     LossExample(
         [
@@ -139,6 +136,9 @@ LOSSES: tuple[LossExample, ...] = (
         lambda x, t: jnp.sum(_minus_cross_entropy(x, t)),
     ),
     LossExample(
+        [_divergence], "like", lambda x, t: _cross_entropy(x, t) - jnp.sum(jax.scipy.special.entr(t), -1)
+    ),
+    LossExample(
         [lambda x, t: jnp.square(x - t), lambda x, t: jnp.square(t - x)],
         "like",
         _squared_error,
@@ -151,14 +151,19 @@ def write_losses(function: FlatFunction, varying: set[Value], is_loss: Callable[
     """The function with losses of the library in place of those that it writes out."""
     found = _Outputs(function, varying)
     tail = {value for value in function.outputs if value in varying}
+    read_by_others = {value for x in function.carries for value in x.inputs}
     replaced: dict[Equation, list[Equation]] = {}
-    for equation in reversed(function.equations):
-        if not any(value in tail for value in equation.outputs) or is_loss(equation.primitive):
-            continue
-        if (new := found.written(equation)) is not None:
-            replaced[equation] = new
-        elif _is_linear(equation, varying):
-            tail.update(value for value in equation.inputs if value in varying)
+    for equation in reversed(leading_to(function.equations, (*function.outputs, *read_by_others))):
+        varied = [value for value in equation.inputs if value in varying]
+        if not tail.isdisjoint(equation.outputs) and not is_loss(equation.primitive):
+            alone = read_by_others.isdisjoint(equation.outputs)
+            if alone and (new := found.written(equation)) is not None:
+                replaced[equation] = new
+                continue
+            if _is_linear(equation, varying):
+                tail.update(varied)
+                continue
+        read_by_others.update(varied)
     equations = [new for old in function.equations for new in replaced.get(old, [old])]
     if not replaced:
         return function
@@ -176,7 +181,13 @@ def _is_linear(equation: Equation, varying: set[Value]) -> bool:
         return data[1]
     if equation.primitive is lax.select_n_p:
         return data[0]
+    if equation.primitive is lax.gather_p:
+        return data[1]
     return equation.primitive in _LINEAR
+
+
+def _is_float(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 class _Outputs:
@@ -209,12 +220,15 @@ class _Outputs:
         (output,) = equation.outputs
         if x not in self._varying or any(t in self._varying for t in targets):
             return None
-        if not has_patterns(x.dtype) or (example.target == "classes" and x.shape[:-1] != targets[0].shape):
+        if not has_patterns(x.dtype):
+            return None
+        indices = {"classes": x.shape[:-1], "column": (*x.shape[:-1], 1)}.get(example.target)
+        if indices is not None and (indices != targets[0].shape or _is_float(targets[0].dtype)):
             return None
         term = self._strict.of(output)
         inputs = tuple(map(self._strict.of, arguments))
         x64 = bool(jax.config.read("jax_enable_x64"))
-        for depth in range(len(x.shape) if example.target == "classes" else 1):
+        for depth in range(1 if indices is None else len(x.shape)):
             key = tuple((value.shape, jnp.dtype(value.dtype).name) for value in arguments)
             pattern = _exact_pattern(function, example.count, key, depth, x64)
             bindings = None if pattern is None else pattern.bind(term, inputs)
@@ -265,10 +279,15 @@ def _skeletons(x64: bool) -> dict[Any, list[tuple[LossExample, Function, Pattern
     del x64
     found: dict[Any, list[tuple[LossExample, Function, Pattern]]] = {}
     x = jax.ShapeDtypeStruct((3, 4), "float32")
-    targets = {"like": [x], "classes": [jax.ShapeDtypeStruct((3,), "int32")], "none": []}
+    targets = {
+        "like": [x],
+        "classes": [jax.ShapeDtypeStruct((3,), "int32")],
+        "column": [jax.ShapeDtypeStruct((3, 1), "int32")],
+        "none": [],
+    }
     for example in LOSSES:
         for function in example.functions:
-            forms = (function, jax.vmap(function)) if example.target == "classes" else (function,)
+            forms = (function, jax.vmap(function)) if example.target in ("classes", "column") else (function,)
             for form in forms:
                 with suppress(TypeError, ValueError, IndexError):  # an example is not of every rank
                     pattern = make_pattern(

@@ -38,6 +38,13 @@ CROSS_ENTROPIES: dict[str, Callable[[Array], Any]] = {
     "weights": lambda x: -jnp.sum(SOFT * log_softmax(x)) / 5,
     "weights, one by one": lambda x: jax.vmap(lambda x, t: -(t * log_softmax(x)).sum())(x, SOFT).sum(),
     "logsumexp": lambda x: jnp.mean(jax.nn.logsumexp(x, -1) - x[jnp.arange(5), CLASSES]),
+    "as in Equinox's examples": lambda x: (
+        -jnp.mean(jnp.take_along_axis(jax.vmap(log_softmax)(x), jnp.expand_dims(CLASSES, 1), axis=1))
+    ),
+    "a reshaped column": lambda x: (
+        -jnp.mean(jnp.take_along_axis(log_softmax(x), CLASSES.reshape(-1, 1), axis=1)[:, 0])
+    ),
+    "optax.kl_divergence": lambda x: optax.kl_divergence(log_softmax(x), SOFT.astype(x.dtype)).mean(),
     "some": lambda x: jnp.sum(
         jnp.where(CLASSES > 1, optax.softmax_cross_entropy_with_integer_labels(x, CLASSES), 0)
     ),
@@ -90,6 +97,16 @@ def test_squared_errors(row: str, dtype: str) -> None:
 @pytest.mark.parametrize("row", NO_CROSS_ENTROPIES)
 def test_what_is_no_cross_entropy(row: str) -> None:
     assert losses(NO_CROSS_ENTROPIES[row], X, "cross_entropy") == 0
+
+
+def test_squares_that_something_else_reads_are_no_losses() -> None:
+    """The nearest prototype: log-sum-exp reads the squares, too."""
+
+    def f(x: Array) -> Array:
+        logits = -((x[:, None] - Y[None, :, :1]) ** 2).sum(-1)
+        return jnp.mean(jnp.log(jnp.sum(jnp.exp(logits), -1)) - logits[:, 0])
+
+    assert losses(f, X, "squared_error") == 0
 
 
 def test_squares_inside_a_network_are_no_losses() -> None:
