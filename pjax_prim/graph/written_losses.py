@@ -155,9 +155,9 @@ def write_losses(function: FlatFunction, varying: set[Value], is_loss: Callable[
     replaced: dict[Equation, list[Equation]] = {}
     for equation in reversed(leading_to(function.equations, (*function.outputs, *read_by_others))):
         varied = [value for value in equation.inputs if value in varying]
-        if not tail.isdisjoint(equation.outputs) and not is_loss(equation.primitive):
-            alone = read_by_others.isdisjoint(equation.outputs)
-            if alone and (new := found.written(equation)) is not None:
+        alone = read_by_others.isdisjoint(equation.outputs) and not is_loss(equation.primitive)
+        if alone and not tail.isdisjoint(equation.outputs):
+            if (new := found.written(equation)) is not None:
                 replaced[equation] = new
                 continue
             if _is_linear(equation, varying):
