@@ -55,7 +55,15 @@ def solve(solver: pjp.AbstractSolver) -> Callable[..., Any]:
 
 def solve_starts(params: Any, x: Array, labels: Array) -> Any:
     found = pjp.solve_starts(
-        network, make_params, x, labels, key=KEY, starts=3, solver=pjp.DouglasRachford(), max_steps=4, tol=1e-6
+        network,
+        make_params,
+        x,
+        labels,
+        key=KEY,
+        starts=3,
+        solver=pjp.DouglasRachford(),
+        max_steps=4,
+        tol=1e-6,
     )
     return found.params
 

@@ -15,6 +15,7 @@ from ..rules.remedies import remedy
 from .compose import compose
 from .ir import FORWARD, Equation, Loop, Value
 from .trace import FlatFunction
+from .written_losses import write_losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,7 @@ def make_draft(function: FlatFunction) -> Draft:
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
+    function = write_losses(function, _closure(set(function.parameters), _solved(function)), is_loss)
     varying, _ = _dependencies(function, _solved(function))
     function = compose(function, varying)
     equations = _solved(function)

@@ -160,6 +160,9 @@ EXAMPLES: tuple[Example, ...] = (
             _scaled_elu),
     Example("elu", [jax.nn.celu, lambda x, a: jax.nn.relu(x) + a * jnp.expm1(jnp.minimum(x, 0) / a)], 1,
             _celu),
+    Example("elu", [  # celu without the division by one
+        lambda x, a: jnp.maximum(x, 0) + a * jnp.expm1(jnp.minimum(x, 0)),
+    ], 1, _elu),
     Example("abs", [
         lambda x: jnp.where(x >= 0, x, -x), lambda x: jnp.where(x > 0, x, -x),
         lambda x: jnp.where(x < 0, -x, x), lambda x: jnp.maximum(x, -x),

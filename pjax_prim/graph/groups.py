@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from .ir import Equation, Value
+from .ir import Equation, Value, leading_to
 from .terms import Term, Terms
 from .trace import FlatFunction
 
@@ -25,7 +25,8 @@ class Groups:
         self.terms = Terms(function.equations)
         self._made_by = {value: equation for equation in function.equations for value in equation.outputs}
         self._order = {equation: number for number, equation in enumerate(function.equations)}
-        readers = (*function.equations, *function.carries)
+        ends = (*function.outputs, *(value for x in function.carries for value in x.inputs))
+        readers = (*leading_to(function.equations, ends), *function.carries)
         self._uses = Counter(value for equation in readers for value in equation.inputs)
         self._uses.update(function.outputs)
 

@@ -10,7 +10,7 @@ from jax import lax
 from .._compat import open_jaxpr
 from .inline import Inliner
 from .ir import value_like
-from .terms import Term, Terms
+from .terms import Detail, Term, Terms
 
 Bindings = Mapping[Term, Term]
 """For terms of a pattern those of a program."""
@@ -35,9 +35,14 @@ class Pattern:
     parameters: tuple[tuple[Term, ...], ...]
     size: int
 
-    def bind(self, term: Term) -> Bindings | None:
-        """How the pattern is the term; None if it is not."""
-        return next(_match([(self.output, term)], {}, self._placeholders), None)
+    def bind(self, term: Term, inputs: Sequence[Term] = ()) -> Bindings | None:
+        """How the pattern is the term; None if it is not. `inputs`: what the arguments have to be."""
+        start = dict(zip(self.inputs, inputs, strict=False))
+        return next(_match([(self.output, term)], start, self._placeholders), None)
+
+    def bind_loosely(self, term: Term) -> Iterator[Bindings]:
+        """All ways in which the pattern is the term if only operations count."""
+        return _match([(self.output, term)], {}, None)
 
     def read(self, bindings: Bindings) -> tuple[float, ...] | None:
         """The parameters; None where one has several values."""
@@ -55,7 +60,10 @@ class Pattern:
 
 
 def make_pattern(
-    function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct], placeholders: Sequence[float]
+    function: Callable[..., Any],
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    placeholders: Sequence[float],
+    detail: Detail = "functions",
 ) -> Pattern:
     """Traces `function(*arguments, *placeholders)`, where every number equal to a placeholder is a parameter.
 
@@ -66,7 +74,7 @@ def make_pattern(
     inliner = Inliner()
     values = [value_like(x) for x in arguments]
     (output,) = inliner.walk(*open_jaxpr(closed), values)
-    terms = Terms(inliner.equations)
+    terms = Terms(inliner.equations, detail)
     inputs = tuple(map(terms.of, values))
     inside = _inside(terms.of(output))
     parameters = tuple(
@@ -89,9 +97,9 @@ def _inside(term: Term) -> list[Term]:
 
 
 def _match(
-    pairs: list[tuple[Term, Term]], found: dict[Term, Term], placeholders: frozenset[Term]
+    pairs: list[tuple[Term, Term]], found: dict[Term, Term], placeholders: frozenset[Term] | None
 ) -> Iterator[Bindings]:
-    """All ways in which the terms of each pair are the same."""
+    """All ways in which the terms of each pair are the same; without placeholders, in their operations."""
     if not pairs:
         yield found
         return
@@ -100,18 +108,19 @@ def _match(
         if found[pattern] is term:
             yield from _match(rest, found, placeholders)
         return
-    if pattern.dtype != term.dtype:
+    loose = placeholders is None
+    if pattern.dtype != term.dtype and not loose:
         return
     bound = {**found, pattern: term}
     if pattern.literal is not None:
-        same = term.literal is not None if pattern in placeholders else pattern.is_number(term)
-        if same:
+        any_number = placeholders is None or pattern in placeholders
+        if term.literal is not None if any_number else pattern.is_number(term):
             yield from _match(rest, bound, placeholders)
     elif pattern.operation is None:
         yield from _match(rest, bound, placeholders)
     elif (
         pattern.operation is term.operation
-        and pattern.settings == term.settings
+        and (loose or pattern.settings == term.settings)
         and len(pattern.arguments) == len(term.arguments)
     ):
         orders = [term.arguments]

@@ -124,9 +124,10 @@ def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
         inputs = [value for value in step.inputs if value in varying]
         output = step.outputs[0]
         axes = known[inputs[0]]
-        if step.primitive is lax.reduce_sum_p:
+        if step.primitive in (lax.reduce_sum_p, lax.psum_p):
             gone = step.params["axes"]
-            summed.add(tuple(sorted(axis for i in gone if (axis := axes[i]) is not None)))
+            if gone:
+                summed.add(tuple(sorted(axis for i in gone if (axis := axes[i]) is not None)))
             found: Axes | None = tuple(axis for i, axis in enumerate(axes) if i not in gone)
         elif step.primitive is lax.broadcast_in_dim_p:
             found = _broadcast_axes(axes, inputs[0].shape, step, root)

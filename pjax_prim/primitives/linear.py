@@ -291,7 +291,9 @@ def reference(
         if mean is not None:
             kept += weight * copies * jnp.sum(jnp.square(mean), (-2, -1))
     rest = jnp.where(stepped, jnp.maximum(found.moved - kept, 0), 0)
-    sides = (jnp.where(stepped, 0, weight * x) for weight, x in zip(weights, (scatter_a, scatter_b), strict=True))
+    sides = (
+        jnp.where(stepped, 0, weight * x) for weight, x in zip(weights, (scatter_a, scatter_b), strict=True)
+    )
     return (*results, jnp.stack([found.moved, rest + sum(sides)], -1))
 
 

@@ -1,4 +1,4 @@
-"""Functions are recognised by their traces: each is what it computes, in every dtype and under every setting."""
+"""Functions are recognised by their traces: each is what it computes, whatever the dtype and the settings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -114,7 +114,9 @@ LOOK_ALIKE: dict[str, tuple[Function, list[str]]] = {
         lambda x: jnp.where(x > 0, x, 0.5 * jnp.expm1(jnp.minimum(x, 0) / 0.25)),
         ["clip above", "scale", "scalar expm1", "scale", "select x > c ? a : b"],
     ),
-    "log of two and exp": (lambda x: jnp.log(2 + jnp.exp(0.01 * x)), ["scale", "scalar exp", "sum ++c", "scalar log"]),
+    "log of two and exp": (
+        lambda x: jnp.log(2 + jnp.exp(0.01 * x)), ["scale", "scalar exp", "sum ++c", "scalar log"]
+    ),
     "between": (
         lambda x: jnp.where((x >= -1) & (x <= 1), x**3, x),
         ["scalar integer_pow 3", "select x <= c ? a : b", "select x >= c ? a : b"],
