@@ -17,10 +17,11 @@ from jaxtyping import Array, Float
 from ._compat import program_cache
 from .errors import ArgumentError, GraphError
 from .graph import ConstraintGraph, build_graph
+from .graph.ir import read
 from .graph.program import Program, make_program, trace
 from .metric import metric_of, weigh
-from .primitives._arguments import check_labels as check_one_hot
-from .primitives._arguments import check_signs, is_concrete
+from .primitives._arguments import is_concrete
+from .primitives._losses import check_signs
 from .problem import (
     AbstractProblem,
     CompressedProblem,
@@ -31,7 +32,7 @@ from .problem import (
     Placement,
 )
 from .problem.base import Readout
-from .rules.losses import CLASSIFICATION, Loss
+from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
 from .solvers import AbstractSolver
 from .solvers.settings import operands
@@ -250,30 +251,27 @@ def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
 
 
 def check_constants(problem: FeasibilityProblem) -> None:
-    """Checks the labels of classification losses and of threshold neurons, where their values are known."""
+    """Checks the labels of losses and of threshold neurons, where their values are known."""
     graph = problem.graph
-    classes = [
-        value
+    checked = [
+        (node.constraint, node.constants)
         for node in graph.nodes
-        if isinstance(node.constraint, Loss) and node.constraint.name in CLASSIFICATION
-        for value in node.constants
+        if isinstance(node.constraint, Loss) and node.constraint.is_checked
     ]
     signs = [
-        value
+        node.constants[0]
         for node in graph.nodes
-        if isinstance(node.constraint, Loss) and node.constraint.name == "equality"
+        if isinstance(node.constraint, Equality)
         if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
-        for value in node.constants
     ]
-    if not (classes or signs) or not all(is_concrete(x) for x in (*problem.data, *problem.captured)):
+    if not (checked or signs) or not all(is_concrete(x) for x in (*problem.data, *problem.captured)):
         return
-    environment = graph.constants(problem.data, problem.captured, wanted=[*classes, *signs])
-    for value in classes:
-        count = value.shape[-1]
-        name = f"labels (as one-hot vectors; an integer outside 0 to {count - 1} has no 1)"
-        check_one_hot(environment[value], count, name)
+    wanted = [value for _, values in checked for value in values]
+    environment = graph.constants(problem.data, problem.captured, wanted=[*wanted, *signs])
+    for constraint, values in checked:
+        constraint.check([read(environment, value) for value in values])
     for value in signs:
-        check_signs(environment[value])
+        check_signs(read(environment, value))
 
 
 def _value_of(returned: Any, has_aux: bool) -> Any:
