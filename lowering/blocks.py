@@ -187,9 +187,7 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     return _for_each(one, (3, 3, 2), a, b, z)
 
 
-def leave_dot(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array
-) -> tuple[Array, ...]:
+def leave_dot(a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, with each copy read once and written once."""
     wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b))
 

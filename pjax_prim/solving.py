@@ -21,7 +21,6 @@ from .problem import (
     ExpandedProblem,
     Form,
     Placement,
-    State,
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate

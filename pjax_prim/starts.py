@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from ._compat import is_jit_disabled
 from .errors import ArgumentError
 from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
@@ -82,8 +83,8 @@ def solve_starts(
     **Arguments:**
 
     - `fn`, `args`, `solver`, `max_steps`, `tol`: as in `solve`.
-    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's own;
-      what is no array is the same for all.
+    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's
+      own; what is no array is the same for all.
     - `key`: split over the starts; the same key gives the same starts, whatever `lanes` and `mesh`.
     - `starts`: how many, at least 1.
     - `is_solved`: of parameters, whether they count as a solution before the gap is `tol`: a network that
@@ -99,7 +100,9 @@ def solve_starts(
     for name, value in (("starts", starts), ("lanes", lanes), ("chunk", chunk), ("max_steps", max_steps)):
         check_count(name, value, 1)
         if not is_concrete(value):
-            raise ArgumentError(f"{name}: expected a known integer, given a traced one; use pjp.solve inside jit")
+            raise ArgumentError(
+                f"{name}: expected a known integer, given a traced one; use pjp.solve inside jit"
+            )
     starts, lanes, chunk, max_steps = map(int, (starts, lanes, chunk, max_steps))
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
@@ -143,7 +146,11 @@ def solve_starts(
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
         return _Lane(
-            state, parameters, lane.untrained, lane.steps + going.astype(jnp.int32), lane.solved | (going & solved)
+            state,
+            parameters,
+            lane.untrained,
+            lane.steps + going.astype(jnp.int32),
+            lane.solved | (going & solved),
         )
 
     def run(lanes: _Lane, data: Any) -> _Lane:
@@ -277,7 +284,7 @@ class _Programs:
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""
         placed = jax.tree.map(self.place, arguments)
-        if jax.config.jax_disable_jit:
+        if is_jit_disabled():
             return function(*placed, self._data)
         key = (function.__name__, len(jax.tree.leaves(placed)[0]))
         if key not in self._compiled:

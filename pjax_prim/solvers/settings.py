@@ -34,9 +34,7 @@ def check_setting(name: str, value: Any, allowed: str, is_allowed: Callable[[Any
 
 def check_range(name: str, value: Any, high: float) -> None:
     """A solver's parameter is a number in (0, high]."""
-    check_setting(
-        name, value, f"a number above 0 and at most {high:g}", lambda x: (x > 0) & (x <= high)
-    )
+    check_setting(name, value, f"a number above 0 and at most {high:g}", lambda x: (x > 0) & (x <= high))
 
 
 def check_positive(**named: Any) -> None:

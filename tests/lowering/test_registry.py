@@ -147,7 +147,12 @@ def test_another_choice_is_an_error() -> None:
 def test_every_primitive_has_a_composite_of_a_stable_name_and_version() -> None:
     """A name may be added; what is here may not change without a new version."""
     versions = {d.composite: d.version for d in pp.DEFINITIONS.values() if "test" not in d.name}
-    assert versions == {**dict.fromkeys(NAMES, 1), "pjax.displace_dot": 2, "pjax.leave_dot": 3, "pjax.reflect_dot": 2}
+    assert versions == {
+        **dict.fromkeys(NAMES, 1),
+        "pjax.displace_dot": 2,
+        "pjax.leave_dot": 3,
+        "pjax.reflect_dot": 2,
+    }
     text = jax.jit(pp.project_dot).lower(normal(3), normal(3), normal()).as_text()
     assert 'stablehlo.composite "pjax.project_dot"' in text and "version = 1 : i32" in text
 

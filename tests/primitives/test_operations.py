@@ -96,7 +96,9 @@ def relaxation(z: jax.Array) -> jax.Array:
 
 
 def leave_dot(*operands: jax.Array) -> jax.Array:
-    a, b, squared, c, e, step_a, step_b, output, *means = pp.leave_dot_p.bind(*operands, relaxation(operands[-1]))
+    a, b, squared, c, e, step_a, step_b, output, *means = pp.leave_dot_p.bind(
+        *operands, relaxation(operands[-1])
+    )
     projected = displaced(a, b, c, e, step_a, step_b)
     return rows_of((a, b, squared, *projected, output, *means), output)
 
