@@ -89,7 +89,7 @@ def rows(n: int) -> dict[str, Row]:
         return value, back(z)
 
     curve = {"function": "tanh", "parameters": ()}
-    relaxed, norm = {"relaxation": 0.5}, {"eps": 1e-5, "center": True}
+    half, norm = (1, 1), {"eps": 1e-5, "center": True}
     found = {
         "convolve": Row(
             (images, filters),
@@ -117,7 +117,7 @@ def rows(n: int) -> dict[str, Row]:
         "displace_sum": Row((one, one), {"inputs": 4}),
         "displace_sum_relu": Row((one, one), {"inputs": 2}),
         "equality": Row((logits, labels)),
-        "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 5), relaxed, in_place=(0, 1)),
+        "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 5, half), in_place=(0, 1)),
         "margin_loss": Row((logits, labels)),
         "mean_rows": Row((copies,)),
         "normalize": Row((many,), {**norm, "axes": (-1,)}, in_place=(0,)),
@@ -148,7 +148,7 @@ def rows(n: int) -> dict[str, Row]:
         "prox_cross_entropy": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
         "prox_squared_error": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
         "quantize": Row((one,), {"levels": 4, "scale": 1.0}, in_place=(0,)),
-        "reflect_dot": Row((copies, copies, mean_a, mean_b, single), relaxed, in_place=(0, 1)),
+        "reflect_dot": Row((copies, copies, mean_a, mean_b, single, half), in_place=(0, 1)),
         "scalar": Row((one,), curve, in_place=(0,)),
         "select": Row([one] * 4, {"compare": "gt"}, in_place=(0,)),
         "squared_error": Row((logits, labels), {"lam": 1.0}),

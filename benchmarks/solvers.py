@@ -20,9 +20,8 @@ from jaxtyping import Array
 
 import pjax_prim as pjp
 from pjax_prim.data import Dataset, batch, load
+from pjax_prim.feasibility import FeasibilityProblem, make_problem
 from pjax_prim.models import MLP
-from pjax_prim.solving import make_problem, problem_parts
-from pjax_prim.transform import prepare
 
 Step = Callable[[Array], Array]
 Loop = Callable[[Step, Array, int], Array]
@@ -68,8 +67,8 @@ def run(
         return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
     def take(model: Any, x: Any, labels: Any) -> Any:
-        prepared = prepare(loss, model, (x, labels), sequential=solver.sequential)
-        graph, arrays = problem_parts(prepared, solver)
+        prepared = FeasibilityProblem.of(loss, model, x, labels)
+        graph, arrays = prepared.graph_for(solver), prepared.arrays
         problem = make_problem(graph, solver.form, arrays)
         flat, unravel = ravel_pytree(solver.init(problem, arrays[0]))
         state = loop(lambda z: ravel_pytree(solver.step(problem, unravel(z))[0])[0], flat, steps)

@@ -187,17 +187,15 @@ def displace_dot(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     return _for_each(one, (3, 3, 2), a, b, z)
 
 
-def leave_dot(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, *solved: Array, relaxation: float
-) -> tuple[Array, ...]:
+def leave_dot(a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, with each copy read once and written once."""
     wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b))
-    rate = 2 * relaxation
 
     def one(a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array) -> tuple[Array, ...]:
         p, q, k = a.shape
         blocks = _Blocks(p, q, k)
-        *solved, z = scalars
+        *solved, z, relaxation = scalars
+        rate = 2 * relaxation.astype(wide)
 
         def update(index: Array, a: Array, b: Array) -> tuple[Array, ...]:
             """A block of new copies, behind what overwrites others, with norms of them and of their moves."""
@@ -230,18 +228,20 @@ def leave_dot(
         means = _reflected_means(sum_a, sum_b, step_a, step_b, a.dtype, b.dtype)
         return (a, b, moved_a + moved_b, c, e, step_a, step_b, output, *means)
 
-    return _for_each(one, (3, 3, 3, 3, *[2] * 5), a, b, mean_a, mean_b, *solved)
+    return _for_each(one, (3, 3, 3, 3, *[2] * 6), a, b, mean_a, mean_b, *scalars)
 
 
 def reflect_dot(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
+    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, relaxation: Array
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, with each copy read once and written once."""
     wide = compute_dtype(jnp.result_type(a, b, mean_a, mean_b, z))
-    rate = 2 * relaxation
 
-    def one(a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array) -> tuple[Array, ...]:
+    def one(
+        a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, relaxation: Array
+    ) -> tuple[Array, ...]:
         p, q, k = a.shape
+        rate = 2 * relaxation.astype(wide)
         blocks = _Blocks(p, q, k)
 
         def load(index: Array, a: Array, b: Array) -> tuple[Array, ...]:
@@ -277,4 +277,4 @@ def reflect_dot(
         means = (sum_a / q).astype(a.dtype), (sum_b / p).astype(b.dtype)
         return a, b, output, squared_a + squared_b, *means
 
-    return _for_each(one, (3, 3, 3, 3, 2), a, b, mean_a, mean_b, z)
+    return _for_each(one, (3, 3, 3, 3, 2, 2), a, b, mean_a, mean_b, z, relaxation)

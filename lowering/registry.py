@@ -18,6 +18,7 @@ from jax.interpreters import mlir
 from pjax_prim.errors import ArgumentError
 from pjax_prim.primitives import Choice, Definition
 from pjax_prim.primitives import choice as _choice
+from pjax_prim.primitives._arguments import standard_promotion
 
 from .composite import lower_as_composite
 
@@ -112,7 +113,7 @@ def _lower(
     rule = _select(definition, platform, lowering, _is_local(ctx), ctx.avals_in, static)
 
     def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        with jax.named_scope(definition.name):
+        with jax.named_scope(definition.name), standard_promotion():
             return rule.implementation(*arrays, **static)
 
     attributes = {**static, "rule": rule.name}

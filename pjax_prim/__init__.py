@@ -10,6 +10,8 @@ from .errors import GraphError as GraphError
 from .errors import MissingRuleError as MissingRuleError
 from .errors import PjaxError as PjaxError
 from .errors import UnusedParameterWarning as UnusedParameterWarning
+from .feasibility import FeasibilityProblem as FeasibilityProblem
+from .feasibility import constraint_graph as constraint_graph
 from .graph import ConstraintGraph as ConstraintGraph
 from .metric import METRICS as METRICS
 from .metric import Metric as Metric
@@ -41,6 +43,8 @@ from .primitives import quantize as quantize
 from .primitives import squared_error as squared_error
 from .primitives import sum_relu as sum_relu
 from .primitives import threshold_dot as threshold_dot
+from .pullbacks import Step as Step
+from .pullbacks import register_pullback as register_pullback
 from .restrictions import AbstractRestriction as AbstractRestriction
 from .restrictions import Bounds as Bounds
 from .restrictions import FixedNorm as FixedNorm
@@ -69,7 +73,6 @@ from .solving import Solution as Solution
 from .solving import solve as solve
 from .starts import Starts as Starts
 from .starts import solve_starts as solve_starts
-from .transform import constraint_graph as constraint_graph
 from .updates import displacement_step as displacement_step
 
 __version__ = "0.1.0"

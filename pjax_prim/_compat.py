@@ -6,9 +6,13 @@ from typing import Any
 import jax
 from jax._src import distributed as _distributed
 from jax._src import source_info_util
+from jax._src import util as _util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
-from jax.extend.core import primitives
+from jax._src.linear_util import WrappedFun
+from jax._src.shard_map import shard_map_p as shard_map_p
+from jax._src.sharding_impls import UnspecifiedValue
+from jax.extend.core import ClosedJaxpr, primitives
 from jax.interpreters import mlir
 
 try:
@@ -35,6 +39,11 @@ _CALLS: dict[Any, str] = {
 }
 
 
+def as_weak(number: Any) -> Any:
+    """A scalar array with a weak type, as a Python number has: what it is combined with keeps its dtype."""
+    return _lax._convert_element_type(number, weak_type=True)
+
+
 def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     """`(jaxpr, constants)` of a closed or open jaxpr.
 
@@ -42,6 +51,31 @@ def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     """
     jaxpr = getattr(closed, "jaxpr", closed)
     return jaxpr, getattr(closed, "consts", None) or ()
+
+
+def without_constants(jaxpr: Any) -> Any:
+    """The open jaxpr without the arrays it carries, so that keeping it keeps none alive."""
+    return jaxpr.replace(consts=[None] * len(jaxpr.consts)) if getattr(jaxpr, "consts", None) else jaxpr
+
+
+def wrapped_parts(value: Any) -> tuple[Any, ...] | None:
+    """The functions and settings of what JAX wraps around a rule of a custom derivative; None for others."""
+    if not isinstance(value, WrappedFun):
+        return None
+    return (value.f, *(x for pair in value.transforms for x in pair), value.params)
+
+
+def program_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Caches a function by its arguments and JAX's configuration; `jax.clear_caches()` clears it."""
+    cached: Callable[..., Any] = _util.cache(max_size=128, trace_context_in_key=True)(function)
+    return cached
+
+
+def close_jaxpr(jaxpr: Any, constants: Sequence[Any]) -> Any:
+    """The inverse of `open_jaxpr`, with other constants."""
+    if hasattr(jaxpr, "consts"):  # from jax 0.11
+        return jaxpr.replace(consts=list(constants))
+    return ClosedJaxpr(jaxpr, list(constants))
 
 
 def called_jaxpr(equation: Any) -> Any | None:
@@ -59,6 +93,15 @@ def scan_operands(equation: Any) -> tuple[int, int]:
     return len(constants.vals), len(carries.vals)
 
 
+def bind_equation(equation: Any, *arrays: Any) -> tuple[Any, ...]:
+    """The results of one jaxpr equation, under the context, the names and the lines it was traced with."""
+    primitive, info = equation.primitive, equation.source_info
+    names = source_info_util.current_name_stack() + info.name_stack
+    with source_info_util.user_context(info.traceback, name_stack=names), equation.ctx.manager:
+        results = primitive.bind(*arrays, **primitive.get_bind_params(equation.params))
+    return tuple(results) if primitive.multiple_results else (results,)
+
+
 def evaluator(equation: Any) -> Callable[..., tuple[Any, ...]]:
     """`arrays -> results` of one jaxpr equation, under the context it was traced in."""
     primitive, params = equation.primitive, equation.params
@@ -69,6 +112,39 @@ def evaluator(equation: Any) -> Callable[..., tuple[Any, ...]]:
         return tuple(results) if primitive.multiple_results else (results,)
 
     return evaluate
+
+
+def jit_options(equation: Any) -> dict[str, Any]:
+    """The options of `jax.jit` that say where arrays lie or how to compile; empty for a plain call."""
+    params = equation.params
+    options = {
+        name: params[name]
+        for name in ("in_shardings", "out_shardings")
+        if not all(isinstance(x, UnspecifiedValue) for x in params[name])
+    }
+    if params["compiler_options_kvs"]:
+        options["compiler_options"] = dict(params["compiler_options_kvs"])
+    return options
+
+
+def shard_map_like(equation: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of shards, mapped as that of a `shard_map` equation."""
+    params = equation.params
+    axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
+    mapped: Callable[..., Any] = jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=tuple(params["in_specs"]),
+        out_specs=list(params["out_specs"]),
+        axis_names=axes,
+        check_vma=params["check_vma"],
+    )
+    return mapped
+
+
+def split_transpose(equation: Any) -> bool:
+    """An option of a scan that was private for as long as it existed."""
+    return bool(equation.params.get("_split_transpose", False))
 
 
 def source_line(equation: Any) -> str:

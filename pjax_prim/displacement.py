@@ -1,76 +1,142 @@
-"""`displacement`: a direction for optax from one sweep of projections."""
+"""`displacement`: a direction for optax, by pullbacks that are projections."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .errors import ArgumentError
-from .graph import ConstraintGraph
-from .primitives._arguments import positive
-from .problem.reverse import forward_gaps, reverse_displacements
-from .problem.sweep import LAM, WEIGHT, Sweep, displacements
-from .solving import Arrays, make_problem
-from .transform import Prepared, check_labels, prepare
-
-Loops = Literal["reverse", "parallel"]
+from .feasibility import FeasibilityProblem, check_parameters
+from .graph.program import trace
+from .primitives._arguments import is_concrete, positive
+from .pullbacks import WEIGHT, directions, settings_of
 
 
 def displacement(
     fn: Callable[..., Any],
     *,
-    lam: float = LAM,
+    lam: float | None = None,
     weight: float = WEIGHT,
-    loops: Loops = "reverse",
-    sweeps: int = 1,
+    has_aux: bool = False,
 ) -> Callable[..., Any]:
-    r"""The direction in which one sweep of projections moves the parameters, to hand to optax.
+    r"""The direction in which projections move the parameters, to hand to optax.
 
-    The drop-in for `eqx.filter_grad`: `displacement(fn)(params, *args)` goes where a gradient goes.
-    Nothing is differentiated. The losses move the outputs by a proximal step; each operation, from
-    the losses back to the parameters, is projected with its output moved so,
+    The drop-in for `eqx.filter_grad`: `displacement(fn)(params, *args)` goes where a gradient goes. The
+    program of `fn` runs as it is, with its loops, branches, checkpoints and shardings. On the way back, each
+    operation is projected with its output moved,
 
-    $$\arg\min_{x', w'} |x' - x|^2 + v\,|w' - w|^2 + |f(x', w') - (y + \Delta y)|^2,$$
+    $$\arg\min_{x', w'} u\,|x' - x|^2 + v\,|w' - w|^2 + |f(x', w') - (y + \Delta y)|^2,$$
 
     and passes the displacements of its inputs on, summed over copies and consumers.
 
+    **To first order** (`lam=None`, the default) these are the limits of small steps: a gradient whose signals
+    are damped neuron by neuron. A product of a row a and a column b passes its signal on divided by
+    1 + |a|^2 / v + |b|^2 / u with v = `weight` (1 + |a|^2) and u = `weight` (1 + |b|^2), a number between 1
+    and 1 + 2 / `weight`; what depends on no parameter does not move and has no term. Step functions (sign,
+    round, floor, ceil, quantize, comparisons used as numbers, threshold neurons, `pjp.one_hot_argmax`,
+    `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is. All
+    other operations have their own derivative, and `custom_vjp` and `custom_jvp` functions that of their
+    author. On smooth functions a gradient is as good; a displacement goes through hard ones, too.
+
+    **Finite** steps (`lam=0.1`) take the exact projections in place of their limits: the losses move their
+    operands by proximal steps `lam`, in a program that is several times as large.
+
     **Arguments:**
 
-    - `fn`: as in `pjp.solve`; what it computes from the losses afterwards has no effect.
-    - `lam`: the step of the losses' proximal operators (in the place of their own), above zero. The
-      larger it is, the further the outputs are moved, and the more the result differs from a gradient.
-    - `weight`: of parameters in products and convolutions, above zero: v is `weight` times one more than the
-      mean squared length of what they are multiplied with, so that examples with little activity do not
-      count for more than others however large activations are. The larger it is, the more of a change
-      goes on to the layers below.
-    - `loops`: how a sweep goes through the iterations of a `scan`: "reverse", one after the other from the
-      last one, which gives all credit in one sweep; "parallel", all at once, where what an iteration
-      passes to the one before it arrives in the next sweep.
-    - `sweeps`: with "parallel" loops, how many iterations credit goes back. Without loops one is all.
+    - `fn`: `fn(params, *args)` returns a number, as for `eqx.filter_grad`; an array stands for its mean, and
+      several arrays for the sum of theirs. With `has_aux` it returns that and anything else.
+    - `lam`: None, or the step of the losses' proximal operators, above zero. The larger it is, the more the
+      result differs from a gradient.
+    - `weight`: of what the operands of products are multiplied with, above zero. The smaller it is, the more
+      a signal is damped.
+    - `has_aux`: whether `fn` returns a pair of value and auxiliary output.
 
     **Returns:** `direct(params, *args)`, which gives a pytree like `params` with None for what is not
-    trained: *minus* the displacement, because optax subtracts gradients; the mean over examples, and of
-    the size of the gradient of the mean loss, so that the settings of optax's optimisers hold.
+    trained: *minus* the displacement, because optax subtracts gradients, in the units of a gradient; with
+    `has_aux` a pair of it and the auxiliary output.
 
-    **Errors:** `ArgumentError`, and those of `pjp.solve`. `GraphError` for a loop in "reverse" whose carry
-    depends on a loss.
+    **Errors:** `ArgumentError` for settings and parameters other than these; `GraphError` for a value that is
+    no floating-point number or depends on no parameter; those of `jax.grad`.
 
-    **Cost:** the products of a gradient and one elementwise solve per node; "parallel" that many sweeps.
-    Digits: at least half of those of the dtype; what is small is projected to first order.
+    **Cost:** that of the gradient and of the squared lengths of the operands of products.
 
-    **Source:** target propagation by projections; the sweep is that of arXiv 2506.05878 without the
-    averaging, which weakens the signal from layer to layer.
+    **Source:** target propagation by projections; a sweep of arXiv 2506.05878 without the averaging, which
+    weakens the signal from layer to layer.
     """
-    settings = _settings(lam, weight, loops, sweeps)
+    both = value_and_displacement(fn, lam=lam, weight=weight, has_aux=has_aux)
 
-    def direct(params: Any, *args: Any) -> Any:
-        prepared, arrays = _parts(fn, params, args, loops == "reverse")
-        run = _reverse if loops == "reverse" else _parallel
-        return prepared.tree(run(prepared.graph, settings, arrays))
+    def direct(params: Any, *args: Any, **kwargs: Any) -> Any:
+        value, moved = both(params, *args, **kwargs)
+        return (moved, value[1]) if has_aux else moved
 
     return direct
+
+
+def value_and_displacement(
+    fn: Callable[..., Any],
+    *,
+    lam: float | None = None,
+    weight: float = WEIGHT,
+    has_aux: bool = False,
+) -> Callable[..., tuple[Any, Any]]:
+    """`fn`'s value beside its `displacement`, from one pass: the drop-in for `eqx.filter_value_and_grad`.
+
+    **Arguments, errors:** as `displacement`.
+
+    **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
+    may have any shape.
+    """
+    if lam is not None:
+        positive(lam=lam)
+    if is_concrete(weight):
+        positive(weight=weight)
+    if not callable(fn):
+        raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
+
+    def both(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        check_parameters(params, jnp.inexact)
+        trained, fixed = eqx.partition(params, eqx.is_inexact_array)
+        leaves, treedef = jtu.tree_flatten(trained)
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        outside: list[Any] = []
+
+        def flat(leaves: list[Any]) -> list[Any]:
+            returned = fn(eqx.combine(jtu.tree_unflatten(treedef, leaves), fixed), *args, **kwargs)
+            value, aux = _pair(returned) if has_aux else (returned, None)
+            arrays, rest = eqx.partition(aux, eqx.is_array)
+            values, structure = jtu.tree_flatten(value)
+            arrays, inside = jtu.tree_flatten(arrays)
+            outside[:] = structure, len(values), inside, rest
+            return [*_numbers(values, returned), *arrays]
+
+        closed = trace(flat, leaves)
+        structure, count, inside, rest = outside
+        outputs, found = directions(closed, leaves, (), settings_of(closed, lam, weight), count)
+        value = jtu.tree_unflatten(structure, outputs[:count])
+        moved = jtu.tree_unflatten(treedef, found)
+        if not has_aux:
+            return value, moved
+        return (value, eqx.combine(jtu.tree_unflatten(inside, outputs[count:]), rest)), moved
+
+    return both
+
+
+def _pair(returned: Any) -> tuple[Any, Any]:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ArgumentError(
+            "fn: expected it to return a pair of value and auxiliary output with has_aux=True, given "
+            f"{returned!r}"
+        )
+    return returned
+
+
+def _numbers(values: list[Any], returned: Any) -> list[Array]:
+    if not values or not all(eqx.is_array_like(x) for x in values):
+        raise ArgumentError(f"fn: expected it to return a number or an array, given {returned!r}")
+    return [jnp.asarray(x) for x in values]
 
 
 def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
@@ -83,85 +149,15 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
 
     **Returns:** a function of `(params, *args)` that gives a number; zero if all losses are satisfied.
 
-    **Errors:** those of `displacement`.
+    **Errors:** those of `pjp.solve`.
 
     **Cost:** a forward pass and one projection per example.
     """
 
     def measure(params: Any, *args: Any) -> Float[Array, ""]:
-        prepared, arrays = _parts(fn, params, args, True)
-        return _gap(prepared.graph, arrays)
+        problem = FeasibilityProblem.of(fn, params, *args)
+        problem.check()
+        gaps = problem.numbers().forward_gaps(problem.trained)
+        return jnp.sqrt(sum(gaps, jnp.zeros(())))
 
     return measure
-
-
-def value_and_displacement(
-    fn: Callable[..., Any],
-    *,
-    lam: float = LAM,
-    weight: float = WEIGHT,
-    loops: Loops = "reverse",
-    sweeps: int = 1,
-) -> Callable[..., tuple[Any, Any]]:
-    """`fn`'s value beside its `displacement`: the drop-in for `eqx.filter_value_and_grad`.
-
-    **Arguments, errors:** as `displacement`.
-
-    **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
-    may have any shape.
-    """
-    direct = displacement(fn, lam=lam, weight=weight, loops=loops, sweeps=sweeps)
-
-    def both(params: Any, *args: Any) -> tuple[Any, Any]:
-        moved = direct(params, *args)
-        return fn(params, *args), moved
-
-    return both
-
-
-def _parts(
-    fn: Callable[..., Any], params: Any, args: tuple[Any, ...], sequential: bool
-) -> tuple[Prepared, Arrays]:
-    prepared = prepare(fn, params, args, sequential=sequential)
-    check_labels(prepared.graph, prepared.data)
-    captured = [array for _, array in prepared.graph.function.captured]
-    return prepared, (prepared.parameters, prepared.data, captured)
-
-
-@eqx.filter_jit
-def _reverse(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]:
-    parameters, data, captured = arrays
-    moves = reverse_displacements(graph, graph.constants(data, captured), parameters, settings)
-    return _against(moves, parameters)
-
-
-@eqx.filter_jit
-def _parallel(graph: ConstraintGraph, settings: Sweep, arrays: Arrays) -> list[Array]:
-    problem = make_problem(graph, "compressed", arrays)
-    return _against(displacements(problem, arrays[0], settings), arrays[0])
-
-
-@eqx.filter_jit
-def _gap(graph: ConstraintGraph, arrays: Arrays) -> Float[Array, ""]:
-    parameters, data, captured = arrays
-    gaps = forward_gaps(graph, graph.constants(data, captured), parameters)
-    return jnp.sqrt(sum(gaps, jnp.zeros(())))
-
-
-def _against(moves: Sequence[Array | None], parameters: Sequence[Array]) -> list[Array]:
-    """Minus the displacements, in the dtypes of the parameters; zero where there is none."""
-    return [
-        jnp.zeros_like(given) if moved is None else (-moved).astype(given.dtype)
-        for given, moved in zip(parameters, moves, strict=True)
-    ]
-
-
-def _settings(lam: Any, weight: Any, loops: Any, sweeps: Any) -> Sweep:
-    positive(lam=lam, weight=weight)
-    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-        raise ArgumentError(f"sweeps: expected an integer of at least 1, given {sweeps!r}")
-    if loops not in get_args(Loops):
-        raise ArgumentError(f"loops: expected {' or '.join(map(repr, get_args(Loops)))}, given {loops!r}")
-    if loops == "reverse" and sweeps != 1:
-        raise ArgumentError(f'sweeps: only for loops="parallel", given {sweeps}; one in reverse is all')
-    return Sweep(float(lam), float(weight), sweeps)

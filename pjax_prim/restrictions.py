@@ -40,9 +40,12 @@ class FixedNorm(AbstractRestriction):
 
     def project(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
         entries = w.shape[-1]
+        if not entries:
+            return w
         length = math.sqrt(entries) if self.length is None else self.length
         largest = jnp.max(jnp.abs(w), -1, keepdims=True)
-        scaled = jnp.where(largest > 0, w / jnp.where(largest > 0, largest, 1), 1)
+        # NaN is not equal to zero: a vector with one has no length, and stays without.
+        scaled = jnp.where(largest == 0, 1, w / jnp.where(largest == 0, 1, largest))
         return scaled * (length / jnp.sqrt(jnp.sum(jnp.square(scaled), -1, keepdims=True)))
 
 
@@ -86,7 +89,7 @@ class Sparse(AbstractRestriction):
 
     def project(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
         order = jnp.argsort(-jnp.abs(w), -1, stable=True)
-        return jnp.where(jnp.argsort(order, -1) < self.count, w, 0)
+        return jnp.where((jnp.argsort(order, -1) < self.count) | jnp.isnan(w), w, 0)
 
 
 @dataclass(frozen=True)
@@ -105,4 +108,5 @@ class Levels(AbstractRestriction):
 
     def project(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
         values = jnp.asarray(self.values, w.dtype)
-        return values[jnp.searchsorted((values[1:] + values[:-1]) / 2, w)]
+        nearest = values[jnp.searchsorted((values[1:] + values[:-1]) / 2, w)]
+        return jnp.where(jnp.isnan(w), w, nearest)

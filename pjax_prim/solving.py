@@ -10,21 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .errors import ArgumentError
+from .feasibility import Arrays, FeasibilityProblem, make_problem
 from .graph import ConstraintGraph
-from .metric import metric_of, weigh
+from .primitives._arguments import standard_promotion
 from .problem import (
-    AbstractProblem,
-    CompressedProblem,
-    ConsensusProblem,
-    DividedProblem,
-    ExpandedProblem,
-    Form,
     Placement,
-    State,
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
-from .transform import Prepared, check_labels, prepare
+from .solvers.forward_only import forward_only
+from .solvers.settings import Setting, check_count, check_setting, operands
 
 
 class RESULTS(eqx.Enumeration):
@@ -47,7 +42,7 @@ class Solution(eqx.Module):
     """
 
     params: Any
-    state: State
+    state: Any
     stats: dict[str, Any]
     result: Any
     node_names: tuple[str, ...] = eqx.field(static=True)
@@ -66,11 +61,12 @@ def solve(
     params: Any,
     *args: Any,
     solver: AbstractSolver,
-    max_steps: int,
-    tol: float | None = None,
+    max_steps: int | Array,
+    tol: Setting | None = None,
     readout: Readout = "shadow",
-    state: State | None = None,
+    state: Any = None,
     placement: Placement | None = None,
+    has_aux: bool = False,
 ) -> Solution:
     """Finds parameters, and states of every operation, that satisfy all constraints of a function.
 
@@ -94,74 +90,64 @@ def solve(
     - `placement`: of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
       solver's arrays are divided over a mesh.
 
+    `max_steps`, `tol` and the solver's settings that are numbers may be Python's, NumPy's or JAX's, traced
+    ones too: a new value compiles nothing, and `jax.vmap` over them works. Traced values are not checked.
+
     **Returns:** a `Solution`.
 
     **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
 
     **Cost:** in the compressed form a step costs a few gradient steps, in the expanded form a few
-    passes over all copies. May be called inside `jax.jit` and `jax.vmap`.
+    passes over all copies. May be called inside `jax.jit` and `jax.vmap`, and differentiated in forward
+    mode (`jax.jvp`); `jax.grad` raises an `ArgumentError`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    prepared = prepare(fn, params, args, sequential=solver.sequential)
-    check_labels(prepared.graph, prepared.data)
-    graph, arrays = problem_parts(prepared, solver)
+    problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux)
+    problem.check()
+    graph, arrays = problem.graph_for(solver), problem.arrays
+    if placement is not None:
+        _check_placement(graph, solver, placement)
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
-        graph, solver, jnp.asarray(max_steps, jnp.int32), tol, readout, arrays, state, placement
+        graph, operands(solver), operands(max_steps), operands(tol), readout, arrays, state, placement
     )
     names = tuple(node.name for node in graph.nodes)
-    gaps = stats.pop("gaps")
-    stats["gap_per_node"] = {name: gaps[i] for i, name in enumerate(names)}
-    return Solution(prepared.restore(new), state, stats, result, names)
-
-
-Arrays = tuple[list[Array], list[Array], list[Array]]  # parameters, data, captured
-
-
-def problem_parts(prepared: Prepared, solver: AbstractSolver) -> tuple[ConstraintGraph, Arrays]:
-    """The graph as a solver takes it, and the arrays that go with it."""
-    graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
-    solver.check(graph)
-    graph = weigh(graph, metric_of(solver.metric))
-    captured = [array for _, array in graph.function.captured]
-    return graph, (prepared.parameters, prepared.data, captured)
-
-
-def make_problem(
-    graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
-) -> AbstractProblem:
-    """The graph with its numbers, in one of the forms."""
-    _, data, captured = arrays
-    return PROBLEMS[form](graph, graph.constants(data, captured), placement)
-
-
-PROBLEMS: dict[Form, type[AbstractProblem]] = {
-    "compressed": CompressedProblem,
-    "expanded": ExpandedProblem,
-    "divided": DividedProblem,
-    "consensus": ConsensusProblem,
-}
+    return Solution(problem.restore(new), state, stats, result, names)
 
 
 @eqx.filter_jit
 def _run(
     graph: ConstraintGraph,
     solver: AbstractSolver,
-    max_steps: Array,
-    tol: float | None,
+    max_steps: Any,
+    tol: Setting | None,
     readout: Readout,
     arrays: Arrays,
-    start: State | None,
+    start: Any,
     placement: Placement | None,
-) -> tuple[list[Array], State, dict[str, Any], Any]:
+) -> tuple[list[Array], Any, dict[str, Any], Any]:
+    with standard_promotion():
+        return _solved(graph, solver, max_steps, tol, readout, arrays, start, placement)
+
+
+def _solved(
+    graph: ConstraintGraph,
+    solver: AbstractSolver,
+    max_steps: Any,
+    tol: Setting | None,
+    readout: Readout,
+    arrays: Arrays,
+    start: Any,
+    placement: Placement | None,
+) -> tuple[list[Array], Any, dict[str, Any], Any]:
     problem = make_problem(graph, solver.form, arrays, placement)
     parameters = arrays[0]
     progress = iterate(
         solver,
         problem,
         lambda: solver.init(problem, parameters) if start is None else start,
-        max_steps,
+        jnp.asarray(max_steps, jnp.int32),
         tol,
     )
     bad = progress.first_nonfinite >= 0
@@ -177,11 +163,12 @@ def _run(
     stats = {
         "num_steps": progress.steps,
         "gap": progress.gap,
-        "gaps": progress.gaps,
+        "gap_per_node": {node.name: progress.gaps[i] for i, node in enumerate(graph.nodes)},
         "change": progress.change,
         "first_nonfinite": progress.first_nonfinite,
     }
-    return new, progress.state, stats, result
+    new, state, stats = forward_only((new, progress.state, stats))
+    return new, state, stats, result
 
 
 def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None:
@@ -190,31 +177,46 @@ def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None
         raise ArgumentError(
             f"solver: expected a solver such as pjp.AlternatingProjections(), given {solver!r}"
         )
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 0:
-        raise ArgumentError(f"max_steps: expected an integer of at least 0, given {max_steps!r}")
-    number = isinstance(tol, int | float) and not isinstance(tol, bool)
-    if tol is not None and not (number and 0 <= tol < math.inf):
-        raise ArgumentError(f"tol: expected a finite number of at least 0 or None, given {tol!r}")
+    check_count("max_steps", max_steps, 0)
+    if tol is not None:
+        allowed = "a finite number of at least 0 or None"
+        check_setting("tol", tol, allowed, lambda x: (x >= 0) & (x < math.inf))
     if readout not in get_args(Readout):
         allowed = " or ".join(map(repr, get_args(Readout)))
         raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
 
 
-def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:
-    expected = jax.eval_shape(
-        lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
+def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: Placement) -> None:
+    expected = [None if node.output is None else len(node.output.shape) for node in graph.nodes]
+    given = [None if x is None else len(x.spec) for x in placement.outputs]
+    fits = len(expected) == len(given) and all(
+        (a is None) == (b is None) and (a is None or b is None or b <= a)
+        for a, b in zip(expected, given, strict=True)
     )
+    if not fits:
+        raise ArgumentError(
+            f"placement: expected that of a plan for this function and {type(solver).__name__} "
+            f"({len(expected)} nodes), given one for {len(given)} nodes of other kinds"
+        )
+
+
+def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:
+    with standard_promotion():
+        expected = jax.eval_shape(
+            lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
+        )
     structures: list[Any] = [jax.tree.structure(x) for x in (expected, state)]
     if structures[0] != structures[1]:
         raise ArgumentError(
             f"state: expected the state of {type(solver).__name__}(form={solver.form!r}) on a graph of "
             f"{len(graph.nodes)} nodes, given another structure"
         )
-    names = [*(node.name for node in graph.nodes), "the factors in consensus"]
-    for name, wanted, given in zip(names, expected, state, strict=False):
+    where = [f"node {node.name!r}" for node in graph.nodes]
+    pairs = zip(where, *map(solver.point, (expected, state)), strict=True)
+    for place, wanted, given in (*pairs, ("the wrapper's memory", *map(jax.tree.leaves, (expected, state)))):
         for a, b in zip(wanted, given, strict=True):
             if (a.shape, a.dtype) != (jnp.shape(b), jnp.result_type(b)):
                 raise ArgumentError(
-                    f"state: at node {name!r} expected shape {a.shape} and dtype {a.dtype}, "
+                    f"state: at {place} expected shape {a.shape} and dtype {a.dtype}, "
                     f"given shape {jnp.shape(b)} and dtype {jnp.result_type(b)}"
                 )

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .errors import ArgumentError
-from .problem import State
+from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
+from .primitives._arguments import is_concrete, standard_promotion
+from .problem import AbstractProblem
 from .solvers import AbstractSolver
-from .solving import check_arguments, make_problem, problem_parts
-from .transform import check_labels, prepare
+from .solvers.settings import Setting, check_count, operands
+from .solving import check_arguments
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def solve_starts(
     starts: int,
     solver: AbstractSolver,
     max_steps: int,
-    tol: float | None = None,
+    tol: Setting | None = None,
     is_solved: Callable[[Any], Bool[Array, ""]] | None = None,
     lanes: int = 256,
     chunk: int = 100,
@@ -78,7 +82,8 @@ def solve_starts(
     **Arguments:**
 
     - `fn`, `args`, `solver`, `max_steps`, `tol`: as in `solve`.
-    - `make_params`: from a key to the parameters of a start.
+    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's own;
+      what is no array is the same for all.
     - `key`: split over the starts; the same key gives the same starts, whatever `lanes` and `mesh`.
     - `starts`: how many, at least 1.
     - `is_solved`: of parameters, whether they count as a solution before the gap is `tol`: a network that
@@ -92,36 +97,60 @@ def solve_starts(
     **Cost:** `lanes` steps at once, in memory too.
     """
     for name, value in (("starts", starts), ("lanes", lanes), ("chunk", chunk), ("max_steps", max_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{name}: expected an integer of at least 1, given {value!r}")
+        check_count(name, value, 1)
+        if not is_concrete(value):
+            raise ArgumentError(
+                f"{name}: expected a known integer, given a traced one; use pjp.solve inside jit"
+            )
+    starts, lanes, chunk, max_steps = map(int, (starts, lanes, chunk, max_steps))
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
     check_arguments(solver, max_steps, tol, "shadow")
-    chunk = min(chunk, max_steps)
+    solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
-    prepared = prepare(fn, make_params(keys[0]), args, sequential=solver.sequential)
-    check_labels(prepared.graph, prepared.data)
-    graph, (_, *data) = problem_parts(prepared, solver)
+    first = eqx.filter_jit(make_params)(_first(keys))
+    prepared = FeasibilityProblem.of(fn, first, *args)
+    prepared.check()
+    graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
+    untrained = len(_untrained(first))
+    data = common[untrained:], captured
+
+    def problem_of(untrained: list[Array], data: Any) -> AbstractProblem:
+        common, captured = data
+        return make_problem(graph, solver.form, ([], [*untrained, *common], captured))
 
     def begin(key: PRNGKeyArray, data: Any) -> _Lane:
-        parameters = prepare(fn, make_params(key), args).parameters
-        state = solver.init(make_problem(graph, solver.form, ([], *data)), parameters)
-        return _Lane(state, parameters, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        params = make_params(key)
+        _check_static(first, params)
+        own = FeasibilityProblem.of(fn, params, *args)
+        fixed = own.data[:untrained]
+        with standard_promotion():
+            state = solver.init(problem_of(fixed, data), own.trained)
+        return _Lane(state, own.trained, fixed, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+    def restore(parameters: list[Array], untrained: list[Array]) -> Any:
+        _, treedef = jax.tree.flatten(eqx.filter(first, _is_untrained))
+        return eqx.combine(jax.tree.unflatten(treedef, untrained), prepared.restore(parameters))
 
     def step(lane: _Lane, data: Any) -> _Lane:
-        problem = make_problem(graph, solver.form, ([], *data))
-        state, squared = solver.step(problem, lane.state)
-        read = [
-            old if new is None else new
-            for new, old in zip(solver.read(problem, state, "shadow"), lane.parameters, strict=True)
-        ]
+        problem = problem_of(lane.untrained, data)
+        with standard_promotion():
+            state, squared = solver.step(problem, lane.state)
+            found = solver.read(problem, state, "shadow")
+        read = [old if new is None else new for new, old in zip(found, lane.parameters, strict=True)]
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
-            solved = solved | is_solved(prepared.restore(read))
+            solved = solved | is_solved(restore(read, lane.untrained))
         going = ~lane.solved & (lane.steps < max_steps)
         # The state of a lane that ended goes on: nothing reads it, and choosing would cost a pass.
         parameters = [jnp.where(going, new, old) for new, old in zip(read, lane.parameters, strict=True)]
-        return _Lane(state, parameters, lane.steps + going, lane.solved | (going & solved))
+        return _Lane(
+            state,
+            parameters,
+            lane.untrained,
+            lane.steps + going.astype(jnp.int32),
+            lane.solved | (going & solved),
+        )
 
     def run(lanes: _Lane, data: Any) -> _Lane:
         return jax.lax.fori_loop(0, chunk, lambda _, x: jax.vmap(step, (0, None))(x, data), lanes)
@@ -138,25 +167,26 @@ def solve_starts(
     begun = min(width, starts)
     ended = jax.tree.map(
         lambda x: np.zeros((starts, *x.shape), x.dtype),
-        jax.eval_shape(begin, keys[0], data)._replace(state=()),
+        jax.eval_shape(begin, jax.eval_shape(_first, keys), data)._replace(state=()),
     )
     opened = perf_counter()
-    state = programs(jax.vmap(begin, (0, None)), keys[np.maximum(owner, 0)])
+    state = programs(jax.vmap(begin, (0, None)), programs.keys(keys, owner))
     while True:
         state = programs(run, state)
-        over = (owner != _NONE) & np.asarray(state.solved | (state.steps >= max_steps))
+        solved, steps = jax.device_get((state.solved, state.steps))
+        over = (owner != _NONE) & (solved | (steps >= max_steps))
         if over.any():
             for whole, part in zip(
                 jax.tree.leaves(ended), jax.tree.leaves(state._replace(state=())), strict=True
             ):
-                whole[owner[over]] = np.asarray(part)[over]
+                whole[owner[over]] = jax.device_get(part)[over]
             owner[over] = _NONE
             free = np.flatnonzero(over)[: starts - begun]
             if free.size:
                 owner[free] = np.arange(begun, begun + free.size)
                 begun += free.size
                 fresh = np.isin(np.arange(width), free)
-                state = programs(refill, state, fresh, keys[np.maximum(owner, 0)])
+                state = programs(refill, state, fresh, programs.keys(keys, owner))
         busy = np.flatnonzero(owner != _NONE)
         if not busy.size:
             break
@@ -168,7 +198,7 @@ def solve_starts(
             state = programs.select(state, kept)
             owner, width = owner[kept], narrow
     seconds = perf_counter() - opened - programs.compiling
-    params = prepared.restore([jnp.asarray(x) for x in ended.parameters])
+    params = restore(*(list(map(jax.device_put, x)) for x in (ended.parameters, ended.untrained)))
     return Starts(params, ended.solved, ended.steps, seconds)
 
 
@@ -177,12 +207,48 @@ _NONE = -1
 
 
 class _Lane(NamedTuple):
-    """One start under way: its governing sequence, its last shadow's parameters, how far it is."""
+    """One start under way: its governing sequence, its last shadow's parameters, how far it is.
 
-    state: State
+    `untrained`: its own arrays among the parameters that are not trained, as `make_params` gave them.
+    """
+
+    state: Any
     parameters: list[Array]
+    untrained: list[Array]
     steps: Int[Array, ""]
     solved: Bool[Array, ""]
+
+
+@jax.jit
+def _first(keys: PRNGKeyArray) -> PRNGKeyArray:
+    return keys[0]
+
+
+def _is_untrained(leaf: Any) -> bool:
+    return is_data(leaf) and not is_trained(leaf)
+
+
+def _untrained(params: Any) -> list[Any]:
+    """The arrays of parameters that are not trained, in the order in which a problem has them."""
+    return jax.tree.leaves(eqx.filter(params, _is_untrained))
+
+
+def _check_static(first: Any, other: Any) -> None:
+    """What is no array is the same for all starts, which share one program."""
+
+    def static(params: Any) -> dict[str, Any]:
+        leaves = jtu.tree_leaves_with_path(params)
+        return {jtu.keystr(path): leaf for path, leaf in leaves if not (is_data(leaf) or callable(leaf))}
+
+    ours, theirs = static(first), static(other)
+    if ours.keys() != theirs.keys():
+        raise ArgumentError("make_params: expected one structure for all keys, given another for each")
+    for path, value in ours.items():
+        if value != theirs[path]:
+            raise ArgumentError(
+                f"make_params: expected what is no array to be the same for all keys, given {value!r} and "
+                f"{theirs[path]!r} for params{path}; make it an array"
+            )
 
 
 class _Programs:
@@ -202,17 +268,23 @@ class _Programs:
     def place(self, array: Any) -> Array:
         """An array with an entry for each lane."""
         if self.mesh is None:
-            return jnp.asarray(array)
+            return jax.device_put(array)
         return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec("data")))
+
+    def keys(self, keys: PRNGKeyArray, owner: np.ndarray[Any, np.dtype[np.int64]]) -> PRNGKeyArray:
+        """The keys of the owners of lanes; any for an idle one."""
+        return jax.jit(jnp.take, static_argnames="axis")(keys, jax.device_put(np.maximum(owner, 0)), axis=0)
 
     def select(self, lanes: _Lane, kept: np.ndarray[Any, np.dtype[np.int64]]) -> _Lane:
         """Some of the lanes."""
-        chosen: _Lane = jax.tree.map(lambda x: self.place(np.asarray(x)[kept]), lanes)
+        chosen: _Lane = jax.tree.map(lambda x: self.place(jax.device_get(x)[kept]), lanes)
         return chosen
 
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""
         placed = jax.tree.map(self.place, arguments)
+        if jax.config.jax_disable_jit:
+            return function(*placed, self._data)
         key = (function.__name__, len(jax.tree.leaves(placed)[0]))
         if key not in self._compiled:
             opened = perf_counter()

@@ -8,7 +8,7 @@ import optax
 
 from .displacement import value_and_displacement
 from .errors import ArgumentError
-from .transform import is_trained
+from .feasibility import is_trained
 
 
 def displacement_step(

@@ -108,7 +108,7 @@ def _constant_labels(graph: ConstraintGraph, data: Sequence[Labels]) -> dict[Val
         values.extend(environment)
         return list(environment.values())
 
-    captured = [abstract(value) for value, _ in graph.function.captured]
+    captured = [abstract(value) for value in graph.function.captured]
     jaxpr = jax.make_jaxpr(evaluate)([abstract(x) for x in graph.function.data], captured)
     none: list[Labels] = [(None,) * len(x.shape) for x in captured]
     return dict(zip(values, propagate(jaxpr, [*data, *none]), strict=True))

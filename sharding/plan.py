@@ -14,13 +14,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ..errors import ArgumentError
+from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
 from ..problem import AbstractProblem, Placement, State
 from ..rules.convolution import Convolution
 from ..solvers import AbstractSolver, AbstractWrapper
-from ..solving import PROBLEMS, make_problem, problem_parts
-from ..transform import is_data, is_trained, prepare
 from .labelling import label_graph
 from .propagation import Labels
 from .rules import Rule, apply_rules, axis_names, check_spec, divisor
@@ -58,6 +57,7 @@ class Plan:
     - `mesh`, `solver`; `graph`, as the solver takes it.
     - `parameters`, `data`: shardings of the trained arrays and of the other arrays among the arguments.
     - `placement`: of all arrays in between; `solve` takes it.
+    - `captured`: the arrays that the function closes over.
     """
 
     mesh: Mesh
@@ -66,6 +66,7 @@ class Plan:
     parameters: tuple[NamedSharding, ...]
     data: tuple[NamedSharding, ...]
     placement: Placement
+    captured: tuple[Any, ...] = ()
 
     @property
     def replicated(self) -> NamedSharding:
@@ -163,8 +164,8 @@ class Plan:
         )
 
     def _problem(self, data: Sequence[Array]) -> AbstractProblem:
-        captured = [array for _, array in self.graph.function.captured]
-        return make_problem(self.graph, self.solver.form, ([], list(data), captured), self.placement)
+        arrays: Any = ([], list(data), list(self.captured))
+        return make_problem(self.graph, self.solver.form, arrays, self.placement)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state."""
@@ -226,8 +227,8 @@ def make_plan(
             f"solver: {type(solver).__name__} keeps a memory that has no place on a mesh; expected the "
             f"solver inside, {type(solver.solver).__name__}"
         )
-    prepared = prepare(fn, params, args)
-    graph, _ = problem_parts(prepared, solver)
+    prepared = FeasibilityProblem.of(fn, params, *args)
+    graph = prepared.graph_for(solver)
     for node in graph.nodes:
         if mesh.size > 1 and isinstance(node.constraint, Convolution) and node.constraint.window.groups > 1:
             # Seen with jax 0.11.2: divided over one of two mesh axes, the mean over filters is wrong.
@@ -269,7 +270,8 @@ def make_plan(
     parameters = tuple(
         replicated if node is None else placement.outputs[node] or replicated for node in graph.parameters
     )
-    return Plan(mesh, solver, graph, parameters, tuple(NamedSharding(mesh, spec) for spec in data), placement)
+    inputs_of = tuple(NamedSharding(mesh, spec) for spec in data)
+    return Plan(mesh, solver, graph, parameters, inputs_of, placement, tuple(prepared.captured))
 
 
 def _input_specs(

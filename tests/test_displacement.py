@@ -63,10 +63,10 @@ def by_hand(model: MLP, x: Array, labels: Array) -> dict[str, np.ndarray]:
         new, _ = pjp.project_sum_relu((s[i, j], b1[j]), h[i, j] + to_h[i, j])
         to_s[i, j] = 3 * (new - s[i, j])
     moves["b1"] += to_s.sum(0)
-    v = WEIGHT * (1 + (x**2).sum(1).mean())
-    damping = 1 + (x**2).sum(1).mean() / v + (w1**2).sum(1).mean()
+    v, u = WEIGHT * (1 + (x**2).sum(1).mean()), 1e9 * (1 + (w1**2).sum(1).mean())  # data do not move
+    damping = 1 + (x**2).sum(1).mean() / v
     for i, j in np.ndindex(*s.shape):
-        _, dw = weighted_dot(x[i], w1[j], s[i, j] + to_s[i, j], 1.0, v)
+        _, dw = weighted_dot(x[i], w1[j], s[i, j] + to_s[i, j], u, v)
         moves["w1"][j] += np.asarray(v * dw * damping)
     return {name: -value / (LAM * len(x)) for name, value in moves.items()}
 
@@ -77,7 +77,10 @@ def test_a_sweep_copy_by_copy() -> None:
     expected = by_hand(model, x, labels)
     first, second = found.layers
     chex.assert_trees_all_close(
-        {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias}, expected, rtol=1e-9
+        {"w1": first.weight, "b1": first.bias, "w2": second.weight, "b2": second.bias},
+        expected,
+        rtol=1e-7,
+        atol=1e-12,
     )
 
 
@@ -160,12 +163,10 @@ def test_an_optimiser_that_needs_a_loss(optimiser: optax.GradientTransformation)
         step(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), x, labels)
 
 
-def test_no_optimiser_and_no_loss() -> None:
+def test_no_optimiser() -> None:
     model, x, labels = network_and_batch()
     with pytest.raises(pjp.ArgumentError, match="optimiser: expected an optax transformation, given 3"):
         pjp.displacement_step(loss, 3)  # type: ignore[arg-type]
-    with pytest.raises(pjp.GraphError, match="loss"):
-        pjp.displacement(lambda model, x: jax.vmap(model)(x).sum())(model, x)
 
 
 def test_jit_eager_value_and_dtype() -> None:
@@ -235,7 +236,8 @@ def one_step(scan: Any, w: Any, x: Array) -> Array:
 
 @pytest.mark.parametrize("model", [states, backwards, nested, layers, one_step], ids=lambda f: f.__name__)
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
-def test_a_loop_in_reverse_is_the_loop_unrolled(model: Callable[..., Array]) -> None:
+def test_a_loop_is_the_loop_unrolled(model: Callable[..., Array]) -> None:
+    """But for the first iteration of the unrolled one, which starts from a constant that does not move."""
     keys = jax.random.split(KEY, 5)
     w = {
         "a": jax.random.normal(keys[0], (3, 3)), "b": jax.random.normal(keys[1], (3, 4)),
@@ -246,11 +248,9 @@ def test_a_loop_in_reverse_is_the_loop_unrolled(model: Callable[..., Array]) -> 
     target = jax.random.normal(keys[4], model(jax.lax.scan, w, x).shape)
 
     def displacement_of(scan: Any) -> Any:
-        return pjp.displacement(
-            lambda w: pjp.squared_error(model(scan, w, x), target), lam=LAM, weight=WEIGHT
-        )(w)
+        return pjp.displacement(lambda w: pjp.squared_error(model(scan, w, x), target), weight=1e9)(w)
 
-    chex.assert_trees_all_close(displacement_of(jax.lax.scan), displacement_of(unrolled), rtol=1e-9)
+    chex.assert_trees_all_close(displacement_of(jax.lax.scan), displacement_of(unrolled), rtol=1e-6)
     chex.assert_trees_all_close(
         pjp.gap(lambda w: pjp.squared_error(model(jax.lax.scan, w, x), target, lam=0.5))(w),
         jnp.linalg.norm(model(unrolled, w, x) - target) / 3,
@@ -263,22 +263,16 @@ def far_back(w: Array, x: Array, target: Array) -> Array:
     return pjp.squared_error(last[None], target)
 
 
-@pytest.mark.parametrize(
-    ("settings", "arrives"),
-    [({"loops": "parallel", "sweeps": n}, n == 4) for n in (1, 3, 4)] + [({"loops": "reverse"}, True)],
-)
-def test_credit_through_a_loop(settings: dict[str, Any], arrives: bool) -> None:
+@pytest.mark.parametrize("lam", [None, 1e-4])
+def test_credit_through_a_loop(lam: float | None) -> None:
+    """The only input is three iterations back."""
     arguments = jnp.array([0.9, 1.0]), jnp.array([1.0, 0, 0, 0]), jnp.array([2.0])
-    gradient = jax.grad(lambda w: far_back(w, *arguments[1:]))(arguments[0])
-    found = pjp.displacement(far_back, lam=1e-4, weight=1e6, **settings)(*arguments)
-    if arrives:
-        assert cosine(found, gradient) > 0.95
-    else:
-        assert float(found[1]) == 0  # the only input is three iterations back
+    gradient = jax.grad(far_back)(*arguments)
+    assert cosine(pjp.displacement(far_back, lam=lam)(*arguments), gradient) > 0.95
 
 
 def test_losses_in_a_loop() -> None:
-    """Those of each iteration may be taken inside, but not be carried."""
+    """Those of each iteration may be taken inside, and carried."""
     w, x = jnp.array([0.9, 1.0]), jnp.array([1.0, 0.5, -0.3, 0.2])
 
     def each(w: Array) -> Array:
@@ -303,9 +297,7 @@ def test_losses_in_a_loop() -> None:
 
         return jax.lax.scan(body, (jnp.zeros(()), jnp.zeros(())), x)[0][1]
 
-    with pytest.raises(pjp.GraphError, match='test_displacement.*depends on a loss.*loops="parallel"'):
-        pjp.displacement(carried)(w)
-    assert np.isfinite(pjp.displacement(carried, loops="parallel")(w)).all()
+    chex.assert_trees_all_close(pjp.displacement(carried)(w), jax.grad(carried)(w), rtol=1e-9)
 
 
 def test_adam_trains_with_it() -> None:
@@ -333,10 +325,6 @@ def test_adam_trains_with_it() -> None:
         ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
         ({"weight": -1}, "weight: expected a finite number above zero, given -1"),
         ({"weight": True}, "weight: expected a finite number above zero, given True"),
-        ({"sweeps": 0}, "sweeps: expected an integer of at least 1, given 0"),
-        ({"sweeps": 1.5}, "sweeps: expected an integer of at least 1, given 1.5"),
-        ({"loops": "all"}, "loops: expected 'reverse' or 'parallel', given 'all'"),
-        ({"sweeps": 2}, 'sweeps: only for loops="parallel", given 2'),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
@@ -345,7 +333,18 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
 
 
 def test_wrong_functions() -> None:
-    with pytest.raises(pjp.GraphError, match="no loss depends on the parameters"):
-        pjp.displacement(lambda w, x: w @ x)(jnp.ones(3), jnp.ones(3))
+    w = jnp.ones(3)
+    with pytest.raises(pjp.GraphError, match="depends on no parameter"):
+        pjp.displacement(lambda w, x: jnp.sum(x))(w, w)
+    with pytest.raises(pjp.GraphError, match="floating-point numbers, given dtype int"):
+        pjp.displacement(lambda w: jnp.argmax(w))(w)
+    with pytest.raises(pjp.GraphError, match="floating-point numbers, given dtype bool"):
+        pjp.displacement(lambda w: (w > 0).any())(w)
+    with pytest.raises(pjp.ArgumentError, match="expected it to return a number or an array, given None"):
+        pjp.displacement(lambda w: None)(w)
+    with pytest.raises(pjp.ArgumentError, match="a pair of value and auxiliary output with has_aux=True"):
+        pjp.displacement(lambda w: w.sum(), has_aux=True)(w)
+    with pytest.raises(pjp.GraphError, match="fn: a shape, an index into Python, or a branch"):
+        pjp.displacement(lambda w: w.sum() if w[0] > 0 else w.sum())(w)
     with pytest.raises(pjp.ArgumentError, match="fn: expected a function"):
         pjp.displacement(3)(jnp.ones(3))  # type: ignore[arg-type]

@@ -13,15 +13,16 @@ PACKAGE = "pjax_prim"
 # names: what stands after it is written against them, as a user would.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_compat",),
-    ("errors",),
+    ("errors", "dependence"),
     ("primitives",),
     ("lowering",),
     ("rules", "restrictions"),
+    ("pullbacks",),
     ("graph",),
     ("metric",),
     ("problem",),
     ("solvers",),
-    ("transform",),
+    ("feasibility",),
     ("solving",),
     ("starts",),
     ("displacement",),

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 
 from pjax_prim.errors import NonFiniteError
-from pjax_prim.solving import make_problem, problem_parts
+from pjax_prim.feasibility import FeasibilityProblem, make_problem
 from pjax_prim.training import RunFolder, TrainConfig, train
 from pjax_prim.training.config import PROJECTION_SOLVERS
 from pjax_prim.training.steps import make_loss, make_solver
-from pjax_prim.transform import prepare
 
 from .cells import Budget, Cell
 
@@ -82,7 +81,8 @@ def state_bytes(config: TrainConfig) -> int:
     dataset = config.load_data()
     solver = make_solver(config)
     batch = [x[: config.batch_size] for x in (dataset.train_x, dataset.train_y)]
-    graph, arrays = problem_parts(prepare(make_loss(config), config.make_model(dataset), batch), solver)
+    problem = FeasibilityProblem.of(make_loss(config), config.make_model(dataset), *batch)
+    graph, arrays = problem.graph_for(solver), problem.arrays
     state = jax.eval_shape(lambda a: solver.init(make_problem(graph, solver.form, a), a[0]), arrays)
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
 

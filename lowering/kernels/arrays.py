@@ -31,6 +31,13 @@ class Batch:
         return jnp.broadcast_to(x, (*self.batch, *x.shape[len(self.batch) :])).reshape(self.count, *shape)
 
 
+def for_rows(*scalars: Array) -> tuple[Array, ...]:
+    """Scalars (..., P, Q) of which the last, common to all copies, is given as (..., 1, 1)."""
+    *each, common = scalars
+    first, common = jnp.broadcast_arrays(each[0], common)
+    return (first, *each[1:], common)
+
+
 def varying(results: Sequence[tuple[tuple[int, ...], Any]], *operands: Array) -> list[Any]:
     """Results of given shapes and dtypes that vary over the manual axes of a mesh as the operands do.
 

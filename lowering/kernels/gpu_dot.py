@@ -20,7 +20,7 @@ from jaxtyping import Array
 from pjax_prim._compat import triton
 from pjax_prim.primitives.reflect_dot import displacement_of_norms
 
-from .arrays import Batch, varying
+from .arrays import Batch, for_rows, varying
 
 TILE = 2**10
 """Copies of either operand in a tile."""
@@ -158,27 +158,26 @@ def leave_dot(
     b: Array,
     mean_a: Array,
     mean_b: Array,
-    *solved: Array,
-    relaxation: float,
+    *scalars: Array,
     interpret: bool = False,
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
-    grid = Grid(a, b, solved[0], mean_a, mean_b)
-    operands = [*grid.given(a, b, *solved), *grid.means(mean_a, mean_b)]
-    kernel = partial(_leave, rate=2 * relaxation)
+    scalars = for_rows(*scalars)
+    grid = Grid(a, b, scalars[0], mean_a, mean_b)
+    operands = [*grid.given(a, b, *scalars), *grid.means(mean_a, mean_b)]
     results = ["a", "b", *["row"] * 6]
-    return tuple(grid.call(kernel, "pjax_leave_dot", operands, results, interpret, in_place=True))
+    return tuple(grid.call(_leave, "pjax_leave_dot", operands, results, interpret, in_place=True))
 
 
 def reflect_dot(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float, interpret: bool = False
+    a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array, interpret: bool = False
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, in float32."""
-    grid = Grid(a, b, z, mean_a, mean_b)
-    operands = [*grid.given(a, b, z), *grid.means(mean_a, mean_b)]
-    kernel = partial(_reflect, rate=2 * relaxation)
+    scalars = for_rows(*scalars)
+    grid = Grid(a, b, scalars[0], mean_a, mean_b)
+    operands = [*grid.given(a, b, *scalars), *grid.means(mean_a, mean_b)]
     results = ["a", "b", "row", "row"]
-    return tuple(grid.call(kernel, "pjax_reflect_dot", operands, results, interpret, in_place=True))
+    return tuple(grid.call(_reflect, "pjax_reflect_dot", operands, results, interpret, in_place=True))
 
 
 def _displaced(
@@ -212,16 +211,16 @@ def _displace(grid: Grid, a_ref: Any, b_ref: Any, z_ref: Any, *refs: Any) -> Non
     tile.for_each(sum_a_ref, sum_b_ref, row)
 
 
-def _leave(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any, rate: float) -> None:
-    *given_refs, z_ref, mean_a_ref, mean_b_ref, new_a_ref, new_b_ref, squared_ref = refs[:10]
-    *solved_refs, sum_a_ref, sum_b_ref = refs[10:]
+def _leave(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any) -> None:
+    *given_refs, z_ref, relaxation_ref, mean_a_ref, mean_b_ref, new_a_ref, new_b_ref, squared_ref = refs[:11]
+    *solved_refs, sum_a_ref, sum_b_ref = refs[11:]
     tile = _Tile(grid)
 
     def row(i: Array) -> tuple[Array, Array]:
         a, b = tile.copies(i, a_ref, b_ref)
         mean_a, mean_b = tile.means(i, mean_a_ref, mean_b_ref)
-        c, e, step_a, step_b = tile.scalars(i, *given_refs)
-        c, e = c[:, None], e[:, None]
+        c, e, step_a, step_b, relaxation = tile.scalars(i, *given_refs, relaxation_ref)
+        c, e, rate = c[:, None], e[:, None], 2 * relaxation[:, None]
         move_a = (mean_a - a) - (c * a + e * b + tile.along_first(step_a))
         move_b = (mean_b - b) - (c * b + e * a + tile.along_first(step_b))
         tile.put_scalars(i, [squared_ref], [_moved(move_a, move_b)])
@@ -232,17 +231,18 @@ def _leave(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any, rate: float) -> None:
     tile.for_each(sum_a_ref, sum_b_ref, row)
 
 
-def _reflect(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any, rate: float) -> None:
-    z_ref, mean_a_ref, mean_b_ref, new_a_ref, new_b_ref, *scalar_refs, sum_a_ref, sum_b_ref = refs
+def _reflect(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any) -> None:
+    z_ref, relaxation_ref, mean_a_ref, mean_b_ref, *refs = refs
+    new_a_ref, new_b_ref, *scalar_refs, sum_a_ref, sum_b_ref = refs
     tile = _Tile(grid)
 
     def row(i: Array) -> tuple[Array, Array]:
         a, b = tile.copies(i, a_ref, b_ref)
         mean_a, mean_b = tile.means(i, mean_a_ref, mean_b_ref)
-        (z,) = tile.scalars(i, z_ref)
+        z, relaxation = tile.scalars(i, z_ref, relaxation_ref)
         u, v = 2 * mean_a - a, 2 * mean_b - b
         c, e, step_a, step_b, output = displacement_of_norms(*_norms(u, v), z)
-        c, e = c[:, None], e[:, None]
+        c, e, rate = c[:, None], e[:, None], 2 * relaxation[:, None]
         move_a = (u - mean_a) + c * u + e * v + tile.along_first(step_a)
         move_b = (v - mean_b) + c * v + e * u + tile.along_first(step_b)
         tile.put_scalars(i, scalar_refs, [output, _moved(move_a, move_b)])

@@ -4,7 +4,6 @@
 first `leave_dot` ends one step and begins the next, and `displace_dot` begins the first.
 """
 
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,19 +11,21 @@ from jaxtyping import Array
 
 from pjax_prim.primitives.reflect_dot import displacement_of_norms
 
+from .arrays import for_rows
 from .copies import Grid, Strips
 
 
 def reflect_dot(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float, interpret: bool = False
+    a: Array, b: Array, mean_a: Array, mean_b: Array, *scalars: Array, interpret: bool = False
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.reflect_dot_p` computes, in float32."""
-    grid = Grid(a, b, z, mean_a, mean_b)
+    scalars = for_rows(*scalars)
+    grid = Grid(a, b, scalars[0], mean_a, mean_b)
     new_a, new_b, output, squared, *sums = grid.call(
-        partial(_reflect, rate=2 * relaxation),
+        _reflect,
         "pjax_reflect_dot",
-        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(z)),
-        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, grid.row),
+        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*scalars)),
+        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, grid.row, grid.row),
         ("a", "b", "row", "row", "sum_a", "sum_b"),
         interpret,
         in_place=True,
@@ -60,17 +61,17 @@ def leave_dot(
     b: Array,
     mean_a: Array,
     mean_b: Array,
-    *solved: Array,
-    relaxation: float,
+    *scalars: Array,
     interpret: bool = False,
 ) -> tuple[Array, ...]:
     """What `pjax_prim.primitives.leave_dot_p` computes, in float32."""
-    grid = Grid(a, b, solved[0], mean_a, mean_b)
-    new_a, new_b, *scalars, sums_a, sums_b = grid.call(
-        partial(_leave, rate=2 * relaxation),
+    scalars = for_rows(*scalars)
+    grid = Grid(a, b, scalars[0], mean_a, mean_b)
+    new_a, new_b, *found, sums_a, sums_b = grid.call(
+        _leave,
         "pjax_leave_dot",
-        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*solved)),
-        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 5),
+        (*grid.given(a, b), *grid.means(mean_a, mean_b), *grid.rows(*scalars)),
+        (grid.copies, grid.copies, grid.mean_a, grid.mean_b, *[grid.row] * 6),
         ("a", "b", *["row"] * 6, "sum_a", "sum_b"),
         interpret,
         in_place=True,
@@ -79,7 +80,7 @@ def leave_dot(
     return (
         grid.original(new_a, p, q, k),
         grid.original(new_b, p, q, k),
-        *(grid.original(x, p, q) for x in scalars),
+        *(grid.original(x, p, q) for x in found),
         *grid.averages(sums_a, sums_b, a.dtype, b.dtype),
     )
 
@@ -107,8 +108,8 @@ def _to_columns(rows_ref: Any, coefficients_ref: Any, rows: Any) -> None:
     coefficients_ref[:, :8] = rows_ref[...].T
 
 
-def _coefficients(coefficients_ref: Any, here: Any) -> list[Array]:
-    return [coefficients_ref[here, j : j + 1] for j in range(4)]
+def _coefficients(coefficients_ref: Any, here: Any, count: int = 4) -> list[Array]:
+    return [coefficients_ref[here, j : j + 1] for j in range(count)]
 
 
 def _add_sums(
@@ -138,10 +139,10 @@ def _add_reflected(
 
 
 def _reflect(
-    a_ref: Any, b_ref: Any, mean_a_ref: Any, mean_b_ref: Any, z_ref: Any,
+    a_ref: Any, b_ref: Any, mean_a_ref: Any, mean_b_ref: Any, z_ref: Any, relaxation_ref: Any,
     new_a_ref: Any, new_b_ref: Any, output_ref: Any, squared_ref: Any, sum_a_ref: Any, sum_b_ref: Any,
     columns_ref: Any, coefficients_ref: Any, rows_ref: Any, partial_ref: Any,
-    *, q: int, strip: int, rate: float,
+    *, q: int, strip: int,
 ) -> None:  # fmt: skip
     strips = Strips(a_ref, b_ref, strip)
     _clear(columns_ref, rows_ref, partial_ref)
@@ -156,15 +157,16 @@ def _reflect(
 
     strips.for_each(norms)
     *found, output_ref[...] = _solve(columns_ref, z_ref)
-    _to_columns(rows_ref, coefficients_ref, found)
+    _to_columns(rows_ref, coefficients_ref, (*found, relaxation_ref[...].astype(jnp.float32)))
 
     def update(lanes: Any, i: Array, _: None) -> None:
         here = strips.rows(i)
-        c, e, step_a, step_b = _coefficients(coefficients_ref, here)
+        c, e, step_a, step_b, relaxation = _coefficients(coefficients_ref, here, 5)
         a, b, mean_a, mean_b = load(here, lanes)
         u, v = 2 * mean_a - a, 2 * mean_b - b
         move_a = strips.first_component(lanes, (u - mean_a) + c * u + e * v, step_a)
         move_b = strips.first_component(lanes, (v - mean_b) + c * v + e * u, step_b)
+        rate = 2 * relaxation
         new_a, new_b = a + rate * move_a, b + rate * move_b
         new_a_ref[here, lanes] = new_a.astype(new_a_ref.dtype)
         new_b_ref[here, lanes] = new_b.astype(new_b_ref.dtype)
@@ -199,21 +201,22 @@ def _displace(
 
 def _leave(
     a_ref: Any, b_ref: Any, mean_a_ref: Any, mean_b_ref: Any,
-    c_ref: Any, e_ref: Any, step_a_ref: Any, step_b_ref: Any, z_ref: Any,
+    c_ref: Any, e_ref: Any, step_a_ref: Any, step_b_ref: Any, z_ref: Any, relaxation_ref: Any,
     new_a_ref: Any, new_b_ref: Any, squared_ref: Any,
     new_c_ref: Any, new_e_ref: Any, new_step_a_ref: Any, new_step_b_ref: Any, output_ref: Any,
     sum_a_ref: Any, sum_b_ref: Any,
     columns_ref: Any, coefficients_ref: Any, rows_ref: Any, partial_ref: Any,
-    *, q: int, strip: int, rate: float,
+    *, q: int, strip: int,
 ) -> None:  # fmt: skip
     strips = Strips(a_ref, b_ref, strip)
     _clear(columns_ref, rows_ref, partial_ref)
-    given = (x[...].astype(jnp.float32) for x in (c_ref, e_ref, step_a_ref, step_b_ref))
+    given = (x[...].astype(jnp.float32) for x in (c_ref, e_ref, step_a_ref, step_b_ref, relaxation_ref))
     _to_columns(rows_ref, coefficients_ref, given)
 
     def update(lanes: Any, i: Array, _: None) -> None:
         here = strips.rows(i)
-        c, e, step_a, step_b = _coefficients(coefficients_ref, here)
+        c, e, step_a, step_b, relaxation = _coefficients(coefficients_ref, here, 5)
+        rate = 2 * relaxation
         a, b = strips.load(here, lanes)
         mean_a, mean_b = (x.astype(jnp.float32) for x in (mean_a_ref[0:1, lanes], mean_b_ref[here, lanes]))
         move_a = strips.first_component(lanes, (mean_a - a) - (c * a + e * b), -step_a)

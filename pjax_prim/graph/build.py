@@ -2,8 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,31 +11,20 @@ from .cycles import cut_cycles
 from .draft import Draft, make_draft
 from .fuse import fuse
 from .graph import ConstraintGraph, Node, insert_identities
-from .ir import LOOP, Body, Value
+from .ir import Value
 from .operand import make_operand
 from .orient import orient
+from .program import Program
 from .trace import FlatFunction, flatten
 
 
-def build_graph(
-    function: Callable[..., Sequence[Any]],
-    parameters: Sequence[Any],
-    data: Sequence[Any],
-    names: Sequence[str],
-    sequential: bool = False,
-) -> ConstraintGraph:
-    """Traces `function(parameters, data) -> list of arrays` into a constraint graph.
-
-    **Arguments:**
-
-    - `parameters`, `data`: arrays or abstract arrays; only shapes and dtypes matter.
-    - `names`: of the parameters, for printing and messages.
-    - `sequential`: whether loops stay loops (`ir.LOOP`), with graphs of their own.
+def build_graph(program: Program) -> ConstraintGraph:
+    """The constraint graph of a program.
 
     **Errors:** `GraphError` and `MissingRuleError`, with the user's source line. A parameter that
     reaches no loss is an `UnusedParameterWarning` and stays as it is.
     """
-    flat = flatten(function, parameters, data, sequential)
+    flat, names = flatten(program), program.names
     graph = _graph_of(flat, names, make_draft(flat))
     moved = {
         producer
@@ -67,7 +55,7 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
     outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]
     everything = dict.fromkeys((*flat.parameters, *outputs), 0)
     used: set[Value] = set()
-    for value in (*(x for node in draft.nodes for x in node.operands), *draft.ends):
+    for value in (x for node in draft.nodes for x in node.operands):
         used.update(make_operand(value, everything, draft.moved_by).inputs)
     nodes = [
         Node(name, None, output=value)
@@ -101,20 +89,9 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
     }
     nodes, index_of = insert_identities(nodes, reading_themselves)
     found = (producer_of.get(value) for value in flat.parameters)
-    loops = {equation for equation, _ in draft.moved_by.values() if equation.primitive is LOOP}
     return ConstraintGraph(
         tuple(nodes),
         tuple(None if old is None else index_of[old] for old in found),
         flat,
         tuple(draft.constant_equations),
-        ends=tuple(make_operand(value, producer_of, draft.moved_by) for value in draft.ends),
-        bodies={equation: _graph_of_body(equation.params["body"]) for equation in loops},
     )
-
-
-def _graph_of_body(body: Body) -> ConstraintGraph:
-    """The graph of one iteration; its parameters are what it reads that depends on one."""
-    trained = tuple(x for x in body.inputs if x in body.trained)
-    data = tuple(x for x in body.inputs if x not in body.trained)
-    flat = FlatFunction(trained, data, (), body.equations, (*body.passed, *body.results))
-    return _graph_of(flat, [f"input_{i}" for i in range(len(trained))], make_draft(flat, ends=True))

@@ -13,7 +13,7 @@ from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
 from ..rules.remedies import remedy
 from .compose import compose
-from .ir import FORWARD, LOOP, Equation, Loop, Value
+from .ir import FORWARD, Equation, Loop, Value
 from .trace import FlatFunction
 from .written_losses import write_losses
 
@@ -38,7 +38,6 @@ class Draft:
     moved_by: dict[Value, tuple[Equation, Movement]] = field(default_factory=dict)
     constant_equations: list[Equation] = field(default_factory=list)
     variables: set[Value] = field(default_factory=set)
-    ends: tuple[Value, ...] = ()
 
     def move(self, equation: Equation, movement: Movement) -> None:
         """Records a data movement."""
@@ -88,34 +87,29 @@ class Draft:
             value
             for reader in readers
             for value in (reader.inputs if isinstance(reader, Equation) else reader.operands)
-        ) + Counter(self.ends)
+        )
 
 
-def make_draft(function: FlatFunction, *, ends: bool = False) -> Draft:
+def make_draft(function: FlatFunction) -> Draft:
     """Sorts the equations that lead from parameters to losses.
-
-    With `ends` the results of the function stand for the losses; it has none.
 
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
-    if not ends:
-        function = write_losses(function, _closure(set(function.parameters), _solved(function)), is_loss)
-    varying, _ = _dependencies(function, _solved(function), ends)
+    varying = _closure(set(function.parameters), _solved(function))
+    function = write_losses(function, varying, is_loss)
+    varying, _ = _dependencies(function, _solved(function))
     function = compose(function, varying)
     equations = _solved(function)
-    varying, losses = _dependencies(function, equations, ends)
-    results = function.outputs if ends else ()
-    needed = _needed(equations, varying, losses, results)
-    draft = Draft(variables=varying, ends=results)
+    varying, losses = _dependencies(function, equations)
+    needed = _needed(equations, varying, losses)
+    draft = Draft(variables=varying)
     for carry in function.carries:
         if carry in needed:
             draft.move(carry, Movement("partial"))
     for equation in equations[: len(equations) - len(function.carries)]:
         if not any(value in varying for value in equation.outputs) and equation not in losses:
             draft.constant_equations.append(equation)
-        elif equation in needed and equation.primitive is LOOP:
-            draft.move(equation, Movement("partial"))
         elif equation in needed:
             _apply_rule(draft, equation)
     return draft
@@ -126,13 +120,9 @@ def _solved(function: FlatFunction) -> list[Equation]:
     return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
 
 
-def _dependencies(
-    function: FlatFunction, equations: Sequence[Equation], ends: bool
-) -> tuple[set[Value], set[Equation]]:
+def _dependencies(function: FlatFunction, equations: Sequence[Equation]) -> tuple[set[Value], set[Equation]]:
     """Values that depend on a parameter, including through a loss, and the loss equations."""
     varying = _closure(set(function.parameters), equations)
-    if ends:
-        return varying, set()
     losses = {x for x in equations if is_loss(x.primitive) and any(y in varying for y in x.inputs)}
     reported = _closure({y for x in losses for y in x.outputs}, equations)
     for equation in equations:
@@ -170,12 +160,10 @@ def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
     return values
 
 
-def _needed(
-    equations: Sequence[Equation], varying: set[Value], losses: set[Equation], results: Sequence[Value]
-) -> set[Equation]:
-    """The equations between parameters and losses, or results."""
+def _needed(equations: Sequence[Equation], varying: set[Value], losses: set[Equation]) -> set[Equation]:
+    """The equations between parameters and losses."""
     needed = set(losses)
-    wanted = set(results)
+    wanted: set[Value] = set()
     size = -1
     while size < len(wanted):
         size = len(wanted)

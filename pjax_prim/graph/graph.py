@@ -1,8 +1,8 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from ..rules import AbstractConstraint
 from ..rules.constraint import Count
 from ..rules.elementwise import Identity
 from .colour import two_colour
-from .ir import Environment, Equation, Loop, Value, abstract, evaluate
+from .ir import Environment, Equation, Loop, Value, abstract, evaluate, leading_to
 from .operand import Operand
 from .printing import format_graph
 from .trace import FlatFunction
@@ -97,8 +97,6 @@ class ConstraintGraph:
     - `function`: the traced function; `constant_equations` are those of its equations (and
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
-    - `ends`: of the body of a loop what it gives to the outside.
-    - `bodies`: of the loops among the movements (`ir.LOOP`).
     - `factors`: for each node that of its copies in consensus; none where all are 1.
     """
 
@@ -107,8 +105,6 @@ class ConstraintGraph:
     function: FlatFunction
     constant_equations: tuple[Equation, ...]
     colours: tuple[int, ...] | None = None
-    ends: tuple[Operand, ...] = ()
-    bodies: Mapping[Equation, "ConstraintGraph"] = field(default_factory=dict)
     factors: tuple[float, ...] = ()
 
     @cached_property
@@ -155,16 +151,19 @@ class ConstraintGraph:
         coloured = list(enumerate(self.colours))
         return tuple(tuple(index for index, other in coloured if other == colour) for colour in (0, 1))
 
-    def constants(self, data: Sequence[Any], captured: Sequence[Any] | None = None) -> Environment:
-        """The constant values, from the function's data arrays.
+    def constants(
+        self, data: Sequence[Any], captured: Sequence[Any], wanted: Collection[Value] | None = None
+    ) -> Environment:
+        """The constant values, from the function's data arrays and those it closes over.
 
-        `captured` are the arrays the function closes over, if they were passed on separately.
+        **Arguments:** `wanted`, those to evaluate; all by default.
         """
-        environment: Environment = dict(self.function.captured)
-        if captured is not None:
-            environment.update(zip(environment, captured, strict=True))
-        environment.update(zip(self.function.data, data, strict=True))
-        evaluate(self.constant_equations, environment)
+        function = self.function
+        environment: Environment = dict(function.baked)
+        environment.update(zip(function.captured, captured, strict=True))
+        environment.update(zip(function.data, data, strict=True))
+        equations = self.constant_equations
+        evaluate(equations if wanted is None else leading_to(equations, wanted), environment)
         return environment
 
     def backward_sets(self) -> tuple[tuple[int, ...], ...]:

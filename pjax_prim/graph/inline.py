@@ -22,21 +22,19 @@ class Inliner:
     - `equations`: in order; no calls and no loops that see a parameter are left.
     - `carries`: for each carry of such a loop the equation that joins its iterations. They close
       cycles, so they stand apart; `equations` has the same values by running the loop.
-    - `captured`: values of arrays that the function closes over, with the arrays.
+    - `baked`: values of arrays that inner functions close over, with the arrays.
     - `trained`: the values that depend on a parameter.
-    - `sequential`: whether loops with trained carries stay loops (`ir.LOOP`).
     """
 
-    captured: list[tuple[Value, Any]] = field(default_factory=list)
+    baked: list[tuple[Value, Any]] = field(default_factory=list)
     trained: set[Value] = field(default_factory=set)
     equations: list[Equation] = field(default_factory=list)
     carries: list[Equation] = field(default_factory=list)
-    sequential: bool = False
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def body(self) -> "Inliner":
         """An inliner for the body of a loop of this one."""
-        return Inliner(self.captured, self.trained, sequential=self.sequential, _numbers=self._numbers)
+        return Inliner(self.baked, self.trained, _numbers=self._numbers)
 
     def new_loop(self, length: int) -> Loop:
         """A loop with a name of its own."""
@@ -54,12 +52,15 @@ class Inliner:
     ) -> list[Value]:
         """Appends the equations of a jaxpr applied to `inputs`; returns its results.
 
+        `constants` are values, or the arrays of an inner function.
         `caller` is the line of those that have none: inside JAX's own functions.
         """
         environment: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for variable, constant in zip(jaxpr.constvars, constants, strict=True):
-            environment[variable] = value = value_like(variable.aval)
-            self.captured.append((value, constant))
+            if not isinstance(constant, Value):
+                self.baked.append((value := value_like(variable.aval), constant))
+                constant = value
+            environment[variable] = constant
 
         def look_up(atom: Any) -> Value:
             if isinstance(atom, Literal):

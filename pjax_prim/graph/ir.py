@@ -95,57 +95,6 @@ def leading_to(equations: Sequence[Equation], wanted: Iterable[Value]) -> list[E
     return found[::-1]
 
 
-LOOP = Primitive("loop")
-"""A loop that stays one, for sweeps that go through its iterations one by one; its `Body` is a parameter."""
-
-
-@dataclass(frozen=True, eq=False)
-class Body:
-    """One iteration of a `LOOP`, whose inputs are what it reads, in this order.
-
-    - `fixed`, `starts`, `sequences`: what is the same in every iteration, what comes from the one
-      before, and what is a slice for each.
-    - `trained`: those of them that depend on a parameter.
-    - `equations`: in order.
-    - `passed`: what the next iteration starts from. The loop's last outputs are those of the last one.
-    - `results`: of which the loop's first outputs are the stacks.
-    - `length`, `reverse`: as of `jax.lax.scan`.
-    """
-
-    fixed: tuple[Value, ...]
-    starts: tuple[Value, ...]
-    sequences: tuple[Value, ...]
-    trained: frozenset[Value]
-    equations: tuple[Equation, ...]
-    passed: tuple[Value, ...]
-    results: tuple[Value, ...]
-    length: int
-    reverse: bool
-
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        """All that an iteration reads."""
-        return (*self.fixed, *self.starts, *self.sequences)
-
-    def run(
-        self, iteration: Callable[[Environment], Sequence[Array]], arrays: Sequence[Array]
-    ) -> list[Array]:
-        """The outputs of the loop from its inputs.
-
-        **Arguments:** `iteration`, from the values of `inputs` to those of `passed` and `results`.
-        """
-        first, second = len(self.fixed), len(self.fixed) + len(self.starts)
-
-        def step(carry: Sequence[Array], slices: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-            found = list(iteration(dict(zip(self.inputs, (*arrays[:first], *carry, *slices), strict=True))))
-            return found[: len(carry)], found[len(carry) :]
-
-        finals, stacks = jax.lax.scan(
-            step, list(arrays[first:second]), list(arrays[second:]), self.length, reverse=self.reverse
-        )
-        return [*stacks, *finals]
-
-
 def state_dtype(dtype: Any) -> Any:
     """The dtype in which a solver's state holds values: half precisions are float32 there.
 

@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Literal
 from jaxtyping import Array
 
-from .._compat import called_jaxpr, open_jaxpr, scan_operands, source_line
-from ..errors import GraphError, MissingRuleError
-from ..rules import is_loss, rule_of
+from .._compat import open_jaxpr, scan_operands, source_line
+from ..dependence import loop_dependence
+from ..errors import MissingRuleError
+from ..rules import rule_of
 from .ir import (
     CARRY,
     FORWARD,
-    LOOP,
-    Body,
-    Environment,
     Equation,
     Loop,
     Value,
@@ -57,13 +54,13 @@ def inline_scan(outer: Inliner, equation: Any, operands: Sequence[Value]) -> lis
     if length == 0:
         results = [value_like(variable.aval) for variable in equation.outvars]
         empty = [(y, jnp.zeros(y.shape, y.dtype)) for y in results[carry_count:]]
-        outer.captured.extend(empty)
+        outer.baked.extend(empty)
         return [*inits, *results[carry_count:]]
     jaxpr, constants = open_jaxpr(equation.params["jaxpr"])
     loop = outer.new_loop(length)
     body = outer.body()
     inputs = [value_like(variable.aval) for variable in jaxpr.invars]
-    depends = _loop_dependence(equation, [x in outer.trained for x in operands])
+    depends = loop_dependence(equation, [x in outer.trained for x in operands])
     outer.trained.update(x for x, trained in zip(inputs, depends, strict=True) if trained)
     outputs = body.walk(jaxpr, constants, inputs)
     carries = [Carry(*each) for each in zip(inits, inputs[split:], outputs[:carry_count], strict=False)]
@@ -141,9 +138,7 @@ class _Scan:
             for carry in carried:
                 self.outside[carry.into] = self._add_axis(carry.init)
             carried = []
-        if self.outer.sequential and (carried or any(x.primitive is LOOP for x in moving)):
-            moving, carried = self._keep(moving, carried, results), []
-        elif carried:
+        if carried:
             inner = [y for x in moving if x.primitive is FORWARD for y in x.outputs]
             recorded = [*(carry.into for carry in carried), *inner]
             stacks, _ = self._run(FORWARD, moving, carried, recorded)
@@ -165,30 +160,6 @@ class _Scan:
                     (self.loop,),
                 )
             )
-
-    def _keep(
-        self, equations: Sequence[Equation], carries: Sequence[Carry], results: Sequence[Value]
-    ) -> list[Equation]:
-        """Appends a loop of what leads to the carries; returns the equations that are left.
-
-        Iterations of the others do not wait for one another, unless they are loops themselves.
-        """
-        outs = [carry.out for carry in carries]
-        part = leading_to(equations, outs)
-        rest = [x for x in equations if x not in part]
-        if any(x.primitive is LOOP for x in rest):
-            part, rest = list(equations), []
-        if any(is_loss(x.primitive) for x in part):
-            raise GraphError(
-                f"{self.source}: the carry of this loop depends on a loss, so its iterations cannot be swept "
-                'in reverse; return the losses of each and add them up outside, or choose loops="parallel"'
-            )
-        made = {*(carry.into for carry in carries), *(y for x in part for y in x.outputs)}
-        wanted = [x for x in _unique(*(x.inputs for x in rest), results) if x in made]
-        stacks, finals = self._run(LOOP, part, carries, wanted)
-        self.outside.update(zip(wanted, stacks, strict=True))
-        self._finals.update(zip((carry.into for carry in carries), finals, strict=True))
-        return rest
 
     def final(self, carry: Carry) -> Value:
         """What the last iteration passes on."""
@@ -239,27 +210,36 @@ class _Scan:
         given = [x for x in _unique(*(x.inputs for x in part), outs, wanted) if x not in inside]
         fixed = tuple(x for x in given if x not in self.stacked)
         sequences = tuple(x for x in given if x in self.stacked)
-        trained = self.outer.trained.intersection((*fixed, *intos, *sequences))
-        body = Body(
-            fixed, intos, sequences, frozenset(trained), tuple(part), outs, tuple(wanted),
-            self.loop.length, self.reverse,
-        )  # fmt: skip
+        first, second = len(fixed), len(fixed) + len(intos)
 
-        def iteration(environment: Environment) -> list[Array]:
-            evaluate(part, environment)
-            return [jnp.asarray(read(environment, y)) for y in (*outs, *wanted)]
+        def run(*arrays: Array) -> tuple[Array, ...]:
+            def step(carry: Sequence[Array], slices: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+                given = (*fixed, *intos, *sequences)
+                environment = dict(zip(given, (*arrays[:first], *carry, *slices), strict=True))
+                evaluate(part, environment)
+                found = [jnp.asarray(read(environment, y)) for y in (*outs, *wanted)]
+                return found[: len(outs)], found[len(outs) :]
+
+            finals, stacks = lax.scan(
+                step,
+                list(arrays[first:second]),
+                list(arrays[second:]),
+                self.loop.length,
+                reverse=self.reverse,
+            )
+            return (*stacks, *finals)
 
         results = self.outer.add(
             Equation(
                 primitive,
-                {"body": body},
+                {},
                 (
                     *map(self._outside, fixed),
                     *(carry.init for carry in carries),
                     *map(self._outside, sequences),
                 ),
                 (*map(self._stack_of, wanted), *(Value(x.shape, x.dtype) for x in intos)),
-                lambda *arrays: tuple(body.run(iteration, arrays)),
+                run,
                 self.source,
                 (self.loop,),
             )
@@ -318,37 +298,3 @@ def _shift(reverse: bool, init: Array, out: Array) -> tuple[Array]:
 def _unique(*groups: Iterable[Value]) -> list[Value]:
     """The values of some groups, without literals."""
     return list(dict.fromkeys(x for group in groups for x in group if x.literal is None))
-
-
-def _loop_dependence(equation: Any, depends: Sequence[bool]) -> list[bool]:
-    """Which inputs of a scan's body depend on a parameter, from which operands of the scan do."""
-    start, count = scan_operands(equation)
-    depends = list(depends)
-    carried = slice(start, start + count)
-    while True:
-        after = _dependence(open_jaxpr(equation.params["jaxpr"])[0], depends)[:count]
-        joined = [a or b for a, b in zip(depends[carried], after, strict=True)]
-        if joined == depends[carried]:
-            return depends
-        depends[carried] = joined
-
-
-def _dependence(jaxpr: Any, depends: Sequence[bool]) -> list[bool]:
-    """Which results of a jaxpr depend on a parameter, from which inputs do."""
-    trained = {x for x, known in zip(jaxpr.invars, depends, strict=True) if known}
-
-    def of(atoms: Sequence[Any]) -> list[bool]:
-        return [not isinstance(x, Literal) and x in trained for x in atoms]
-
-    for equation in jaxpr.eqns:
-        flags = of(equation.invars)
-        results = [any(flags)] * len(equation.outvars)
-        called = called_jaxpr(equation)
-        if any(flags) and called is not None:
-            results = _dependence(open_jaxpr(called)[0], flags)
-        elif any(flags) and equation.primitive is lax.scan_p:
-            start, count = scan_operands(equation)
-            inner = _dependence(open_jaxpr(equation.params["jaxpr"])[0], _loop_dependence(equation, flags))
-            results = inner if equation.params["length"] else [*flags[start : start + count], *inner[count:]]
-        trained.update(x for x, known in zip(equation.outvars, results, strict=True) if known)
-    return of(jaxpr.outvars)

@@ -1,22 +1,12 @@
-"""From a function to flat equations: trace, then walk through every call and every loop."""
+"""From a program to flat equations: walk through every call and every loop."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
-from .._compat import open_jaxpr
 from ..errors import GraphError
 from .inline import Inliner
 from .ir import Equation, Value, value_like
-
-_NEEDS_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+from .program import Program
 
 
 @dataclass(frozen=True)
@@ -24,58 +14,52 @@ class FlatFunction:
     """A traced function of parameter arrays and data arrays.
 
     - `parameters`, `data`: its inputs.
-    - `captured`: values of arrays that the function closes over, with the arrays.
+    - `captured`: values of the arrays that the function closes over.
+    - `baked`: values of arrays that jitted functions inside close over, with the arrays.
     - `equations`: in order; no calls are left, and no loops that see a parameter.
     - `carries`: what joins the iterations of those (`ir.CARRY`). `equations` compute the same
       values one iteration after the other (`ir.FORWARD`).
     - `outputs`: its results.
+    - `program`: where it comes from.
     """
 
     parameters: tuple[Value, ...]
     data: tuple[Value, ...]
-    captured: tuple[tuple[Value, Any], ...]
+    captured: tuple[Value, ...]
+    baked: tuple[tuple[Value, Any], ...]
     equations: tuple[Equation, ...]
     outputs: tuple[Value, ...]
     carries: tuple[Equation, ...] = ()
+    program: Program | None = None
 
 
-def flatten(
-    function: Callable[..., Sequence[Any]],
-    parameters: Sequence[Any],
-    data: Sequence[Any],
-    sequential: bool = False,
-) -> FlatFunction:
-    """Traces `function(parameters, data) -> list of arrays` and inlines its calls.
+def flatten(program: Program) -> FlatFunction:
+    """Inlines the calls of a program.
 
     `jit`, `custom_jvp`, `custom_vjp`, `remat` and `custom_vmap` are walked through; a `scan` becomes
-    its body's equations with one more axis (`loops.py`). With `sequential` what each iteration takes
-    from the one before stays a loop (`ir.LOOP`).
+    its body's equations with one more axis (`loops.py`).
 
-    **Errors:** `GraphError` if the function has side effects, or needs the values of its arguments.
+    **Errors:** `GraphError` if the function has side effects.
     """
-    try:
-        closed = jax.make_jaxpr(function)(list(parameters), list(data))
-    except _NEEDS_VALUES as error:
-        raise GraphError(
-            "fn: a shape, an index into Python, or a branch needs the value of a traced array; a constraint "
-            "graph is fixed before there are values: use jnp.where, masks and fixed shapes, or compute it "
-            f"from Python numbers ({str(error).splitlines()[0]})"
-        ) from error
-    jaxpr, constants = open_jaxpr(closed)
+    jaxpr = program.jaxpr
     if jaxpr.effects:
         raise GraphError(
             f"the function has side effects ({', '.join(map(str, jaxpr.effects))}); "
             "a constraint graph needs a pure function: remove callbacks and debug prints"
         )
-    inputs = [value_like(variable.aval) for variable in jaxpr.invars]
-    split = len(parameters)
-    inliner = Inliner(trained=set(inputs[:split]), sequential=sequential)
-    outputs = inliner.walk(jaxpr, constants, inputs)
+    captured, inputs = (
+        [value_like(variable.aval) for variable in variables] for variables in (jaxpr.constvars, jaxpr.invars)
+    )
+    split = program.parameters
+    inliner = Inliner(trained=set(inputs[:split]))
+    outputs = inliner.walk(jaxpr, captured, inputs)
     return FlatFunction(
         tuple(inputs[:split]),
         tuple(inputs[split:]),
-        tuple(inliner.captured),
+        tuple(captured),
+        tuple(inliner.baked),
         tuple(inliner.equations),
         tuple(outputs),
         tuple(inliner.carries),
+        program,
     )

@@ -1,6 +1,8 @@
 """Checks of the arguments that public projection functions take, before anything is compiled."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -114,6 +116,27 @@ def widen(*arrays: Array) -> tuple[Array, ...]:
 def finite_or_zero(step: Array) -> Array:
     """The step of a projection, or none where it overflowed."""
     return jnp.where(jnp.isfinite(step), step, 0)
+
+
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """JAX's ordinary promotion of ranks and dtypes, in which the library's own programs are written.
+
+    The strict settings (`jax_numpy_rank_promotion`, `jax_numpy_dtype_promotion`) are for what a user
+    writes, which is traced outside.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def missing_where(result: Array, *given: Array) -> Array:
+    """The result, and NaN where one of the given numbers is: a query that is not known has no nearest point.
+
+    Steps that overflowed count as none (`finite_or_zero`), and comparisons with NaN choose nothing: so it has
+    to be said.
+    """
+    unknown = functools.reduce(jnp.logical_or, (x != x for x in given))
+    return jnp.where(unknown, jnp.nan, result)
 
 
 def is_concrete(value: Any) -> bool:

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
+from ._arguments import standard_promotion
+
 Choice = Literal["auto", "xla", "pallas"]
 
 choice: ContextVar[Choice] = ContextVar("lowering", default="auto")
@@ -96,11 +98,17 @@ def define(
     def jitted(static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
         return jax.jit(partial(primitive.bind, **dict(static)))
 
-    def implementation(*arrays: Any, **static: Any) -> Any:
+    def implementation(*arrays: Any, lowering: Choice = "auto", **static: Any) -> Any:
+        if jax.config.jax_disable_jit:  # else the jitted bind would be this function again
+            with standard_promotion():
+                return reference(*map(jnp.asarray, arrays), **static)
+        if not differentiable:
+            static["lowering"] = lowering
         return jitted(tuple(sorted(static.items())))(*arrays)
 
     def abstract_evaluation(*avals: Any, lowering: Choice = "auto", **static: Any) -> Any:
-        return jax.make_jaxpr(partial(reference, **static))(*avals).out_avals
+        with standard_promotion():
+            return jax.make_jaxpr(partial(reference, **static))(*avals).out_avals
 
     def batch(arrays: Sequence[Any], dims: Sequence[int | None], **static: Any) -> Any:
         moved = [
@@ -113,7 +121,8 @@ def define(
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
         tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
         results = primitive.bind(*primals, **static)
-        _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
+        with standard_promotion():
+            _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
         return results, list(moved)
 
     primitive.def_impl(implementation)

@@ -14,7 +14,7 @@ from ._definition import define
 def _step(coefficients: Array, largest: Array, squares: Array, residual: Array) -> Array:
     """c r / (1 + |c|^2), with `squares` = |c / largest|^2: no square overflows."""
     step = coefficients / largest * (residual / largest) / (1 / largest**2 + squares)
-    return arguments.finite_or_zero(step)
+    return arguments.missing_where(arguments.finite_or_zero(step), largest)
 
 
 def _affine_reference(a: Array, coefficients: Array, z: Array, offset: Array) -> tuple[Array]:
@@ -23,7 +23,8 @@ def _affine_reference(a: Array, coefficients: Array, z: Array, offset: Array) ->
     residual = (z - offset - jnp.sum(coefficients * a, -1))[..., None]
     largest = jnp.maximum(jnp.max(jnp.abs(coefficients), -1, keepdims=True), 1)
     squares = jnp.sum(jnp.square(coefficients / largest), -1, keepdims=True)
-    return ((a + _step(coefficients, largest, squares, residual)).astype(dtype),)
+    step = _step(coefficients, largest, squares, residual)
+    return ((a + arguments.missing_where(step, z[..., None], offset[..., None])).astype(dtype),)
 
 
 project_affine_p = define("pjax_project_affine", _affine_reference)
@@ -69,7 +70,8 @@ def _mean_reference(a: Array, z: Array) -> tuple[Array]:
     a, z = arguments.widen(a, z)
     n = a.shape[-1]
     step = (z - jnp.mean(a, -1)) / (n + 1)
-    return ((a + arguments.finite_or_zero(step)[..., None]).astype(dtype),)
+    step = arguments.missing_where(arguments.finite_or_zero(step), z)
+    return ((a + step[..., None]).astype(dtype),)
 
 
 project_mean_p = define("pjax_project_mean", _mean_reference)
@@ -107,7 +109,7 @@ def _scale_reference(a: Array, factor: Array, z: Array, offset: Array) -> tuple[
     a, factor, z, offset = arguments.widen(a, factor, z, offset)
     largest = jnp.maximum(jnp.abs(factor), 1)
     step = _step(factor, largest, jnp.square(factor / largest), z - offset - factor * a)
-    return ((a + step).astype(dtype),)
+    return ((a + arguments.missing_where(step, z, offset)).astype(dtype),)
 
 
 project_scale_p = define("pjax_project_scale", _scale_reference)
@@ -153,6 +155,7 @@ def _combination_reference(*arrays: Array, coefficients: tuple[float, ...]) -> t
     largest = max(1.0, *(abs(c) for c in coefficients))
     squares = math.fsum((c / largest) ** 2 for c in coefficients)
     step = arguments.finite_or_zero(residual / largest) / (1 / largest**2 + squares)
+    step = arguments.missing_where(step, z)
     return tuple(
         (x + c / largest * step).astype(dtype)
         for x, c, dtype in zip(inputs, coefficients, dtypes, strict=True)

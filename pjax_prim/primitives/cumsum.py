@@ -53,7 +53,8 @@ def _reference(a: Array, z: Array) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
     a, z = jnp.broadcast_arrays(a, z)
-    return ((a + _displace_reference(z - jnp.cumsum(a, -1))[0]).astype(dtype),)
+    step = _displace_reference(z - jnp.cumsum(a, -1))[0]
+    return ((a + arguments.missing_where(step, z)).astype(dtype),)
 
 
 project_cumsum_p = define("pjax_project_cumsum", _reference)

@@ -207,6 +207,7 @@ def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
     step = jnp.where(first, jnp.sqrt(extra)[..., None], 0)
     moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
     moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
+    moved_a, moved_b = (arguments.missing_where(x, z[..., None]) for x in (moved_a, moved_b))
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 

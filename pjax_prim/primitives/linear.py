@@ -246,6 +246,7 @@ def reference(
     precision: Any,
     operand_dtype: Any,
     weights: tuple[float, float] = (1.0, 1.0),
+    scatter: bool = False,
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -256,19 +257,16 @@ def reference(
 
     p = product("...pk,...qk->...pq", a, b)
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
-    found, ratio = answer_weighted(
-        Query(
-            p,
-            jnp.sum(jnp.square(a), -1)[..., :, None],
-            jnp.sum(jnp.square(b), -1)[..., None, :],
-            a[..., :1],
-            jnp.swapaxes(b[..., :1], -1, -2),
-            target,
-            relative,
-        ),
-        weights,
-        answer,
+    query = Query(
+        p,
+        jnp.sum(jnp.square(a), -1)[..., :, None],
+        jnp.sum(jnp.square(b), -1)[..., None, :],
+        a[..., :1],
+        jnp.swapaxes(b[..., :1], -1, -2),
+        target,
+        relative,
     )
+    found, ratio = answer_weighted(query, weights, answer)
     results = [found.output]
     if wanted[0]:
         along = a * found.c_a[..., None]
@@ -278,7 +276,56 @@ def reference(
         along = b * found.c_b[..., None]
         across = product("...pq,...pk->...qk", found.e, a) / (ratio * max(a.shape[-2], 1))
         results.append(along + across + _first(found.step_b, b))
-    return (*results, found.moved)
+    if not scatter:
+        return (*results, found.moved)
+    moves = iter(results[1:])
+    mean_a, mean_b = (next(moves) if want else None for want in wanted)
+    # Seen from b, the same query with its axes exchanged.
+    exchanged = query._replace(product=_turn(p), norm_a=_turn(query.norm_b), norm_b=_turn(query.norm_a))
+    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio)
+    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio)
+    # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
+    stepped = jnp.any(found.step_a != 0, -1)
+    kept = 0.0
+    for weight, mean, copies in ((weights[0], mean_a, b.shape[-2]), (weights[1], mean_b, a.shape[-2])):
+        if mean is not None:
+            kept += weight * copies * jnp.sum(jnp.square(mean), (-2, -1))
+    rest = jnp.where(stepped, jnp.maximum(found.moved - kept, 0), 0)
+    sides = (
+        jnp.where(stepped, 0, weight * x) for weight, x in zip(weights, (scatter_a, scatter_b), strict=True)
+    )
+    return (*results, jnp.stack([found.moved, rest + sum(sides)], -1))
+
+
+def _turn(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _scatter(query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float) -> Array:
+    """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
+
+    None stands for zero: a constant. Small problems form each difference. In large ones it is what the copies
+    moved less what their mean did, which are never alike unless all copies move together.
+    """
+    size = jnp.abs(e)
+    c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)
+    across, copies = ratio * e, e.shape[-1]
+    if mean is not None and copies == 1:
+        return jnp.zeros(e.shape[:-2], e.dtype)
+    if math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
+        moves = c[..., None] * a[..., :, None, :] + across[..., None] * b[..., None, :, :]
+        differences = moves if mean is None else moves - mean[..., :, None, :]
+        return jnp.sum(jnp.square(differences), (-3, -2, -1))
+    moved = jnp.sum(
+        c * c * query.norm_a + 2 * c * across * query.product + across * across * query.norm_b, (-2, -1)
+    )
+    if mean is None:
+        return jnp.maximum(moved, 0)
+    return jnp.maximum(moved - copies * jnp.sum(jnp.square(mean), (-2, -1)), 0)
+
+
+_FEW = 2**16
+"""Up to so many numbers in copies, they are formed for their distance from their mean."""
 
 
 def mean(x: Array, axis: int) -> Array:
@@ -311,6 +358,8 @@ displacement weighted.
 - `wanted`: whether the mean displacement of `a`, of `b` is a result. What is not wanted is not computed.
 - `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit
   of a displacement is lost, however small it is beside the operands.
+- `scatter`: the last result is two numbers, (..., 2): the squared displacement, and the squared distance of
+  the projected copies from their means (of what is not wanted, a constant, from where it was).
 - `precision` of the products, `operand_dtype` they take; they accumulate in float32 or wider.
 
 Results: the new output (..., P, Q); the displacements wanted, in the shapes of `a` and `b`; the squared

@@ -47,7 +47,8 @@ def project_reference(a: Array, z: Array, *, eps: float, center: bool) -> tuple[
     moving = fine & (norm > 0)
     size = jnp.where(moving, unit * s / jnp.where(moving, norm, 1), 0)
     new = (wide - t) + size[..., None] * direction
-    return (jnp.where(moving[..., None], new, wide).astype(a.dtype),)
+    new = jnp.where(moving[..., None], new, wide)
+    return (arguments.missing_where(new, z).astype(a.dtype),)
 
 
 def _length(x: Array, y: Array, per_unit: Array, root: float) -> tuple[Array, Array]:

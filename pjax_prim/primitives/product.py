@@ -17,6 +17,7 @@ def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
     step = jnp.sqrt(extra)
     moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
     moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
+    moved_a, moved_b = (arguments.missing_where(x, z) for x in (moved_a, moved_b))
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 

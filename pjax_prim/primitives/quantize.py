@@ -40,7 +40,8 @@ def _project_reference(a: Array, z: Array, *, levels: int, scale: float) -> tupl
     u = a / spacing + half
     i = jnp.clip(jnp.round(u), 0, levels - 1)
     move, edge = _moved_to_level(u, z / spacing + half, i, 0, levels - 1)
-    return (jnp.where(move, (edge - half) * spacing, a).astype(dtype),)
+    new = jnp.where(move, (edge - half) * spacing, a)
+    return (arguments.missing_where(new, z).astype(dtype),)
 
 
 project_quantize_p = define("pjax_project_quantize", _project_reference)
@@ -85,7 +86,8 @@ def _round_reference(a: Array, z: Array, *, function: str) -> tuple[Array]:
     offset = _OFFSETS[function]
     u = a + offset
     move, edge = _moved_to_level(u, z, jnp.round(u), -jnp.inf, jnp.inf)
-    return (jnp.where(move, edge - offset, a).astype(dtype),)
+    new = jnp.where(move, edge - offset, a)
+    return (arguments.missing_where(new, z).astype(dtype),)
 
 
 project_round_p = define("pjax_project_round", _round_reference)

@@ -1,7 +1,7 @@
 """The dot product's part of a Douglas-Rachford step, fused so that copies are read few times.
 
-Copies a, b are (..., P, Q, K); means of them (..., P, 1, K) and (..., 1, Q, K); everything else
-is (..., P, Q). Displacements are held as the coefficients of `dot.displacement`.
+Copies a, b are (..., P, Q, K); means of them (..., P, 1, K) and (..., 1, Q, K); the relaxation
+(..., 1, 1); everything else is (..., P, Q). Displacements are held as the coefficients of `dot.displacement`.
 Sums and updates are written in copies and means, never in projected or reflected copies: a
 value of the copies' size that several results share would be stored.
 """
@@ -37,6 +37,11 @@ def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     return c, e, step_a, step_b, output, mean_a, mean_b
 
 
+def over_batch(x: Array, relaxation: Array) -> Array:
+    """What there is one of for each copy, with the batch axes of the relaxation too."""
+    return jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, relaxation.shape))
+
+
 def quarter_norm(x: Array) -> Array:
     return 0.25 * jnp.sum(jnp.square(x), -1)
 
@@ -57,9 +62,9 @@ def _leave_reference(
     step_a: Array,
     step_b: Array,
     z: Array,
-    *,
-    relaxation: float,
+    relaxation: Array,
 ) -> tuple[Array, ...]:
+    c = over_batch(c, relaxation)
     zero = jnp.zeros_like(c)
     a, b, squared = _update(a, b, mean_a, mean_b, c, e, zero + 1, zero, -step_a, -step_b, relaxation)
     # Behind a barrier, or XLA would compute the updates again for their norms and means.
@@ -67,17 +72,17 @@ def _leave_reference(
     return (a, b, squared, *_displace_reference(a, b, z))
 
 
-leave_dot_p = define("pjax_leave_dot", _leave_reference, version=2)
-"""`(a, b, mean_a, mean_b, c, e, r_a, r_b, z) -> (a', b', squared, ...)`, static `relaxation`.
+leave_dot_p = define("pjax_leave_dot", _leave_reference, version=3)
+"""`(a, b, mean_a, mean_b, c, e, r_a, r_b, z, relaxation) -> (a', b', squared, ...)`.
 
 From the projection P x = x + displacement to the other shadow m: x' = x + 2 relaxation (m - P x), and
 |m - P x|^2; then what `displace_dot` gives for x' and z, which begins the next step."""
 
 
 def _reflect_reference(
-    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, *, relaxation: float
+    a: Array, b: Array, mean_a: Array, mean_b: Array, z: Array, relaxation: Array
 ) -> tuple[Array, ...]:
-    x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, z)
+    x, y, mean_x, mean_y, z = widen(a, b, mean_a, mean_b, over_batch(z, relaxation))
     s = quarter_norm((x + y) - (_apart(2 * mean_x) + _apart(2 * mean_y)))
     d = quarter_norm((x - y) + (_apart(-2 * mean_x) - _apart(-2 * mean_y)))
     c, e, step_a, step_b, output = displacement_of_norms(s, d, z)
@@ -90,8 +95,8 @@ def _reflect_reference(
     return stored_a, stored_b, output, squared, jnp.mean(stored_a, -2), new_mean_b
 
 
-reflect_dot_p = define("pjax_reflect_dot", _reflect_reference)
-"""`(a, b, mean_a, mean_b, z) -> (a', b', output, squared, new_mean_a, new_mean_b)`, static `relaxation`.
+reflect_dot_p = define("pjax_reflect_dot", _reflect_reference, version=2)
+"""`(a, b, mean_a, mean_b, z, relaxation) -> (a', b', output, squared, new_mean_a, new_mean_b)`.
 
 From the shadow m through the reflection u = 2 m - x to its projection P u: x + 2 relaxation
 (P u - m), the output of P u, and |P u - m|^2. The new means are (..., P, K) and (..., Q, K)."""
@@ -108,14 +113,14 @@ def _update(
     across: Array,
     step_a: Array,
     step_b: Array,
-    relaxation: float,
+    relaxation: Array,
 ) -> tuple[Array, Array, Array]:
     """x + 2 relaxation v and |v|^2 for v = ahead m + across m' - (1 + c) x - e x' + step e_1."""
     dtypes = a.dtype, b.dtype
     a, b, mean_a, mean_b = widen(a, b, mean_a, mean_b)
 
     def combine(
-        x: Array, y: Array, mean_x: Array, mean_y: Array, rate: float, keep: float, unit: float
+        x: Array, y: Array, mean_x: Array, mean_y: Array, rate: Array | float, keep: float, unit: float
     ) -> Array:
         """keep x + rate v, without the step."""
         weights = (keep - rate * (1 + c), -rate * e, rate * ahead / unit, rate * across / unit)
@@ -123,7 +128,7 @@ def _update(
         first, *rest = (_apart(w / unit)[..., None] * v for w, v in zip(weights, vectors, strict=True))
         return unit * sum(rest, first)
 
-    rate = 2 * relaxation
+    rate = 2 * relaxation.astype(a.dtype)
     moved = []
     squared = _row_norm(combine(a, b, mean_a, mean_b, 1, 0, 1), combine(b, a, mean_b, mean_a, 1, 0, 1))
     for x, y, mean_x, mean_y, step, dtype, unit in (
@@ -133,7 +138,7 @@ def _update(
         first = combine(x[..., :1], y[..., :1], mean_x[..., :1], mean_y[..., :1], 1, 0, 1)[..., 0]
         squared += step * (2 * first + step)
         new = combine(x, y, mean_x, mean_y, rate, 1, unit)
-        column = new[..., :1] + rate * step[..., None]
+        column = new[..., :1] + (rate * step)[..., None]
         new = jax.lax.dynamic_update_slice(new, column, (0,) * new.ndim)
         moved.append(new.astype(dtype))
     return moved[0], moved[1], jnp.maximum(squared, 0)

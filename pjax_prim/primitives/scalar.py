@@ -301,7 +301,7 @@ def displace_reference(
 ) -> tuple[Array, ...]:
     x, z = arguments.widen(x, z)
     found = _solve(x, z, function, parameters, relative, mode)
-    return found.step, found.output
+    return arguments.missing_where(found.step, z), found.output
 
 
 def project_reference(
@@ -309,7 +309,8 @@ def project_reference(
 ) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
-    return (_solve(a, z, function, parameters, False, mode).new.astype(dtype),)
+    new = _solve(a, z, function, parameters, False, mode).new
+    return (arguments.missing_where(new, z).astype(dtype),)
 
 
 displace_scalar_p = define("pjax_displace_scalar", displace_reference)

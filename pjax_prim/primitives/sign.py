@@ -12,7 +12,8 @@ def _reference(a: Array, z: Array) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
     against = jnp.maximum(-jnp.sign(a) * z, 0)
-    return (jnp.where(jnp.abs(a) < 2 * jnp.sqrt(against), 0, a).astype(dtype),)
+    new = jnp.where(jnp.abs(a) < 2 * jnp.sqrt(against), 0, a)
+    return (arguments.missing_where(new, z).astype(dtype),)
 
 
 project_sign_p = define("pjax_project_sign", _reference)

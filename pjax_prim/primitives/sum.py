@@ -9,7 +9,7 @@ from ._definition import define
 
 def _displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array]:
     total, z = arguments.widen(total, z)
-    return (arguments.finite_or_zero((z - total) / (inputs + 1)),)
+    return (arguments.missing_where(arguments.finite_or_zero((z - total) / (inputs + 1)), z),)
 
 
 displace_sum_p = define("pjax_displace_sum", _displace_reference)

@@ -34,7 +34,7 @@ def displace_reference(
     active = (z - s) / (k + 1)
     gain = math.sqrt(k + 1) - 1
     d = jnp.where(s > 0, jnp.maximum(active, -s / k), jnp.where(-s < gain * z, active, 0))
-    d = arguments.finite_or_zero(d)
+    d = arguments.missing_where(arguments.finite_or_zero(d), z)
     return d, output(s, d, k)
 
 

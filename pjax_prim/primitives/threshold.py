@@ -47,6 +47,8 @@ def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, A
     far = c > 0  # else the sum may overflow, and does not count
     moved_w = w + (jnp.where(far, c * (w + signs * x), 0) + signs * k * x + jnp.where(first, step, 0))
     moved_x = x + (jnp.where(far, c * (x + signs * w), 0) + signs * k * w + jnp.where(first, signs * step, 0))
+    moved_w, moved_x = (arguments.missing_where(v, y[..., None]) for v in (moved_w, moved_x))
+    sign = arguments.missing_where(sign, y, size)
     return moved_w.astype(dtypes[0]), moved_x.astype(dtypes[1]), sign.astype(dtypes[2])
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
 from ..graph.ir import Environment, evaluate, widen
-from ..rules.constraint import Count
+from ..rules.constraint import Count, squared_distances
 from .placement import Placement, State
 
 Form = Literal["compressed", "expanded", "divided", "consensus"]
@@ -227,6 +227,18 @@ class AbstractProblem(abc.ABC):
                 )
                 produced[index] = self.place_output(index, value)
         return produced
+
+    def forward_gaps(self, parameters: Sequence[Array]) -> list[Float[Array, ""]]:
+        """For each loss the squared distance by which its projection moves what the forward pass gives it."""
+        produced = self.outputs(parameters)
+        gaps = []
+        for loss in self.graph.losses:
+            constraint = self.graph.nodes[loss].constraint
+            assert constraint is not None
+            operands = self.gather(loss, produced.__getitem__)
+            projected = constraint.project(operands, None, self.constant_operands(loss))
+            gaps.append(squared_distances(projected, operands))
+        return gaps
 
     def gather(self, node: int, produced: Callable[[int], Array]) -> tuple[Array, ...]:
         """The operands of a constraint from what its producers produce."""

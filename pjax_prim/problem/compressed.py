@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..graph.graph import Use
+from ..graph.operand import Operand
 from ..rules.constraint import Count, Projected, squared_distance, squared_norm
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
@@ -209,30 +210,31 @@ class CompressedProblem(AbstractProblem):
     def _displaced(self, index: int, inputs: Inputs, projected: Projected) -> tuple[Inputs, Array]:
         """The means of projected copies, and the squared distance of the copies from them.
 
-        All copies came from `inputs`: the distance is what they moved in all, less what their
-        means moved. Copies of constants are at a distance of what they moved.
+        It has two parts, of differences that are formed: that of the copies from the means of their
+        operands, and that of these from the means over all uses of an element within the operand. Copies
+        of constants are at a distance of what they moved.
         """
         means: list[Array] = []
-        single, distance = True, jnp.zeros(())
-        weights = self._weights(index)
+        node, weights = self.graph.nodes[index], self._weights(index)
+        distance = jnp.zeros(()) if projected.scatter is None else projected.scatter
         displacements = self.place_means(index, projected.displacements)
         for position, displacement in enumerate(displacements):
             if displacement is None:
-                single = False
                 continue
             moves = self.mean_over_uses(index, position, displacement)
             old = self._of_operand(index, position, inputs)
-            for mean, move, count in zip(old, moves, self.copies(index, position), strict=True):
-                means.append(mean + move)
-                if isinstance(count, int) and count == 1:
-                    # Summed over the displacement itself, as in `projected.moved`, it cancels.
-                    distance += weights[position] * squared_norm(move)
-                else:
-                    single = False
-                    distance += weights[position] * _squared_norm(means[-1] - mean, count)
-        if single:
-            return tuple(means), jnp.zeros(())
-        return tuple(means), jnp.maximum(projected.moved - distance, 0)
+            means += [mean + move for mean, move in zip(old, moves, strict=True)]
+            operand, copies = node.operands[position], node.multiplicity[position]
+            if operand.path or len(moves) > 1:
+                apart = displacement - self._spread(operand, moves)
+                distance += weights[position] * _squared_norm(apart, copies)
+        return tuple(means), distance
+
+    def _spread(self, operand: Operand, moves: Sequence[Array]) -> Array:
+        """Displacements of an operand's inputs where its elements come from them; zero where from constants."""
+        nothing = [jnp.zeros_like(move) for move in moves]
+        moved, still = (operand.gather(list(x), self.constants) for x in (moves, nothing))
+        return moved - still
 
     def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
         """The squared distance over all copies of two sets of inputs."""

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError
 from ..graph.graph import Use
 from ..restrictions import AbstractRestriction
+from ..rules.constraint import Number
 from ..rules.losses import Loss
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
@@ -79,7 +80,7 @@ class DividedProblem(AbstractProblem):
             value = jnp.where(jnp.asarray(counts) > 0, label, value)
         return value
 
-    def adapt(self, state: State, squared: State, rate: float) -> State:
+    def adapt(self, state: State, squared: State, rate: Number) -> State:
         """Metrics move towards the gap of their constraint over the mean of all: g += rate (gap/mean - g).
 
         **Arguments:** `squared`, for each constraint an array of squared gaps of its metric's shape.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..graph.graph import Use
-from ..rules.constraint import Reflection, squared_distances
+from ..rules.constraint import Number, Reflection, squared_distances
 from .base import AbstractProblem, Thing
 from .placement import State
 
@@ -101,7 +101,7 @@ class ExpandedProblem(AbstractProblem):
         second: Sequence[int],
         state: State,
         summary: Summary,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[State, Summary, Float[Array, " nodes"]]:
         """z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for two sets that divide all nodes.
 

@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 Arrays: TypeAlias = tuple[Array, ...]
 Target: TypeAlias = Any  # the queried output, an array; None for a loss
+Number: TypeAlias = float | Array
+"""A setting: a Python number or a scalar array."""
 Count: TypeAlias = int | np.ndarray[Any, np.dtype[np.int64]]
 """A number for all elements of an array, or an array of numbers that broadcasts to it."""
 
@@ -23,11 +25,15 @@ class Projected(NamedTuple):
     - `displacements`: for each operand the mean over its copies of their displacements; None
       where it was not asked for.
     - `moved`: the squared displacement, summed over all copies of all operands.
+    - `scatter`: the squared distance of all copies from the means over the copies of their operand, and of an
+      operand whose mean was not asked for from where it was; of differences that are formed, as that of nearly
+      equal sums would be rounding. None where no operand has several copies and all were asked for: zero.
     """
 
     output: Array | None
     displacements: tuple[Array | None, ...]
     moved: Array
+    scatter: Array | None = None
 
 
 class Asked(NamedTuple):
@@ -73,7 +79,7 @@ class Reflection(NamedTuple):
 
     output: Array | None
     means: Callable[[], Arrays]
-    leave: Callable[[Arrays, float, Callable[[], Array]], tuple[Arrays, Array, Any]]
+    leave: Callable[[Arrays, Number, Callable[[], Array]], tuple[Arrays, Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,28 @@ class AbstractConstraint(abc.ABC):
         copies, output = self.project_output(before, target, constants)
         displaced = tuple(new - old for new, old in zip(copies, before, strict=True))
         means = self.average(displaced)
+        kept = (x if want else jnp.zeros_like(x) for x, want in zip(means, wanted, strict=True))
         return Projected(
             output,
             tuple(mean if want else None for mean, want in zip(means, wanted, strict=True)),
             self.squared(displaced),
+            self.squared_between(displaced, self.expand(tuple(kept))),
         )
+
+    def scatter_of_means(
+        self, operands: Arrays, displacements: Sequence[Array | None], moved: Array
+    ) -> Array:
+        """`Projected.scatter` where no copy is formed: what copies moved less what their means did.
+
+        Exact to rounding of `moved`, unless all copies move together.
+        """
+        kept: Array | float = 0.0
+        counts = self.multiplicity([x.shape for x in operands])
+        for weight, mean, count in zip(self.weights_of(len(counts)), displacements, counts, strict=True):
+            if mean is not None:
+                wide = jnp.square(mean.astype(jnp.promote_types(mean.dtype, jnp.float32)))
+                kept += weight * jnp.sum(wide * np.asarray(count, wide.dtype))
+        return jnp.maximum(moved - kept, 0)
 
     def displace(self, asked: Asked) -> Displaced:
         """`project_average` for an output that is to change, summed over copies."""
@@ -181,7 +204,7 @@ class AbstractConstraint(abc.ABC):
             return self.average(tuple(2 * p - x for p, x in zip(projected, copies, strict=True)))
 
         def leave(
-            operands: Arrays, relaxation: float, target: Callable[[], Array]
+            operands: Arrays, relaxation: Number, target: Callable[[], Array]
         ) -> tuple[Arrays, Array, Any]:
             shadow = self.expand(operands)
             moved = tuple(
@@ -197,7 +220,7 @@ class AbstractConstraint(abc.ABC):
         operands: Arrays,
         target: Target,
         constants: Arrays,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
         """The second half of a Douglas-Rachford step, for a constraint of the second set.
 
@@ -299,4 +322,4 @@ def squared_distance(a: Array, b: Array) -> Array:
 
 def squared_distances(a: Arrays, b: Arrays) -> Array:
     """The squared distance of two tuples of arrays."""
-    return sum((squared_distance(x, y) for x, y in zip(a, b, strict=True)), jnp.zeros(()))
+    return jnp.asarray(sum(squared_distance(x, y) for x, y in zip(a, b, strict=True)))

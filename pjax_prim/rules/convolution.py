@@ -21,6 +21,7 @@ from .constraint import (
     Asked,
     Count,
     Displaced,
+    Number,
     Projected,
     Reflection,
     Target,
@@ -94,7 +95,7 @@ class Convolution(WeightedConstraint):
         assert inner.output is not None
 
         def leave(
-            operands: Arrays, relaxation: float, target: Callable[[], Array]
+            operands: Arrays, relaxation: Number, target: Callable[[], Array]
         ) -> tuple[Arrays, Array, Any]:
             moved, squared, held = inner.leave(
                 self._rows(operands), relaxation, lambda: self._row_target(target())
@@ -109,7 +110,7 @@ class Convolution(WeightedConstraint):
         operands: Arrays,
         target: Target,
         constants: Arrays,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
         moved, output, squared, averages = self._dot.reflect(
             copies[::-1], self._rows(operands), self._row_target(target), constants, relaxation
@@ -167,7 +168,8 @@ class Convolution(WeightedConstraint):
             displacements[side] = jnp.transpose(array, _inverse(self._specs[side]))
         output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
         output = output.astype(self._output_dtype(lhs, rhs))
-        return Projected(output, tuple(displacements), moved)
+        scatter = self.scatter_of_means(operands, displacements, moved)
+        return Projected(output, tuple(displacements), moved, scatter)
 
     def describe(self) -> str:
         window = self.window

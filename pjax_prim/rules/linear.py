@@ -14,9 +14,11 @@ from ..primitives._arguments import compute_dtype
 from ..primitives.displace_linear import absolute
 from ..primitives.dot import row_dot
 from .constraint import (
+    AbstractConstraint,
     Arrays,
     Asked,
     Displaced,
+    Number,
     Projected,
     Reflection,
     Target,
@@ -101,7 +103,7 @@ class Linear(WeightedConstraint):
             return self._original(mean_a, 0), self._original(mean_b, 1)
 
         def leave(
-            operands: Arrays, relaxation: float, target: Callable[[], Array]
+            operands: Arrays, relaxation: Number, target: Callable[[], Array]
         ) -> tuple[Arrays, Array, Arrays]:
             a, b = self._canonical(operands)
             new_a, new_b, squared, *held = pp.leave_dot_p.bind(
@@ -110,7 +112,7 @@ class Linear(WeightedConstraint):
                 b[:, None],
                 *solved,
                 target().reshape(copies[0].shape[:3]),
-                relaxation=relaxation,
+                _scalar(relaxation, copies[0]),
             )
             return (new_a, new_b), jnp.sum(squared), tuple(held)
 
@@ -122,7 +124,7 @@ class Linear(WeightedConstraint):
         operands: Arrays,
         target: Target,
         constants: Arrays,
-        relaxation: float,
+        relaxation: Number,
     ) -> tuple[Arrays, Array | None, Array, Arrays]:
         if self.weights is not None:
             return super().reflect(copies, operands, target, constants, relaxation)
@@ -132,7 +134,7 @@ class Linear(WeightedConstraint):
             a[:, :, None],
             b[:, None],
             target.reshape(copies[0].shape[:3]),
-            relaxation=relaxation,
+            _scalar(relaxation, copies[0]),
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         averages = tuple(self._original(mean, side) for side, mean in enumerate(means))
@@ -171,7 +173,7 @@ class Linear(WeightedConstraint):
     ) -> Projected:
         """The settings are those of `primitives.linear`."""
         a, b = self._canonical(operands)
-        output, *results, moved = pp.project_linear_p.bind(
+        output, *results, distances = pp.project_linear_p.bind(
             a,
             b,
             target.reshape(*a.shape[:2], b.shape[1]),
@@ -180,9 +182,11 @@ class Linear(WeightedConstraint):
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             weights=self.weights or (1.0, 1.0),
+            scatter=True,
         )
         output = self._output(output).astype(self._output_dtype(a, b))
-        return Projected(output, self._by_side(results, wanted), jnp.sum(moved))
+        moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)
+        return Projected(output, self._by_side(results, wanted), moved, scatter)
 
     @property
     def transposition(self) -> tuple[int, ...]:
@@ -248,6 +252,30 @@ class Linear(WeightedConstraint):
         return "".join(left.values()), "".join(right)
 
 
+@dataclass(frozen=True)
+class EmptyLinear(Linear):
+    """A product that contracts an empty axis, which is zero: its operands have no element to move."""
+
+    project_average = AbstractConstraint.project_average
+    reflection = AbstractConstraint.reflection
+    reflect = AbstractConstraint.reflect
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return copies
+
+    def held(self, copies: Arrays, target: Array) -> None:
+        return None
+
+    def displace(self, asked: Asked) -> Displaced:
+        moves = zip(asked.operands, asked.wanted, strict=True)
+        return Displaced(tuple(jnp.zeros_like(x) if want else None for x, want in moves), 1.0)
+
+
+def _scalar(number: Number, copies: Array) -> Array:
+    """A number with the axes of what there is one of for each copy."""
+    return jnp.asarray(number, compute_dtype(copies.dtype)).reshape(1, 1, 1)
+
+
 def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float | None]) -> Array:
     """Of dot projections with small changes, to first order, from the mean squared norms of the vectors."""
     u, v = absolute(norm_b, weights[0]), absolute(norm_a, weights[1])
@@ -260,10 +288,9 @@ def _dot_general(ctx: RuleContext) -> ConstraintRule:
     )
     dimensions = contracted, batch
     shapes = tuple(ctx.inputs[0].shape), tuple(ctx.inputs[1].shape)
-    if math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0:
-        raise NotImplementedError(f"a product that contracts an empty axis (shapes {shapes})")
+    empty = math.prod(shapes[0][axis] for axis in dimensions[0][0]) == 0
     dtype = jnp.result_type(*(x.dtype for x in ctx.inputs))
-    constraint = Linear(
+    constraint = (EmptyLinear if empty else Linear)(
         shapes,
         dimensions,
         ctx.params["precision"],

@@ -96,7 +96,8 @@ class WindowReduction(AbstractConstraint):
         displacement = spread / counts.astype(spread.dtype)
         wide = jnp.promote_types(step.dtype, jnp.float32)
         moved = jnp.sum(sizes * jnp.square(step.astype(wide)))
-        return Projected(total + sizes * step, (displacement,), moved)
+        scatter = self.scatter_of_means(operands, (displacement,), moved)
+        return Projected(total + sizes * step, (displacement,), moved, scatter)
 
     def describe(self) -> str:
         words = [self.reduction, "x".join(str(self.window[i]) for i in self._axes)]

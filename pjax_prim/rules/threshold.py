@@ -58,8 +58,8 @@ class ThresholdDot(AbstractConstraint):
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         w, x = shapes
-        copies = math.prod(_leading(w, x)) * w[-2] * w[-1]
-        return copies // math.prod(w), copies // math.prod(x)
+        rows = math.prod(_leading(w, x))  # 0 along an empty batch axis
+        return rows // max(math.prod(w[:-2]), 1), rows * w[-2] // max(math.prod(x[:-1]), 1)
 
     def expand(self, operands: Arrays) -> Arrays:
         w, x = operands
@@ -93,7 +93,8 @@ def _leading(w: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
 def _mean_to(array: Array, leading: tuple[int, ...]) -> Array:
     """The mean over the leading axes where an operand is broadcast: its own size there is 1."""
     axes = tuple(i for i, size in enumerate(leading) if size != array.shape[i])
-    return jnp.mean(array, axes, keepdims=True)
+    count = math.prod(array.shape[i] for i in axes)
+    return jnp.sum(array, axes, keepdims=True) / max(count, 1)
 
 
 def _threshold_dot(ctx: RuleContext) -> ConstraintRule:

@@ -15,3 +15,4 @@ from .iterate import iterate as iterate
 from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax
 from .restarted import Restarted as Restarted
 from .wrapper import AbstractWrapper as AbstractWrapper
+from .wrapper import WrapperState as WrapperState

@@ -1,11 +1,30 @@
 """Safeguarded Anderson acceleration."""
 
+from typing import Any, NamedTuple
+
+import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..errors import ArgumentError
-from ..problem import AbstractProblem, State
-from .wrapper import AbstractWrapper, as_vector
+from ..problem import AbstractProblem
+from .wrapper import AbstractWrapper
+
+
+class Memory(NamedTuple):
+    """What `Anderson` remembers.
+
+    - `ahead`: the point that the next step is taken from.
+    - `images`, `residuals`: of the last steps T z and T z - z, one row for each.
+    - `steps`: taken so far.
+    - `least`: the norm of the least residual so far.
+    """
+
+    ahead: Float[Array, " size"]
+    images: Float[Array, "memory size"]
+    residuals: Float[Array, "memory size"]
+    steps: Int[Array, ""]
+    least: Float[Array, ""]
 
 
 class Anderson(AbstractWrapper):
@@ -19,28 +38,30 @@ class Anderson(AbstractWrapper):
 
     **Arguments:** `solver`, without a metric of its own; `memory`, at least 2; `metric`, as of every solver.
 
-    The state is that of the solver with twice `memory` more of it.
+    Steps are taken from the combined points; what is returned, and what the gap belongs to, is where the last
+    step led. `Solution.state` is a `WrapperState`: that of the solver, and 2 `memory` + 1 more of it.
 
     **Cost:** a step of the solver, and `memory` products of states.
     """
 
-    memory: int = 5
+    memory: int = eqx.field(static=True, default=5)
 
     def __check_init__(self) -> None:
         if isinstance(self.memory, bool) or not isinstance(self.memory, int) or self.memory < 2:
             raise ArgumentError(f"memory: expected an integer of at least 2, given {self.memory!r}")
 
-    def remember(self, problem: AbstractProblem, state: State) -> tuple[Array, ...]:
-        z, _ = as_vector(state)
+    def remember(self, problem: AbstractProblem, state: Any) -> Memory:
+        z = self.vector(state)
         empty = jnp.zeros((self.memory, z.size), z.dtype)
-        return empty, empty, jnp.zeros((), jnp.int32), jnp.asarray(jnp.finfo(z.dtype).max, z.dtype)
+        largest = jnp.full((), jnp.finfo(z.dtype).max, z.dtype)
+        return Memory(z, empty, empty, jnp.zeros((), jnp.int32), largest)
 
     def advance_both(
-        self, problem: AbstractProblem, state: State, memory: tuple[Array, ...]
-    ) -> tuple[State, tuple[Array, ...], Float[Array, " nodes"]]:
-        images, residuals, steps, best = memory
-        stepped, squared = self.solver.step(problem, state)
-        (z, back), (image, _) = as_vector(state), as_vector(stepped)
+        self, problem: AbstractProblem, state: Any, memory: Memory
+    ) -> tuple[Any, Memory, Float[Array, " nodes"]]:
+        z, images, residuals, steps, best = memory
+        stepped, squared = self.solver.step(problem, self.at(state, z))
+        image = self.vector(stepped)
         residual = image - z
         size = jnp.linalg.norm(residual)
         place = steps % self.memory
@@ -53,5 +74,5 @@ class Anderson(AbstractWrapper):
         total = jnp.sum(weights)
         mixed = (weights / jnp.where(total == 0, 1, total)) @ images
         usable = (size <= 2 * best) & (total != 0) & jnp.all(jnp.isfinite(weights))
-        new = jnp.where(usable, mixed, image)
-        return back(new), (images, residuals, steps + 1, jnp.minimum(size, best)), squared
+        ahead = jnp.where(usable, mixed, image)
+        return stepped, Memory(ahead, images, residuals, steps + 1, jnp.minimum(size, best)), squared

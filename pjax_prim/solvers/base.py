@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from ..graph import ConstraintGraph
 from ..metric import Metric, metric_of
 from ..problem import AbstractProblem, Form, State
 from ..problem.base import Readout
+from .settings import Setting
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
 
@@ -25,14 +26,17 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     - `forms`: in which forms of the state it is exact; the first is the default.
     - `two_sets`: whether it needs the graph two-coloured.
-    - `sequential`: whether it goes through the iterations of loops one after the other.
+
+    Settings that are numbers (a relaxation, a rate) may be Python's, NumPy's or JAX's, traced ones too: they
+    are operands of the compiled program. A new value compiles nothing, and `jax.vmap` over them works, with
+    `eqx.filter_vmap` over a solver whose settings have an axis. Values are checked where they are known;
+    a traced one out of its range is not noticed. What changes the program is static: fields marked so.
     """
 
     metric: Metric | str = eqx.field(static=True, default="unit", kw_only=True)
     form: eqx.AbstractVar[Form]
     forms: eqx.AbstractClassVar[tuple[Form, ...]]
     two_sets: eqx.AbstractClassVar[bool]
-    sequential: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         metric_of(self.metric)
@@ -61,6 +65,10 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         **Returns:** the new state, and for each node the squared distance between the shadows.
         """
 
+    def point(self, state: Any) -> State:
+        """Of what the solver iterates the arrays of the nodes; a wrapper's memory is not among them."""
+        return state
+
     def read(self, problem: Problem, state: State, readout: Readout) -> list[Array | None]:
         """The parameters that a state stands for; see `AbstractProblem.parameters`."""
         return problem.parameters(state, readout)
@@ -76,7 +84,7 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         state, squared = self.step(problem, state)
         return state, self.summary(problem, state), squared
 
-    def terminate(self, gap: Float[Array, ""], tol: float | None) -> Bool[Array, ""]:
+    def terminate(self, gap: Float[Array, ""], tol: Setting | None) -> Bool[Array, ""]:
         """Whether the problem counts as solved: by default, the gap is at most `tol`."""
         return jnp.zeros((), bool) if tol is None else gap <= tol
 
@@ -89,9 +97,3 @@ def combine(function: Callable[..., Any], *states: State) -> State:
 def reflect(projected: State, state: State) -> State:
     """2 P z - z."""
     return combine(lambda p, z: 2 * p - z, projected, state)
-
-
-def check_range(name: str, value: Any, high: float) -> None:
-    """A solver's parameter is a number in (0, high]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high:
-        raise ArgumentError(f"{name}: expected a number above 0 and at most {high:g}, given {value!r}")

@@ -3,10 +3,12 @@
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, check_range, combine
+from .base import AbstractSolver, combine
+from .settings import Setting, check_range
 
 
 class DifferenceMap(AbstractSolver[ExpandedProblem]):
@@ -21,7 +23,7 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
     - `form`: "expanded" only: its sequence leaves consensus.
     """
 
-    beta: float = 1.0
+    beta: Setting = 1.0
     form: Form = eqx.field(static=True, default="expanded")
     forms: ClassVar[tuple[Form, ...]] = ("expanded",)
     two_sets: ClassVar[bool] = True
@@ -35,10 +37,14 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
         onto_b = problem.project(set_b, state)
         ahead = combine(lambda p, z: (1 + inverse) * p - inverse * z, onto_b, state)
         shadow_a = problem.project(set_a, ahead)
-        shadow_b = onto_b
-        if self.beta != 1:
+
+        def behind() -> State:
             onto_a = problem.project(set_a, state)
-            behind = combine(lambda p, z: (1 - inverse) * p + inverse * z, onto_a, state)
-            shadow_b = problem.project(set_b, behind)
+            return problem.project(
+                set_b, combine(lambda p, z: (1 - inverse) * p + inverse * z, onto_a, state)
+            )
+
+        # One program for every beta; with 1 the second half of it is passed over.
+        shadow_b = jax.lax.cond(self.beta == 1, lambda: onto_b, behind)
         moved = combine(lambda z, a, b: z + self.beta * (a - b), state, shadow_a, shadow_b)
         return moved, problem.squared_distances(shadow_a, shadow_b)

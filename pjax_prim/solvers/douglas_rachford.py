@@ -6,7 +6,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State, Summary
-from .base import AbstractSolver, check_range
+from .base import AbstractSolver
+from .settings import Setting, check_range
 
 
 class DouglasRachford(AbstractSolver[ExpandedProblem]):
@@ -20,7 +21,7 @@ class DouglasRachford(AbstractSolver[ExpandedProblem]):
     - `form`: "expanded" only: its sequence leaves consensus.
     """
 
-    relaxation: float = 0.5
+    relaxation: Setting = 0.5
     form: Form = eqx.field(static=True, default="expanded")
     forms: ClassVar[tuple[Form, ...]] = ("expanded",)
     two_sets: ClassVar[bool] = True

@@ -5,10 +5,10 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from ..primitives._arguments import positive
 from ..problem import ConsensusProblem, Form, State
-from ..problem.sweep import LAM, WEIGHT, Sweep
+from ..pullbacks import WEIGHT
 from .base import AbstractSolver, combine
+from .settings import Setting, check_positive
 
 
 class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
@@ -17,8 +17,8 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     A step goes from the losses back to the parameters, as a step of cyclic projections does, and then
     forward again: all operations hold, and only the losses are left to satisfy. What keeps plain projections
     from teaching the first layers is taken back block by block. A mean over M copies divides a displacement
-    by M: their sum is taken. A projection divides a change between its inputs and its output: the
-    displacements of a node are multiplied by the one number that makes up for it (`Displaced.damping`).
+    by M: their sum is taken. A projection divides a change between its inputs and its output: what it keeps
+    from its inputs is taken back.
 
     The displacement is that of `pjp.displacement`, here without an optimiser: a parameter moves by the mean
     over examples of what its constraints ask for. Extrapolation by blocks: Pierra, 1984; Combettes, 1997.
@@ -32,8 +32,8 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     The gap is that of `pjp.gap`: how far the losses' projections (with steps of their own) move the outputs.
     """
 
-    rate: float = 0.5
-    lam: float = eqx.field(static=True, default=LAM)
+    rate: Setting = 0.5
+    lam: float | None = eqx.field(static=True, default=None)
     weight: float = eqx.field(static=True, default=WEIGHT)
     form: Form = eqx.field(static=True, default="consensus")
     forms: ClassVar[tuple[Form, ...]] = ("consensus",)
@@ -42,8 +42,10 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
 
     def __check_init__(self) -> None:
         self._only_unit("has a weight of its own; expected weight=...")
-        positive(rate=self.rate, lam=self.lam, weight=self.weight)
+        check_positive(rate=self.rate, weight=self.weight)
+        if self.lam is not None:
+            check_positive(lam=self.lam)
 
     def step(self, problem: ConsensusProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        moves, squared = problem.sweep(state, Sweep(self.lam, self.weight))
+        moves, squared = problem.displace(state, self.lam, self.weight)
         return combine(lambda x, move: x + self.rate * move, state, moves), squared

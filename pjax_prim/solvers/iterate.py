@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..problem import AbstractProblem, State
 from .base import AbstractSolver
+from .settings import Setting
 
 
 class Progress(NamedTuple):
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     - `first_nonfinite`: the first node with a non-finite value, or -1.
     """
 
-    state: State
+    state: Any
     summary: Any
     steps: Int[Array, ""]
     gaps: Float[Array, " nodes"]
@@ -34,15 +35,15 @@ class Progress(NamedTuple):
     @property
     def gap(self) -> Float[Array, ""]:
         """The overall gap."""
-        return jnp.sqrt(jnp.sum(jnp.square(self.gaps)))
+        return _root(jnp.sum(jnp.square(self.gaps)))
 
 
 def iterate(
     solver: AbstractSolver[Any],
     problem: AbstractProblem,
-    start: Callable[[], State],
+    start: Callable[[], Any],
     max_steps: Int[Array, ""],
-    tol: float | None,
+    tol: Setting | None,
 ) -> Progress:
     """Steps until the gap is at most `tol`, a value is not finite, or `max_steps` are taken.
 
@@ -58,8 +59,8 @@ def iterate(
             state,
             summary,
             progress.steps + 1,
-            jnp.sqrt(squared),
-            _change(problem, state, progress.state).astype(dtype),
+            _root(squared),
+            _change(problem, *map(solver.point, (state, progress.state))).astype(dtype),
             _first(~jnp.isfinite(squared)),
         )
 
@@ -71,7 +72,7 @@ def iterate(
         state = start()
         finite = [
             functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in arrays), jnp.array(True))
-            for arrays in state
+            for arrays in solver.point(state)
         ]
         progress = Progress(
             state,
@@ -100,6 +101,12 @@ def iterate(
     return progress._replace(first_nonfinite=bad)
 
 
+def _root(squared: Array) -> Array:
+    """The square root, of which the derivative at zero is zero: what does not move has a distance all the same."""
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+
+
 def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
     """The index of the first true element, or -1."""
     return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
@@ -107,4 +114,4 @@ def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
 
 def _change(problem: AbstractProblem, new: State, old: State) -> Array:
     parameters = [index for index in problem.graph.parameters if index is not None]
-    return jnp.sqrt(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))
+    return _root(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))

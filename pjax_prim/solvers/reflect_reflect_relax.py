@@ -13,6 +13,7 @@ from ..problem import DividedProblem, Form, State
 from ..restrictions import AbstractRestriction, FixedNorm
 from ..rules.threshold import ThresholdDot
 from .base import AbstractSolver
+from .settings import Setting, check_setting, check_share
 
 Restrictions: TypeAlias = AbstractRestriction | tuple[tuple[Pattern, AbstractRestriction | None], ...] | None
 
@@ -34,8 +35,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
       or None, of which the first that matches a parameter counts; or None.
     """
 
-    beta: float = 0.4
-    gamma: float = 3e-3
+    beta: Setting = 0.4
+    gamma: Setting = 3e-3
     restriction: Restrictions = eqx.field(static=True, default=FixedNorm())
     form: Form = eqx.field(static=True, default="divided")
     forms: ClassVar[tuple[Form, ...]] = ("divided",)
@@ -43,10 +44,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     def __check_init__(self) -> None:
         self._only_unit("adapts a metric of its own; expected gamma=...")
-        if not 0 < self.beta < 2:
-            raise ArgumentError(f"beta: expected a number above 0 and below 2, given {self.beta!r}")
-        if not 0 <= self.gamma < 1:
-            raise ArgumentError(f"gamma: expected a number of at least 0 and below 1, given {self.gamma!r}")
+        check_setting("beta", self.beta, "a number above 0 and below 2", lambda x: (x > 0) & (x < 2))
+        check_share(gamma=self.gamma)
 
     def restrict(self, name: str) -> AbstractRestriction | None:
         """The restriction of a parameter, by its name in the graph."""

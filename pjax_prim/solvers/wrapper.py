@@ -1,9 +1,10 @@
 """Solvers made of another solver."""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -15,8 +16,19 @@ from ..problem.base import Readout
 from .base import AbstractSolver
 
 
+class WrapperState(NamedTuple):
+    """What a wrapper iterates.
+
+    - `state`: of the inner solver, as its last step left it: the gap that is reported is that of this state.
+    - `memory`: the wrapper's own, with the point from which the next step goes on, where that is another one.
+    """
+
+    state: Any
+    memory: Any
+
+
 class AbstractWrapper(AbstractSolver[Any]):
-    """What it iterates is the inner solver's state; its own memory is the last entry of the state.
+    """A solver whose state is that of another one with a memory of its own: `WrapperState`.
 
     **Arguments** of all: `solver`, without a metric of its own; `metric`, as of every solver.
     """
@@ -37,36 +49,39 @@ class AbstractWrapper(AbstractSolver[Any]):
     def two_sets(self) -> bool:  # type: ignore[override]
         return self.solver.two_sets
 
-    @property
-    def sequential(self) -> bool:  # type: ignore[override]
-        return self.solver.sequential
-
     @abc.abstractmethod
-    def remember(self, problem: AbstractProblem, state: State) -> tuple[Array, ...]:
+    def remember(self, problem: AbstractProblem, state: Any) -> Any:
         """The memory that goes with a first state of the inner solver."""
 
     @abc.abstractmethod
     def advance_both(
-        self, problem: AbstractProblem, state: State, memory: tuple[Array, ...]
-    ) -> tuple[State, tuple[Array, ...], Float[Array, " nodes"]]:
+        self, problem: AbstractProblem, state: Any, memory: Any
+    ) -> tuple[Any, Any, Float[Array, " nodes"]]:
         """`step`, of the inner state and the memory."""
 
     def check(self, graph: ConstraintGraph) -> None:
         self.solver.check(graph)
 
-    def init(self, problem: AbstractProblem, parameters: Sequence[Array]) -> State:
+    def init(self, problem: AbstractProblem, parameters: Sequence[Array]) -> Any:
         state = self.solver.init(problem, parameters)
-        return (*state, self.remember(problem, state))
+        return WrapperState(state, self.remember(problem, state))
 
-    def step(self, problem: AbstractProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        moved, memory, squared = self.advance_both(problem, state[:-1], state[-1])
-        return (*moved, memory), squared
+    def step(self, problem: AbstractProblem, state: Any) -> tuple[Any, Float[Array, " nodes"]]:
+        moved, memory, squared = self.advance_both(problem, *state)
+        return WrapperState(moved, memory), squared
 
-    def read(self, problem: AbstractProblem, state: State, readout: Readout) -> list[Array | None]:
-        return self.solver.read(problem, state[:-1], readout)
+    def point(self, state: Any) -> State:
+        return self.solver.point(state.state)
 
+    def read(self, problem: AbstractProblem, state: Any, readout: Readout) -> list[Array | None]:
+        return self.solver.read(problem, state.state, readout)
 
-def as_vector(state: State) -> tuple[Array, Callable[[Array], State]]:
-    """A state as one array, and the way back."""
-    found: tuple[Array, Callable[[Array], State]] = ravel_pytree(state)
-    return found
+    def vector(self, state: Any) -> Array:
+        """The point of an inner state as one array."""
+        found: Array = ravel_pytree(self.solver.point(state))[0]
+        return found
+
+    def at(self, state: Any, vector: Array) -> Any:
+        """An inner state with another point: what wrappers inside remember stays."""
+        point = self.solver.point(state)
+        return eqx.tree_at(self.solver.point, state, ravel_pytree(point)[1](vector)) if point else state

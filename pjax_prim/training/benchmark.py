@@ -13,11 +13,10 @@ import optax
 
 import pjax_prim as pjp
 
+from ..feasibility import FeasibilityProblem, make_problem
 from ..models import SEQUENCE_NETWORKS, make_network
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
-from ..solving import make_problem, problem_parts
-from ..transform import prepare
 from .config import HIDDEN
 
 CASES: dict[str, pjp.AbstractSolver | None] = {
@@ -175,7 +174,8 @@ def _solver_parts(
 ) -> tuple[Any, Any, Callable[[Any], Any], Callable[[Any, Any], Any]]:
     """A problem's graph and arrays, `first(arrays) -> (state, summary)` and `step(first, arrays)` to the next
     ones and the squared gaps."""
-    graph, arrays = problem_parts(prepare(loss, model, batch), solver)
+    given = FeasibilityProblem.of(loss, model, *batch)
+    graph, arrays = given.graph_for(solver), given.arrays
 
     def first(arrays: Any) -> Any:
         problem = make_problem(graph, solver.form, arrays)
@@ -235,8 +235,8 @@ def _products(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
 
     Of each the value and what goes back to its operands, as for a gradient; nothing to data.
     """
-    prepared = prepare(loss, model, batch)
-    constants = prepared.graph.constants(prepared.data)
+    prepared = FeasibilityProblem.of(loss, model, *batch)
+    constants = prepared.graph.constants(prepared.data, prepared.captured)
     nodes = [
         (node.constraint, [operand.is_constant for operand in node.operands])
         for node in prepared.graph.nodes

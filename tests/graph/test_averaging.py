@@ -10,8 +10,8 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.problem import ExpandedProblem
-from pjax_prim.transform import prepare
 
 V = jnp.array([1.0, 2.0, 3.0, 4.0])
 
@@ -25,8 +25,8 @@ def consensus(forward: Callable[[Array], Any], uses: Any, start: Array = V) -> n
     def fn(v: Array) -> list[Array]:
         return [pjp.equality(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(v))]
 
-    prepared = prepare(fn, start, ())
-    problem = ExpandedProblem(prepared.graph, prepared.graph.constants([]))
+    prepared = FeasibilityProblem.of(fn, start)
+    problem = ExpandedProblem(prepared.graph, prepared.graph.constants([], prepared.captured))
     state = list(problem.initial([start]))
     for index, use in zip(prepared.graph.losses, jax.tree.leaves(uses), strict=True):
         assert state[index][0].shape == use.shape

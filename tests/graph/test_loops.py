@@ -16,11 +16,10 @@ from jax.extend.core import Primitive
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.graph import ConstraintGraph
 from pjax_prim.problem import ExpandedProblem
 from pjax_prim.rules import registry
-from pjax_prim.solving import make_problem, problem_parts
-from pjax_prim.transform import prepare
 
 X = jax.random.normal(jax.random.key(0), (4, 5, 2))
 PARAMS = {
@@ -150,7 +149,7 @@ def test_forward_pass(name: str) -> None:
     def fn(p: Params, x: Array) -> list[Array]:
         return losses(FORWARDS[name](lax.scan, p, x))
 
-    graph = prepare(fn, PARAMS, (X,)).graph
+    graph = FeasibilityProblem.of(fn, PARAMS, X).graph
     problem = ExpandedProblem(graph, graph.constants([X]))
     produced = problem.outputs(jax.tree.leaves(PARAMS))
     for index, node in enumerate(graph.nodes):
@@ -173,7 +172,7 @@ def test_the_iterates_are_those_of_the_unrolled_loop(name: str) -> None:
         def fn(p: Params, x: Array) -> list[Array]:
             return losses(FORWARDS[name](scan, p, x))
 
-        assert prepare(fn, PARAMS, (X,)).graph.two_coloured.identities == 0
+        assert FeasibilityProblem.of(fn, PARAMS, X).graph.two_coloured.identities == 0
         return pjp.solve(fn, PARAMS, X, solver=pjp.AlternatingProjections(), max_steps=20)
 
     together, unrolled = step(lax.scan), step(python_loop)
@@ -218,7 +217,7 @@ def test_what_is_the_same_in_every_iteration_stays_outside() -> None:
         (h, _), _ = lax.scan(body, (p["c"], jnp.square(3) * p["w"] + p["b"]), x)
         return losses(h)
 
-    graph = prepare(fn, PARAMS, (X,)).graph
+    graph = FeasibilityProblem.of(fn, PARAMS, X).graph
     sums = [node for node in graph.nodes if node.kind == "sum"]
     assert all(not node.loops and node.constraints == 9 for node in sums) and sums
 
@@ -324,10 +323,10 @@ def test_a_step_is_one_batched_body(form: Any) -> None:
 
     def equations(length: int) -> list[Any]:
         x = jnp.ones((length, 5, 2))
-        prepared = prepare(lambda p, x: losses(recurrent(lax.scan, p, x)), RECURRENT, (x,))
-        graph, arrays = problem_parts(prepared, solver)
-        problem = make_problem(graph, form, arrays)
-        state = solver.init(problem, prepared.parameters)
+        prepared = FeasibilityProblem.of(lambda p, x: losses(recurrent(lax.scan, p, x)), RECURRENT, x)
+        graph = prepared.graph_for(solver)
+        problem = prepared.numbers(graph, form)
+        state = solver.init(problem, prepared.trained)
         return jax.make_jaxpr(lambda state: solver.step(problem, state))(state).eqns
 
     short, long = equations(3), equations(30)
@@ -355,7 +354,7 @@ def test_half_precision() -> None:
 @pytest.mark.parametrize("name", FORWARDS)
 def test_counts_of_uses(name: str) -> None:
     """What is known of them from the movements alone is what their transpose counts."""
-    graph = prepare(lambda p, x: losses(FORWARDS[name](lax.scan, p, x)), PARAMS, (X,)).graph
+    graph = FeasibilityProblem.of(lambda p, x: losses(FORWARDS[name](lax.scan, p, x)), PARAMS, X).graph
     constants = graph.constants([X])
     operands = [operand for node in graph.nodes for operand in node.operands if operand.path]
     assert operands
@@ -385,7 +384,7 @@ def test_a_loss_in_every_iteration_may_be_summed_in_the_carry() -> None:
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
 def test_backward_sets_go_through_a_carry_once() -> None:
-    graph = prepare(lambda p, x: losses(recurrent(lax.scan, p, x)[0]), PARAMS, (X,)).graph
+    graph = FeasibilityProblem.of(lambda p, x: losses(recurrent(lax.scan, p, x)[0]), PARAMS, X).graph
     named = [{graph.nodes[i].name for i in members} for members in graph.backward_sets()]
     weights = {"['b']", "['u']", "['w']"}
     assert named == [

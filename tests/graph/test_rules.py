@@ -15,11 +15,11 @@ from jax import lax
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.graph.graph import Use
 from pjax_prim.problem import AbstractProblem, CompressedProblem, ExpandedProblem
 from pjax_prim.rules import registry
 from pjax_prim.rules.scalar import Scalar
-from pjax_prim.transform import prepare
 
 A = jax.random.normal(jax.random.key(0), (3, 4))
 B = jax.random.normal(jax.random.key(1), (3, 4))
@@ -144,7 +144,7 @@ def test_every_rule_is_in_the_table() -> None:
 
 
 def problems_of(fn: Callable[[Any], Any]) -> tuple[pjp.ConstraintGraph, list[AbstractProblem]]:
-    graph = prepare(fn, (A, B), ()).graph.two_coloured
+    graph = FeasibilityProblem.of(fn, (A, B)).graph.two_coloured
     constants = graph.constants([])
     return graph, [kind(graph, constants) for kind in (ExpandedProblem, CompressedProblem)]
 

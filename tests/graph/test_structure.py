@@ -12,7 +12,6 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
-from pjax_prim import transform
 from pjax_prim.graph import ConstraintGraph, Node
 from pjax_prim.rules.elementwise import Sum, SumRelu
 
@@ -214,7 +213,7 @@ def test_backward_sets_of_a_skip() -> None:
         return pjp.squared_error(jax.nn.relu(h @ p["b"]) + h, jnp.zeros((5, 4)))
 
     square = {"a": jnp.eye(4), "b": jnp.eye(4)}
-    plain = transform.prepare(fn, square, (X,)).graph
+    plain = pjp.FeasibilityProblem.of(fn, square, X).graph
     named = [{plain.nodes[i].name for i in members} for members in plain.backward_sets()]
     assert named == [
         {"loss_0"},

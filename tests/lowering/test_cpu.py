@@ -25,12 +25,13 @@ def copies(batch: tuple[int, ...], p: int, q: int, k: int, dtype: str) -> tuple[
 
 def dot_step(name: str, given: tuple[list[Array], ...]) -> tuple[pp.Definition, list[Array], dict]:
     (a, b), means, (z,) = given
+    relaxation = jnp.full((1,) * z.ndim, 0.35, z.dtype)
     if name == "displace_dot":
         return pp.displace_dot_p, [a, b, z], {}
     if name == "leave_dot":
         solved = pp.displace_dot_p.reference(a, b, z)[:4]
-        return pp.leave_dot_p, [a, b, *means, *solved, z], {"relaxation": 0.35}
-    return pp.reflect_dot_p, [a, b, *means, z], {"relaxation": 0.35}
+        return pp.leave_dot_p, [a, b, *means, *solved, z, relaxation], {}
+    return pp.reflect_dot_p, [a, b, *means, z, relaxation], {}
 
 
 DOT_STEPS = pytest.mark.parametrize("name", ["displace_dot", "leave_dot", "reflect_dot"])
@@ -68,9 +69,10 @@ def test_blocks_inside_shard_map(name: str) -> None:
     definition, operands, static = dot_step(name, copies((2,), 4, 128, 1030, "float32"))
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     spec = jax.P("data")
+    specs = tuple(spec if len(x) > 1 else jax.P() for x in operands)
     spread = jax.jit(
         jax.shard_map(
-            lambda *x: tuple(definition.bind(*x, **static)), mesh=mesh, in_specs=spec, out_specs=spec
+            lambda *x: tuple(definition.bind(*x, **static)), mesh=mesh, in_specs=specs, out_specs=spec
         )
     )
     expected = tuple(definition.reference(*operands, **static))

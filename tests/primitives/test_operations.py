@@ -91,8 +91,14 @@ def plain_displace_dot(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     return rows_of((p_a, p_b, output, *means), output)
 
 
+def relaxation(z: jax.Array) -> jax.Array:
+    return jnp.full((1,) * z.ndim, 0.7, z.dtype)
+
+
 def leave_dot(*operands: jax.Array) -> jax.Array:
-    a, b, squared, c, e, step_a, step_b, output, *means = pp.leave_dot_p.bind(*operands, relaxation=0.7)
+    a, b, squared, c, e, step_a, step_b, output, *means = pp.leave_dot_p.bind(
+        *operands, relaxation(operands[-1])
+    )
     projected = displaced(a, b, c, e, step_a, step_b)
     return rows_of((a, b, squared, *projected, output, *means), output)
 
@@ -117,7 +123,7 @@ def plain_leave_dot(
 
 
 def reflect_dot(*operands: jax.Array) -> jax.Array:
-    results = pp.reflect_dot_p.bind(*operands, relaxation=0.7)
+    results = pp.reflect_dot_p.bind(*operands, relaxation(operands[-1]))
     return rows_of(results, results[3])
 
 

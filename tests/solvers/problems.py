@@ -18,8 +18,7 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
-from pjax_prim.solving import make_problem
-from pjax_prim.transform import prepare
+from pjax_prim.feasibility import FeasibilityProblem
 
 FIXTURES = Path(__file__).parent.parent / "data" / "trajectories.npz"
 SIZES = {"mlp_skip": 2, "mlp_chain": 2, "mlp_deep": 4, "cnn_pool": 2, "cnn_flat": 1}
@@ -418,8 +417,7 @@ def every_solver(
 def read(problem: Problem, solver: pjp.AbstractSolver, state: Any, readout: str) -> list[Array]:
     """The parameters that a state stands for, without another compilation of the solve."""
     params, *args = problem.arguments
-    prepared = prepare(problem.fn, params, tuple(args))
+    prepared = FeasibilityProblem.of(problem.fn, params, *args)
     graph = prepared.graph.two_coloured if solver.two_sets else prepared.graph
-    captured = [array for _, array in graph.function.captured]
-    feasibility = make_problem(graph, solver.form, (prepared.parameters, prepared.data, captured))
+    feasibility = prepared.numbers(graph, solver.form)
     return [x for x in feasibility.parameters(state, readout) if x is not None]

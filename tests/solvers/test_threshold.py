@@ -12,9 +12,8 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.models import ThresholdNetwork
-from pjax_prim.solving import make_problem, problem_parts
-from pjax_prim.transform import prepare
 
 from .problems import PROBLEMS, Problem
 from .test_every_problem import check_solution
@@ -54,16 +53,16 @@ def test_every_problem(problem: Problem) -> None:
 def test_consensus_is_nearest(problem: Problem) -> None:
     """The weighted squared distance to copies that agree is stationary in the values they agree on."""
     params, *args = problem.arguments
-    prepared = prepare(problem.fn, params, tuple(args))
-    graph, parts = problem_parts(prepared, SOLVER)
-    divided = make_problem(graph, "divided", parts)
+    prepared = FeasibilityProblem.of(problem.fn, params, *args)
+    graph = prepared.graph_for(SOLVER)
+    divided = prepared.numbers(graph, "divided")
     random = np.random.default_rng(0)
     state = tuple(
         tuple(x + random.standard_normal(x.shape) for x in node[:-1])
         + (jnp.exp(random.standard_normal(node[-1].shape)),)
         if divided.is_divided(i)
         else node
-        for i, node in enumerate(divided.initial(prepared.parameters))
+        for i, node in enumerate(divided.initial(prepared.trained))
     )
     values = {i: divided.consensus(i, state) for i, node in enumerate(graph.nodes) if node.output is not None}
 
@@ -82,10 +81,10 @@ def test_consensus_is_nearest(problem: Problem) -> None:
 
 def test_metric_follows_the_gaps() -> None:
     model = network(jax.random.key(0))
-    prepared = prepare(loss, model, (XOR_X, XOR_Y))
-    graph, parts = problem_parts(prepared, SOLVER)
-    divided = make_problem(graph, "divided", parts)
-    state = SOLVER.init(divided, prepared.parameters)
+    prepared = FeasibilityProblem.of(loss, model, XOR_X, XOR_Y)
+    graph = prepared.graph_for(SOLVER)
+    divided = prepared.numbers(graph, "divided")
+    state = SOLVER.init(divided, prepared.trained)
     np.testing.assert_array_equal(state[2][-1], jnp.ones((4, 3)))  # rows and neurons of the first layer
     squared = tuple((4.0 * jnp.ones_like(node[-1]),) if len(node) > 1 else () for node in state)
     first = next(i for i, x in enumerate(squared) if x)

@@ -1,0 +1,350 @@
+"""A function with its arrays, as a feasibility problem."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._compat import program_cache
+from .errors import ArgumentError, GraphError
+from .graph import ConstraintGraph, build_graph
+from .graph.program import Program, make_program, trace
+from .metric import metric_of, weigh
+from .primitives._arguments import check_labels as check_one_hot
+from .primitives._arguments import check_signs, is_concrete
+from .problem import (
+    AbstractProblem,
+    CompressedProblem,
+    ConsensusProblem,
+    DividedProblem,
+    ExpandedProblem,
+    Form,
+    Placement,
+)
+from .problem.base import Readout
+from .rules.losses import CLASSIFICATION, Loss
+from .rules.threshold import ThresholdDot
+from .solvers import AbstractSolver
+from .solvers.settings import operands
+
+PROBLEMS: dict[Form, type[AbstractProblem]] = {
+    "compressed": CompressedProblem,
+    "expanded": ExpandedProblem,
+    "divided": DividedProblem,
+    "consensus": ConsensusProblem,
+}
+
+
+class FeasibilityProblem(eqx.Module):
+    """A function with its arrays: the constraints of every operation and of every loss in it.
+
+    Made by `FeasibilityProblem.of(fn, params, *args)`. It is a pytree of its arrays, so it goes through
+    `jax.jit` and `jax.vmap`; two of them with the same program share compilations, whatever the function
+    object was.
+
+    - `graph`: the constraints, not two-coloured.
+    - `trained`: the parameters, arrays in the order of the leaves of `params`.
+    - `data`: the other arrays among the arguments; `captured`, those that the function closes over.
+    """
+
+    graph: ConstraintGraph = eqx.field(static=True)
+    trained: list[Any]
+    data: list[Any]
+    captured: list[Any]
+    _fixed: Any
+    _treedef: Any = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls, fn: Callable[..., Any], params: Any, *args: Any, has_aux: bool = False
+    ) -> "FeasibilityProblem":
+        """The problem of `fn(params, *args)`.
+
+        **Arguments:** as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
+
+        **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
+
+        **Cost:** tracing `fn`, and for a new program that of building its graph.
+        """
+        if not callable(fn):
+            raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
+        check_parameters(params)
+        trained, fixed = eqx.partition(params, is_trained)
+        with_paths, treedef = jtu.tree_flatten_with_path(trained)
+        names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
+        parameters = [_as_array(leaf) for _, leaf in with_paths]
+        moving, still = eqx.partition((fixed, args), is_data)
+        data, data_treedef = jtu.tree_flatten(moving)
+        data = [_as_array(leaf) for leaf in data]
+        counts: list[int] = []
+
+        def function(parameters: list[Any], data: list[Any]) -> list[Any]:
+            fixed, args = eqx.combine(jtu.tree_unflatten(data_treedef, data), still)
+            returned = fn(eqx.combine(jtu.tree_unflatten(treedef, parameters), fixed), *args)
+            value = _value_of(returned, has_aux)
+            results = [x for x in jtu.tree_leaves(value) if eqx.is_array_like(x)]
+            if not results:
+                raise GraphError(f"fn: returned no array but {value!r}; return the losses")
+            counts.append(len(results))
+            return results
+
+        closed = trace(function, parameters, data)
+        program, captured = make_program(closed, len(parameters), names, counts[0])
+        graph = _cached_graph(program) if program.is_pure else build_graph(program)
+        return cls(graph, parameters, data, captured, fixed, treedef)
+
+    def restore(self, arrays: Sequence[Any]) -> Any:
+        """A model of the original structure with new parameters."""
+        return eqx.combine(self.tree(arrays), self._fixed)
+
+    def tree(self, arrays: Sequence[Any]) -> Any:
+        """From arrays, one per parameter, a pytree of their structure with None elsewhere."""
+        return jtu.tree_unflatten(self._treedef, list(arrays))
+
+    def graph_for(self, solver: AbstractSolver) -> ConstraintGraph:
+        """The graph as a solver takes it: two-coloured, and in its metric."""
+        graph = self.graph.two_coloured if solver.two_sets else self.graph
+        solver.check(graph)
+        return weigh(graph, metric_of(solver.metric))
+
+    def numbers(
+        self,
+        graph: ConstraintGraph | None = None,
+        form: Form = "compressed",
+        placement: Placement | None = None,
+    ) -> AbstractProblem:
+        """A graph of this problem with its arrays, in one of the forms of a state."""
+        return make_problem(self.graph if graph is None else graph, form, self.arrays, placement)
+
+    @property
+    def arrays(self) -> "Arrays":
+        """All arrays: parameters, data, captured ones."""
+        return self.trained, self.data, self.captured
+
+    def init(self, solver: AbstractSolver) -> Any:
+        """The first state of a solver."""
+        return _init(self.graph_for(solver), operands(solver), self.arrays)
+
+    def step(self, solver: AbstractSolver, state: Any) -> tuple[Any, dict[str, Float[Array, ""]]]:
+        """One step of a solver.
+
+        **Returns:** the new state, and for each node by name the distance between the shadows.
+        """
+        graph = self.graph_for(solver)
+        state, gaps = _step(graph, operands(solver), self.arrays, state)
+        return state, {node.name: gaps[i] for i, node in enumerate(graph.nodes)}
+
+    def parameters(self, solver: AbstractSolver, state: Any, readout: Readout = "shadow") -> Any:
+        """The model that a solver's state stands for, of the structure of `params`."""
+        read = _read(self.graph_for(solver), operands(solver), self.arrays, state, readout)
+        return self.restore(
+            [old if new is None else new for new, old in zip(read, self.trained, strict=True)]
+        )
+
+    def gaps(self) -> dict[str, Float[Array, ""]]:
+        """For each loss by name the distance by which its projection moves what the forward pass gives it.
+
+        In the forward pass all other constraints are satisfied.
+        """
+        found = _gaps(self.graph, self.arrays)
+        return {self.graph.nodes[i].name: gap for i, gap in zip(self.graph.losses, found, strict=True)}
+
+    def check(self) -> None:
+        """Raises an error for labels and weights of losses that are not allowed, where values are known."""
+        check_constants(self)
+
+    def save(self, file: str | Path) -> None:
+        """Writes what a bug report needs: the program, the graph and the arrays, as a zip file.
+
+        The file holds `program.txt` (the jaxpr), `graph.txt`, `arrays.npz` and `versions.json`.
+        """
+        arrays = {"parameters": self.trained, "data": self.data, "captured": self.captured}
+        named = {
+            f"{kind}_{i}": np.asarray(x)
+            for kind, several in arrays.items()
+            for i, x in enumerate(several)
+            if not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+        }
+        buffer = io.BytesIO()
+        wide = {k: v.astype("float32") if v.dtype == jnp.bfloat16 else v for k, v in named.items()}
+        np.savez(buffer, **wide)  # type: ignore[arg-type]
+        versions = {"jax": jax.__version__, "equinox": eqx.__version__}
+        versions["x64"] = str(jax.config.read("jax_enable_x64"))
+        program = self.graph.function.program
+        assert program is not None
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("program.txt", str(program.jaxpr))
+            archive.writestr("graph.txt", str(self.graph))
+            archive.writestr("arrays.npz", buffer.getvalue())
+            archive.writestr("versions.json", json.dumps(versions))
+
+
+def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
+    """The constraint graph of a function: `constraint_graph(fn)(params, *args)`.
+
+    As `jax.make_jaxpr`, it only traces; `print` it to see every constraint with its shape,
+    set, number of copies and bytes.
+
+    **Arguments:** `fn(params, *args)`, a function of an Equinox model or any pytree of arrays
+    that returns a number or losses.
+
+    **Returns:** a function of the same arguments (arrays or `jax.ShapeDtypeStruct`s) that
+    returns the two-coloured `ConstraintGraph`.
+
+    **Errors:** those of `solve`.
+    """
+
+    def make(params: Any, *args: Any) -> ConstraintGraph:
+        return FeasibilityProblem.of(fn, params, *args).graph.two_coloured
+
+    return make
+
+
+@program_cache
+def _cached_graph(program: Program) -> ConstraintGraph:
+    return build_graph(program)
+
+
+Arrays = tuple[list[Any], list[Any], list[Any]]  # parameters, data, captured
+
+
+def make_problem(
+    graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
+) -> AbstractProblem:
+    """The graph with its numbers, in one of the forms."""
+    _, data, captured = arrays
+    return PROBLEMS[form](graph, graph.constants(data, captured), placement)
+
+
+@eqx.filter_jit
+def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any:
+    return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
+
+
+@eqx.filter_jit
+def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
+    state, squared = solver.step(make_problem(graph, solver.form, arrays), state)
+    return state, jnp.sqrt(squared)
+
+
+@eqx.filter_jit
+def _read(
+    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any, readout: Readout
+) -> list[Array | None]:
+    return solver.read(make_problem(graph, solver.form, arrays), state, readout)
+
+
+@eqx.filter_jit
+def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
+    problem = make_problem(graph, "compressed", arrays)
+    return [jnp.sqrt(gap) for gap in problem.forward_gaps(arrays[0])]
+
+
+def check_constants(problem: FeasibilityProblem) -> None:
+    """Checks the labels of classification losses and of threshold neurons, where their values are known."""
+    graph = problem.graph
+    classes = [
+        value
+        for node in graph.nodes
+        if isinstance(node.constraint, Loss) and node.constraint.name in CLASSIFICATION
+        for value in node.constants
+    ]
+    signs = [
+        value
+        for node in graph.nodes
+        if isinstance(node.constraint, Loss) and node.constraint.name == "equality"
+        if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
+        for value in node.constants
+    ]
+    if not (classes or signs) or not all(is_concrete(x) for x in (*problem.data, *problem.captured)):
+        return
+    environment = graph.constants(problem.data, problem.captured, wanted=[*classes, *signs])
+    for value in classes:
+        count = value.shape[-1]
+        name = f"labels (as one-hot vectors; an integer outside 0 to {count - 1} has no 1)"
+        check_one_hot(environment[value], count, name)
+    for value in signs:
+        check_signs(environment[value])
+
+
+def _value_of(returned: Any, has_aux: bool) -> Any:
+    if not has_aux:
+        return returned
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ArgumentError(
+            "fn: expected it to return a pair of value and auxiliary output with has_aux=True, given "
+            f"{returned!r}"
+        )
+    return returned[0]
+
+
+def is_trained(leaf: Any) -> bool:
+    """Whether a leaf of the parameters is an array that is trained."""
+    return _is_arraylike(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def is_data(leaf: Any) -> bool:
+    """Whether another leaf is an array rather than a static value."""
+    return _is_arraylike(leaf)
+
+
+def _is_arraylike(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+
+def _abstract(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def check_parameters(params: Any, kind: Any = jnp.floating) -> None:
+    """Something is trained, and nothing that looks trained is left out silently.
+
+    Integer arrays inside an Equinox module are its business (`eqx.filter_grad` leaves them
+    alone too); in plain containers they are an error, as for `jax.grad`. Arrays of 8 bits and what JAX takes
+    for no array (big-endian, structured, masked) are an error everywhere.
+
+    **Arguments:** `kind`, the dtypes that are trained: `jnp.floating`, or `jnp.inexact` for complex ones too.
+    """
+    for path, leaf in jtu.tree_flatten_with_path(params)[0]:
+        if not isinstance(leaf, np.ndarray | np.generic) and not _is_arraylike(leaf):
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # PRNG keys
+            continue
+        name, dtype = f"params{jtu.keystr(path)}", np.dtype(leaf.dtype)
+        given = f"given dtype {leaf.dtype} (shape {leaf.shape})"
+        allowed = "expected a bfloat16, float16, float32 or float64 array"
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise ArgumentError(f"{name}: expected an array without a mask, given a masked one; fill it")
+        if not dtype.isnative:
+            raise ArgumentError(f"{name}: expected the byte order of this machine, {given}")
+        if jnp.issubdtype(dtype, jnp.complexfloating) and kind is jnp.floating:
+            raise ArgumentError(
+                f"{name}: {allowed}, {given}; train the real and the imaginary part, or pass it in *args"
+            )
+        if jnp.issubdtype(dtype, jnp.floating) and not 2 <= dtype.itemsize <= 8:
+            raise ArgumentError(f"{name}: {allowed}, {given}")
+    modules = jtu.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, eqx.Module))[0]
+    for path, leaf in modules:
+        if isinstance(leaf, eqx.Module) or not _is_arraylike(leaf):
+            continue
+        if not jnp.issubdtype(leaf.dtype, kind):
+            raise ArgumentError(
+                f"params{jtu.keystr(path)}: expected a floating-point array, given dtype "
+                f"{leaf.dtype} (shape {leaf.shape}); pass arrays that are not trained in *args"
+            )
+    leaves = [leaf for leaf in jtu.tree_leaves(params) if _is_arraylike(leaf)]
+    if not any(jnp.issubdtype(leaf.dtype, kind) for leaf in leaves):
+        raise ArgumentError("params: no floating-point array in it, so there is nothing to train")
