@@ -96,8 +96,7 @@ def make_draft(function: FlatFunction) -> Draft:
     **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
     depends on parameters by another way; `MissingRuleError` for an equation without a rule.
     """
-    varying = _closure(set(function.parameters), _solved(function))
-    function = write_losses(function, varying, is_loss)
+    function = write_losses(function, _closure(set(function.parameters), _solved(function)), is_loss)
     varying, _ = _dependencies(function, _solved(function))
     function = compose(function, varying)
     equations = _solved(function)

@@ -38,7 +38,6 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     form: Form = eqx.field(static=True, default="consensus")
     forms: ClassVar[tuple[Form, ...]] = ("consensus",)
     two_sets: ClassVar[bool] = False
-    sequential: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         self._only_unit("has a weight of its own; expected weight=...")
