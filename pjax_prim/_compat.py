@@ -21,9 +21,9 @@ except ImportError:  # deprecated from jax 0.11
     triton = None  # type: ignore[assignment]
 
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
-    getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
+    getattr(_lax, name) for name in ("stack_p", "tile_p", "unstack_p") if hasattr(_lax, name)
 )
-"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`."""
+"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
 KEEPS_BARRIERS = jax.__version_info__ >= (0, 11)
 """Whether XLA's CPU backend fuses across no `optimization_barrier`; before, it removes them first."""

@@ -49,7 +49,13 @@ for _primitive in (
 ):
     register_projection(_primitive, _moves("bijective"))
 # What is behind `stop_gradient` is read and never moved: its way back is zero, so it counts as unused.
-for _primitive in (lax.slice_p, lax.split_p, lax.optimization_barrier_p, lax.stop_gradient_p):
+for _primitive in (
+    lax.slice_p,
+    lax.split_p,
+    *(p for p in EXTRA_MOVEMENTS if p.name == "unstack"),
+    lax.optimization_barrier_p,
+    lax.stop_gradient_p,
+):
     register_projection(_primitive, _moves("partial"))
 for _primitive in (lax.broadcast_in_dim_p, *(p for p in EXTRA_MOVEMENTS if p.name == "tile")):
     register_projection(_primitive, _moves("repeating"))
