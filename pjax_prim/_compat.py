@@ -25,6 +25,8 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
 )
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
+JAX_VERSION = jax.__version__
+
 KEEPS_BARRIERS = jax.__version_info__ >= (0, 11)
 """Whether XLA's CPU backend fuses across no `optimization_barrier`; before, it removes them first."""
 
