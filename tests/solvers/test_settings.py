@@ -222,4 +222,6 @@ def test_the_gap_is_that_of_the_returned_state(name: str) -> None:
 
 
 def _innermost(solver: Any) -> Any:
-    return _innermost(solver.solver) if isinstance(solver.solver, pjp.AbstractWrapper) else solver.solver
+    return (
+        _innermost(solver.solver) if isinstance(solver.solver, pjp.solvers.AbstractWrapper) else solver.solver
+    )
