@@ -44,6 +44,12 @@ def as_weak(number: Any) -> Any:
     return _lax._convert_element_type(number, weak_type=True)
 
 
+def is_jit_disabled() -> bool:
+    """Whether `jax.disable_jit` holds."""
+    config: Any = jax.config
+    return bool(config.jax_disable_jit)
+
+
 def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     """`(jaxpr, constants)` of a closed or open jaxpr.
 
