@@ -18,6 +18,7 @@ from .metric import Metric as Metric
 from .primitives import cross_entropy as cross_entropy
 from .primitives import equality as equality
 from .primitives import margin_loss as margin_loss
+from .primitives import minimise as minimise
 from .primitives import project_affine as project_affine
 from .primitives import project_combination as project_combination
 from .primitives import project_cumsum as project_cumsum
