@@ -7,6 +7,7 @@ from .displacement import value_and_displacement as value_and_displacement
 from .errors import ArgumentError as ArgumentError
 from .errors import DataError as DataError
 from .errors import GraphError as GraphError
+from .errors import LinearisedConstraintWarning as LinearisedConstraintWarning
 from .errors import MissingRuleError as MissingRuleError
 from .errors import PjaxError as PjaxError
 from .errors import UnusedParameterWarning as UnusedParameterWarning
