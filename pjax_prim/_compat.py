@@ -4,7 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import ad_checkpoint as _ad_checkpoint
+from jax._src import core as _core
+from jax._src import dispatch as _dispatch
 from jax._src import distributed as _distributed
+from jax._src import pjit as _pjit
 from jax._src import source_info_util
 from jax._src import util as _util
 from jax._src.custom_batching import custom_vmap_p
@@ -26,6 +30,20 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
 JAX_VERSION = jax.__version__
+
+IDENTITIES: tuple[Any, ...] = tuple(
+    getattr(module, name)
+    for module, name in (
+        (_ad_checkpoint, "name_p"),
+        (_core, "pvary_p"),
+        (_dispatch, "device_put_p"),
+        (_pjit, "mesh_cast_p"),
+        (_pjit, "reshard_p"),
+        (_pjit, "sharding_constraint_p"),
+    )
+    if hasattr(module, name)
+)
+"""Operations that give each array as it is: they name it, or say where it lies."""
 
 KEEPS_BARRIERS = jax.__version_info__ >= (0, 11)
 """Whether XLA's CPU backend fuses across no `optimization_barrier`; before, it removes them first."""

@@ -1,5 +1,6 @@
 """First pass over a flat function: which equations are constant, move data, or are constraints."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from ..rules.remedies import remedy
 from .compose import compose
 from .endings import Endings, plan_endings, weights_of
 from .ir import FORWARD, Equation, Loop, Value
+from .linearise import TOGETHER, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
 
@@ -85,6 +87,31 @@ class Draft:
             self.constant_equations.append(equation)
         return result
 
+    def take_out(self, flat: Value, start: int, stop: int, value: Value, source: str) -> None:
+        """`value` is a part of the last axis of another, in its own shape."""
+        lead = len(flat.shape) - 1
+        part = Value((*flat.shape[:-1], stop - start), flat.dtype)
+        params = {
+            "start_indices": (0,) * lead + (start,),
+            "limit_indices": (*flat.shape[:-1], stop),
+            "strides": None,
+        }
+        self.move(
+            Equation(lax.slice_p, params, (flat,), (part,), lambda x: (x[..., start:stop],), source),
+            Movement("partial"),
+        )
+        self.move(
+            Equation(
+                lax.reshape_p,
+                {"new_sizes": value.shape, "dimensions": None, "sharding": None},
+                (part,),
+                (value,),
+                lambda x: (x.reshape(value.shape),),
+                source,
+            ),
+            Movement("bijective"),
+        )
+
     def count_uses(self) -> Counter[Value]:
         """How many constraints and movements read each value."""
         moves: dict[Equation, None] = {equation: None for equation, _ in self.moved_by.values()}
@@ -111,11 +138,23 @@ def make_draft(function: FlatFunction) -> Draft:
     for carry in function.carries:
         if carry in needed:
             draft.move(carry, Movement("partial"))
+    moving: list[Equation] = []
     for equation in equations[: len(equations) - len(function.carries)]:
         if not any(value in varying for value in equation.outputs):
             draft.constant_equations.append(equation)
         elif equation in needed:
-            _apply_rule(draft, equation)
+            moving.append(equation)
+    carried = [value for x in function.carries if x in needed for value in x.inputs]
+    moving = join(moving, varying, [*carried, *endings.minimised])
+    wanted = {value for equation in moving for value in equation.inputs}.union(carried, endings.minimised)
+    for equation in moving:
+        joined = equation.primitive is TOGETHER
+        if not joined or not _linearise(draft, equation, wanted):
+            try:
+                _apply_rule(draft, equation)
+            except MissingRuleError:
+                if joined or not _linearise(draft, equation, wanted):
+                    raise
     for value in endings.minimised:
         _apply_rule(draft, _minimised(value))
     _weigh_losses(draft, function, endings)
@@ -184,7 +223,38 @@ def _needed(equations: Sequence[Equation], varying: set[Value], endings: Endings
     return needed
 
 
+def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
+    """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one."""
+    moving = tuple(i for i, value in enumerate(equation.inputs) if value in draft.variables)
+    outputs = [value for value in equation.outputs if value in wanted]
+    found = linearised(equation, moving, outputs)
+    if found is None:
+        return False
+    constraint, fixed = found
+    operands, constants = ([equation.inputs[i] for i in positions] for positions in (moving, fixed))
+    source, loops = equation.source, equation.loops
+    if constraint.elementwise:
+        constants = [draft.broadcast(value, outputs[0].shape, source) for value in constants]
+    output = outputs[0]
+    if len(outputs) > 1:
+        lead = output.shape[: len(loops)]
+        sizes = [math.prod(value.shape[len(loops) :]) for value in outputs]
+        dtype = jnp.result_type(*(value.dtype for value in outputs))
+        output = Value((*lead, sum(sizes)), dtype)
+        draft.variables.add(output)
+        stop = 0
+        for value, size in zip(outputs, sizes, strict=True):
+            start, stop = stop, stop + size
+            draft.take_out(output, start, stop, value, source)
+    draft.nodes.append(DraftNode(constraint, tuple(operands), tuple(constants), output, source, loops))
+    return True
+
+
 def _apply_rule(draft: Draft, equation: Equation) -> None:
+    if equation.primitive is TOGETHER:  # what the first that has none alone says
+        alone = Draft(variables=draft.variables)
+        for member in equation.params["members"]:
+            _apply_rule(alone, member)
     rule = rule_of(equation.primitive)
     name = equation.primitive.name
     if rule is None:

@@ -87,8 +87,8 @@ def define(
 
     - `name`: unique; starts with `pjax_`.
     - `reference`: see `Definition`. Static parameters must be hashable.
-    - `differentiable`: whether to derive a JVP from the reference. Set for operations that
-      users call in ordinary models; a projection is never differentiated.
+    - `differentiable`: set for operations that users call in ordinary models. All primitives have the
+      JVP of their reference; those of models have no lowering to choose.
     - `steps`: whether it is a loss, whose last operand has exactly the shape of its value (the steps of
       its proximal operator): batching gives that operand the whole size of each axis.
     - `version`: see `Definition`.
@@ -128,6 +128,7 @@ def define(
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
         tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
         results = primitive.bind(*primals, **static)
+        static = {name: value for name, value in static.items() if name != "lowering"}
         with standard_promotion():
             _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
         return results, list(moved)
@@ -135,8 +136,7 @@ def define(
     primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract_evaluation)
     batching.primitive_batchers[primitive] = batch
-    if differentiable:
-        ad.primitive_jvps[primitive] = jvp
+    ad.primitive_jvps[primitive] = jvp
     definition = Definition(name, primitive, reference, version, not differentiable)
     DEFINITIONS[name] = definition
     return definition
