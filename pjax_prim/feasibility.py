@@ -284,7 +284,12 @@ def check_constants(problem: FeasibilityProblem) -> None:
     if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
     wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
-    environment = graph.constants(problem.data, problem.captured, wanted=wanted)
+
+    def evaluate(data: list[Any], captured: list[Any]) -> list[Any]:
+        environment = graph.constants(data, captured, wanted=wanted)
+        return [read(environment, value) for value in wanted]
+
+    environment = dict(zip(wanted, in_automatic_axes(evaluate, problem.data, problem.captured), strict=True))
     for constraint, values in checked:
         constraint.check([read(environment, value) for value in values])
     for value in signs:
