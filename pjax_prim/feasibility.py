@@ -246,9 +246,7 @@ def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any
 
 
 @_jitted
-def _step(
-    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any
-) -> tuple[Any, Array]:
+def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
     state, squared = solver.step(make_problem(graph, solver.form, arrays), state)
     return state, jnp.sqrt(squared)
 
