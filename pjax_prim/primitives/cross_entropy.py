@@ -120,7 +120,7 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
 
 
 displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference, version=2)
-"""(logits, labels, step) -> by how much the proximal operator moves the logits, to full relative precision."""
+"""(logits, labels, step) -> by how much the proximal operator moves the logits, to full precision."""
 
 
 def prox_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
