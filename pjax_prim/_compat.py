@@ -25,9 +25,11 @@ except ImportError:  # deprecated from jax 0.11
     triton = None  # type: ignore[assignment]
 
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
-    getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
+    getattr(_lax, name) for name in ("stack_p", "tile_p", "unstack_p") if hasattr(_lax, name)
 )
-"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`."""
+"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
+
+JAX_VERSION = jax.__version__
 
 IDENTITIES: tuple[Any, ...] = tuple(
     getattr(module, name)
@@ -60,6 +62,12 @@ _CALLS: dict[Any, str] = {
 def as_weak(number: Any) -> Any:
     """A scalar array with a weak type, as a Python number has: what it is combined with keeps its dtype."""
     return _lax._convert_element_type(number, weak_type=True)
+
+
+def is_jit_disabled() -> bool:
+    """Whether `jax.disable_jit` holds."""
+    config: Any = jax.config
+    return bool(config.jax_disable_jit)
 
 
 def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:

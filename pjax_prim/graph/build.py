@@ -112,4 +112,5 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
         tuple(None if old is None else index_of[old] for old in found),
         flat,
         tuple(draft.constant_equations),
+        weights=() if draft.is_positive else tuple(draft.weights),
     )

@@ -13,6 +13,7 @@ from jax.extend.core import Primitive
 from jaxtyping import Array
 
 from ..dependence import dependence
+from ..rules import is_loss
 from ..rules.linearised import Linearised, LinearisedElementwise
 from .ir import Equation, Value, abstract, evaluate, read
 
@@ -123,10 +124,11 @@ def _reached(start: int, edges: dict[int, set[int]]) -> set[int]:
 
 
 def _sorted(equations: Sequence[Equation]) -> list[Equation]:
-    """In an order in which producers come first, else as they are."""
+    """In an order in which producers come first, else as they are; losses keep their order, last."""
     made = {value for equation in equations for value in equation.outputs}
     done: list[Equation] = []
-    left = list(equations)
+    losses = [equation for equation in equations if is_loss(equation.primitive)]
+    left = [equation for equation in equations if not is_loss(equation.primitive)]
     while left:
         waiting = []
         for equation in left:
@@ -137,7 +139,7 @@ def _sorted(equations: Sequence[Equation]) -> list[Equation]:
                 made.difference_update(equation.outputs)
         assert len(waiting) < len(left)
         left = waiting
-    return done
+    return [*done, *losses]
 
 
 def _together(members: Sequence[Equation], outputs: Sequence[Value]) -> Equation:

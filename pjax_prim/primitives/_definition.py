@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
+from .._compat import is_jit_disabled
 from ._arguments import standard_promotion
 
 Choice = Literal["auto", "xla", "pallas"]
@@ -99,7 +100,7 @@ def define(
         return jax.jit(partial(primitive.bind, **dict(static)))
 
     def implementation(*arrays: Any, lowering: Choice = "auto", **static: Any) -> Any:
-        if jax.config.jax_disable_jit:  # else the jitted bind would be this function again
+        if is_jit_disabled():  # else the jitted bind would be this function again
             with standard_promotion():
                 return reference(*map(jnp.asarray, arrays), **static)
         if not differentiable:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..errors import GraphError
+from ..explicit_axes import in_automatic_axes
 from ..rules import ConstraintRule, Movement, RuleContext, rule_of
 from ..rules.constraint import Asked
 from .registry import Pullback, Step, sum_to
@@ -68,7 +69,18 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
     """
     constraint, scale = rule.constraint, settings.scale
 
+    moved = sorted(rule.operands)
+
     def pullback(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
+        like = [step.operands[i] for i in moved if step.moves[i]]
+        params = step.params
+
+        def run(operands: Any, outputs: Any, cotangents: Any) -> list[Array | None]:
+            return project(Step(operands, outputs, params, step.moves, step.weight), cotangents)
+
+        return in_automatic_axes(run, step.operands, step.outputs, cotangents, like=like)
+
+    def project(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
         found: list[Array | None] = [None] * len(step.operands)
         output, cotangent = step.outputs[0], cotangents[0]
         operands, constants = (
@@ -89,7 +101,7 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
             Asked(operands, output, -scale * cotangent, constants, wanted, weights)
         )
         for position, move in zip(rule.operands, moves, strict=True):
-            if move is not None:
+            if move is not None and step.moves[position]:
                 found[position] = sum_to(move * damping / -scale, step.operands[position].shape)
         return found
 

@@ -101,6 +101,7 @@ PLAIN: dict[str, Forward] = {
     "concatenate": lambda a, b: lax.concatenate([a, C, b], 0),
     "stack": lambda a, b: jnp.stack([a, b]),
     "tile": lambda a, b: jnp.tile(a, (1, 2)),
+    "unstack": lambda a, b: jnp.unstack(a, axis=1),
     "slice": lambda a, b: lax.slice(a, (0, 1), (3, 4), (1, 2)),
     "split": lambda a, b: lax.split(a, (1, 3), 1),
     "broadcast_in_dim": lambda a, b: jnp.broadcast_to(a, (2, 3, 4)),
