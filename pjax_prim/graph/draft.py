@@ -19,7 +19,7 @@ from ..rules.remedies import remedy
 from .compose import compose
 from .endings import Endings, plan_endings, weights_of
 from .ir import FORWARD, Equation, Loop, Value
-from .linearise import TOGETHER, join, linearised
+from .linearise import TOGETHER, hold_inside, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
 
@@ -229,6 +229,12 @@ def _add_all(draft: Draft, equations: Sequence[Equation], ends: set[Value]) -> N
 
 def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
     """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one."""
+    behind = {
+        value: draft.moved_by[value][0].inputs[0]
+        for value in equation.inputs
+        if value in draft.moved_by and draft.moved_by[value][0].primitive is lax.stop_gradient_p
+    }
+    equation = hold_inside(equation, behind)
     moving = tuple(i for i, value in enumerate(equation.inputs) if value in draft.variables)
     outputs = [value for value in equation.outputs if value in wanted]
     found = linearised(equation, moving, outputs)

@@ -5,10 +5,12 @@ them on to one another are one operation between real values, with all that lies
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jaxtyping import Array
 
@@ -159,6 +161,30 @@ def _together(members: Sequence[Equation], outputs: Sequence[Value]) -> Equation
     return Equation(TOGETHER, params, inputs, tuple(outputs), apply, source, loops)
 
 
+def hold_inside(equation: Equation, behind: dict[Value, Value]) -> Equation:
+    """The operation with `stop_gradient` of some inputs as a part of it.
+
+    A factorisation is computed of a matrix behind it, whose derivative is taken elsewhere: the two are one value,
+    not two copies. `behind` has for such an input the value itself.
+    """
+    if not behind:
+        return equation
+    named = [behind.get(value, value) for value in equation.inputs]
+    inputs = tuple(dict.fromkeys(value for value in named if value.literal is None))
+
+    def apply(*arrays: Array) -> tuple[Array, ...]:
+        given = dict(zip(inputs, arrays, strict=True))
+        values = [read(given, value) for value in named]
+        held = (
+            lax.stop_gradient(x) if old in behind else x
+            for old, x in zip(equation.inputs, values, strict=True)
+        )
+        return equation.apply(*held)
+
+    params = {"names": [name_of(equation)], "members": (equation,)}
+    return replace(equation, primitive=TOGETHER, params=params, inputs=inputs, apply=apply)
+
+
 def name_of(equation: Equation) -> str:
     """The name of an operation, or of several that are one."""
     names: list[str] = equation.params["names"] if equation.primitive is TOGETHER else [equation.primitive.name]
@@ -175,7 +201,8 @@ def linearised(
     **Arguments:** `moving`, the positions of what depends on parameters; `outputs`, those that are read.
     """
     inputs = equation.inputs
-    if not moving or not outputs or not all(map(is_real, (*(inputs[i] for i in moving), *outputs))):
+    values = [*(inputs[i] for i in moving), *outputs]
+    if not moving or not outputs or not all(is_real(x) and x.size for x in values):
         return None
     fixed = tuple(i for i in range(len(inputs)) if i not in moving)
     order = [*moving, *fixed]
