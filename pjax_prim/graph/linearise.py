@@ -222,12 +222,11 @@ def linearised(
     dtypes = tuple(str(inputs[i].dtype) for i in moving)
     name = name_of(equation)
     if equation.primitive.name in ELEMENTWISE and all(inputs[i].shape == outputs[0].shape for i in moving):
-        params: Any = equation.primitive.get_bind_params(equation.params)
 
         def element(*arrays: Array) -> Array:
             given = dict(zip(order, arrays, strict=True))
             values = jnp.broadcast_arrays(*(jnp.asarray(given[i]) for i in range(len(inputs))))
-            found: Array = equation.primitive.bind(*values, **params[1])
+            found: Array = equation.primitive.bind(*values, **equation.params)
             return found
 
         return LinearisedElementwise(element, name, dtypes, leading), fixed
