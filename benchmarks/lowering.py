@@ -35,14 +35,14 @@ from pjax_prim.errors import ArgumentError
 from pjax_prim.primitives import DEFINITIONS
 from pjax_prim.primitives._window import Window
 
-LABELS = "labels"
+LABELS, STEPS = "labels", "steps"
 
 
 @dataclass(frozen=True)
 class Row:
     """What a primitive is timed on.
 
-    - `shapes`: of its operands; (`LABELS`, *shape) is one-hot along the last axis.
+    - `shapes`: of its operands; (`LABELS`, *shape) is one-hot along the last axis, (`STEPS`, *shape) is 1.
     - `static`: its parameters.
     - `products`: of the operands, the products or convolutions that it cannot do without.
     - `in_place`: the operands that its results may overwrite.
@@ -61,19 +61,22 @@ class Row:
         return [
             jax.nn.one_hot(jax.random.randint(key, shape[1:-1], 0, shape[-1]), shape[-1])
             if shape[0] == LABELS
+            else jnp.ones(_size(shape))
+            if shape[0] == STEPS
             else jax.random.normal(key, shape)
             for key, shape in zip(keys, self.shapes, strict=True)
         ]
 
 
 def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    return shape[1:] if shape[0] == LABELS else shape
+    return shape[1:] if shape[0] in (LABELS, STEPS) else shape
 
 
 def rows(n: int) -> dict[str, Row]:
     """By primitive; the largest operand has about `n` numbers."""
     one, many, few = (n,), (n // 64, 64), (n // 64,)
     logits, labels = (n // 16, 16), (LABELS, n // 16, 16)
+    steps = (STEPS, n // 16)
     side = 128 * max(1, math.isqrt(n) // 128)
     p, q, k = max(1, n // (128 * 512)), 128, 512
     copies, mean_a, mean_b, single = (p, q, k), (p, 1, k), (1, q, k), (p, q)
@@ -96,14 +99,14 @@ def rows(n: int) -> dict[str, Row]:
             {"window": window, "precision": None, "output_dtype": None},
             lambda x, w: window.convolve(x, w, None),
         ),
-        "cross_entropy": Row((logits, labels), {"lam": 1.0}),
+        "cross_entropy": Row((logits, labels, steps)),
         "displace_convolution": Row(
             (images, filters, images),
             {key: value for key, value in wanted.items() if key != "relative"}
             | {"window": window, "weights": (None, 10.0)},
             lambda x, w, z: convolutions(x, w, z)[1],
         ),
-        "displace_cross_entropy": Row((logits, labels), {"lam": 1.0}),
+        "displace_cross_entropy": Row((logits, labels, steps)),
         "displace_cumsum": Row((many,)),
         "displace_dot": Row((copies, copies, single)),
         "displace_linear": Row(
@@ -116,10 +119,11 @@ def rows(n: int) -> dict[str, Row]:
         "displace_scalar": Row((one, one), {**curve, "relative": False}),
         "displace_sum": Row((one, one), {"inputs": 4}),
         "displace_sum_relu": Row((one, one), {"inputs": 2}),
-        "equality": Row((logits, labels)),
+        "equality": Row((logits, labels, steps)),
         "leave_dot": Row((copies, copies, mean_a, mean_b, *[single] * 5, half), in_place=(0, 1)),
-        "margin_loss": Row((logits, labels)),
+        "margin_loss": Row((logits, labels, steps)),
         "mean_rows": Row((copies,)),
+        "minimise": Row((one, (STEPS, *one))),
         "normalize": Row((many,), {**norm, "axes": (-1,)}, in_place=(0,)),
         "project_affine": Row((many, many, few, few), in_place=(0,)),
         "project_combination": Row((one, one, one), {"coefficients": (1.0, -1.0)}, in_place=(0, 1)),
@@ -145,13 +149,14 @@ def rows(n: int) -> dict[str, Row]:
         "project_sum": Row((many, few), in_place=(0,)),
         "project_sum_relu": Row((one, one, one), in_place=(0, 1)),
         "project_threshold_dot": Row((many, many, few), {"margin": 1.0}, in_place=(0, 1, 2)),
-        "prox_cross_entropy": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
-        "prox_squared_error": Row((logits, labels), {"lam": 1.0}, in_place=(0,)),
+        "prox_cross_entropy": Row((logits, labels, steps), in_place=(0,)),
+        "prox_minimise": Row((one, (STEPS, *one)), in_place=(0,)),
+        "prox_squared_error": Row((logits, labels, (STEPS, *logits)), in_place=(0,)),
         "quantize": Row((one,), {"levels": 4, "scale": 1.0}, in_place=(0,)),
         "reflect_dot": Row((copies, copies, mean_a, mean_b, single, half), in_place=(0, 1)),
         "scalar": Row((one,), curve, in_place=(0,)),
         "select": Row([one] * 4, {"compare": "gt"}, in_place=(0,)),
-        "squared_error": Row((logits, labels), {"lam": 1.0}),
+        "squared_error": Row((logits, labels, steps)),
         "sum_relu": Row((one, one), in_place=(0,)),
         "threshold_dot": Row(((n // 512, 8, 64), (n // 512, 64)), {"sigma": 3.0}),
     }

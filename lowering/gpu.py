@@ -25,6 +25,7 @@ from pjax_prim.primitives import (
     prox_cross_entropy_p,
     reflect_dot_p,
 )
+from pjax_prim.primitives.cross_entropy import moved_logits
 from pjax_prim.primitives.scalar import IN_KERNEL, Mode
 
 from .kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
@@ -44,9 +45,9 @@ def _legal(*operands: Any) -> bool:
     )
 
 
-def _prox(logits: Array, labels: Array, **settings: Any) -> tuple[Array]:
-    (step,) = gpu_cross_entropy.displace(logits, labels, **settings)
-    return ((logits + step).astype(logits.dtype),)
+def _prox(logits: Array, labels: Array, step: Array, **settings: Any) -> tuple[Array]:
+    (displacement,) = gpu_cross_entropy.displace(logits, labels, step, **settings)
+    return (moved_logits(logits, displacement, step),)
 
 
 def _register(definition: Definition, kernel: Implementation, fits: Callable[..., bool], when: str) -> None:

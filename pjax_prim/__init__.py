@@ -19,6 +19,7 @@ from .metric import Metric as Metric
 from .primitives import cross_entropy as cross_entropy
 from .primitives import equality as equality
 from .primitives import margin_loss as margin_loss
+from .primitives import minimise as minimise
 from .primitives import one_hot_argmax as one_hot_argmax
 from .primitives import project_affine as project_affine
 from .primitives import project_combination as project_combination

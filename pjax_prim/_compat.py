@@ -15,7 +15,7 @@ from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
 from jax._src.shard_map import shard_map_p as shard_map_p
-from jax._src.sharding_impls import UnspecifiedValue
+from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, primitives
 from jax.interpreters import mlir
 

@@ -18,10 +18,11 @@ from ._compat import JAX_VERSION, program_cache
 from .errors import ArgumentError, GraphError
 from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
+from .graph.ir import read
 from .graph.program import Program, make_program, trace
 from .metric import metric_of, weigh
-from .primitives._arguments import check_labels as check_one_hot
-from .primitives._arguments import check_signs, is_concrete, standard_promotion
+from .primitives._arguments import is_concrete, standard_promotion
+from .primitives._losses import check_signs
 from .problem import (
     AbstractProblem,
     CompressedProblem,
@@ -32,7 +33,7 @@ from .problem import (
     Placement,
 )
 from .problem.base import Readout
-from .rules.losses import CLASSIFICATION, Loss
+from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
 from .solvers import AbstractSolver
 from .solvers.settings import operands
@@ -245,9 +246,7 @@ def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any
 
 
 @_jitted
-def _step(
-    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any
-) -> tuple[Any, Array]:
+def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
     state, squared = solver.step(make_problem(graph, solver.form, arrays), state)
     return state, jnp.sqrt(squared)
 
@@ -266,31 +265,34 @@ def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
 
 
 def check_constants(problem: FeasibilityProblem) -> None:
-    """Checks the labels of classification losses and of threshold neurons, where their values are known."""
+    """Checks the labels of losses and of threshold neurons, where their values are known."""
     graph = problem.graph
-    classes = [
-        value
+    checked = [
+        (node.constraint, node.constants)
         for node in graph.nodes
-        if isinstance(node.constraint, Loss) and node.constraint.name in CLASSIFICATION
-        for value in node.constants
+        if isinstance(node.constraint, Loss) and node.constraint.is_checked
     ]
     signs = [
-        value
+        node.constants[0]
         for node in graph.nodes
-        if isinstance(node.constraint, Loss) and node.constraint.name == "equality"
+        if isinstance(node.constraint, Equality)
         if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
-        for value in node.constants
     ]
-    if not (classes or signs or graph.weights) or not all(is_concrete(x) for x in (*problem.data, *problem.captured)):
+    arrays = (*problem.data, *problem.captured)
+    if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
-    environment = graph.constants(problem.data, problem.captured, wanted=[*classes, *signs, *graph.weights])
-    for value in classes:
-        count = value.shape[-1]
-        name = f"labels (as one-hot vectors; an integer outside 0 to {count - 1} has no 1)"
-        check_one_hot(environment[value], count, name)
+    wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
+
+    def evaluate(data: list[Any], captured: list[Any]) -> list[Any]:
+        environment = graph.constants(data, captured, wanted=wanted)
+        return [read(environment, value) for value in wanted]
+
+    environment = dict(zip(wanted, in_automatic_axes(evaluate, problem.data, problem.captured), strict=True))
+    for constraint, values in checked:
+        constraint.check([read(environment, value) for value in values])
     for value in signs:
-        check_signs(environment[value])
-    if any(np.isnan(np.asarray(environment[value])).any() for value in graph.weights):
+        check_signs(read(environment, value))
+    if any(np.isnan(np.asarray(read(environment, value))).any() for value in graph.weights):
         raise GraphError(
             "fn: a loss has a weight below zero (or none that is a number) in what is returned; a solver can "
             "satisfy a loss, or leave it out, but not do the opposite (pjp.displacement takes any sign)"

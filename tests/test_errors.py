@@ -272,34 +272,42 @@ def test_parameters(params: Any, message: str) -> None:
         solve(network, params)
 
 
-LOSSES = {"cross_entropy": pjp.cross_entropy, "margin": pjp.margin_loss}
+WEIGHTS, ONE_HOT = (pjp.cross_entropy,), (pjp.margin_loss,)
+BOTH = (*WEIGHTS, *ONE_HOT)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (jnp.array([0, 2, 1]), r"labels.* expected .* at index \(1,\)"),
-        (jnp.array([0, 1, -1]), r"labels.* expected .* at index \(2,\)"),
-        (jnp.array([[1.0, 0], [1, 1], [0, 1]]), r"labels.* one-hot .* given \[1.0, 1.0\] at index \(1,\)"),
-        (jnp.array([[1.0, 0], [0, 1], [0, 0]]), r"labels.* one-hot .* given \[0.0, 0.0\] at index \(2,\)"),
-        (jnp.array([[1.0, 0], [0, 1], [0.5, 0.5]]), r"labels.* one-hot .* given \[0.5, 0.5\]"),
-        (jnp.array([0.0, 1, 1]), r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)"),
-        (jnp.array([0, 1]), r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)"),
-    ],
-    ids=["high", "negative", "two ones", "no ones", "halves", "floats", "few"],
-)  # fmt: skip
-def test_labels(loss: Callable[..., Array], labels: Array, message: str) -> None:
-    def given(params: Any, x: Array, labels: Array) -> Array:
-        return loss(x @ params["w"], labels)
+BAD_LABELS: dict[str, tuple[Any, Any, str]] = {
+    "high": (BOTH, [0, 2, 1], r"labels.* expected .* at index \(1,\)"),
+    "negative": (BOTH, [0, 1, -1], r"labels.* expected .* at index \(2,\)"),
+    "two ones": (
+        ONE_HOT,
+        [[1.0, 0], [1, 1], [0, 1]],
+        r"labels.* one-hot .* given \[1.0, 1.0\] at index \(1,",
+    ),
+    "no ones": (BOTH, [[1.0, 0], [0, 1], [0, 0]], r"labels.* one-hot .* given \[0.0, 0.0\] at index \(2,\)"),
+    "halves": (ONE_HOT, [[1.0, 0], [0, 1], [0.5, 0.5]], r"labels.* one-hot .* given \[0.5, 0.5\]"),
+    "a weight below zero": (WEIGHTS, [[1.0, 0], [0, 1], [1.5, -0.5]], r"labels.* not below zero .*1.5, -0.5"),
+    "floats": (
+        BOTH,
+        [0.0, 1, 1],
+        r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)",
+    ),
+    "few": (BOTH, [0, 1], r"labels: expected an array of shape \(3, 2\), or integers of shape \(3,\)"),
+}
 
-    def captured(params: Any, x: Array, _: Array) -> Array:
-        return loss(x @ params["w"], labels)
 
-    def computed(params: Any, x: Array, labels: Array) -> Array:
-        return loss(x @ params["w"], labels[::-1][::-1])
+@pytest.mark.parametrize(("losses", "labels", "message"), BAD_LABELS.values(), ids=BAD_LABELS.keys())
+def test_labels(losses: tuple[Callable[..., Array], ...], labels: Any, message: str) -> None:
+    labels = jnp.array(labels)
 
-    for fn in (given, captured, computed):
+    def forms(loss: Callable[..., Array]) -> list[Callable[..., Array]]:
+        return [
+            lambda params, x, labels: loss(x @ params["w"], labels),
+            lambda params, x, _: loss(x @ params["w"], labels),
+            lambda params, x, labels: loss(x @ params["w"], labels[::-1][::-1]),
+        ]
+
+    for fn in (form for loss in losses for form in forms(loss)):
         with pytest.raises(pjp.ArgumentError, match=message):
             solve(fn, PARAMS, X, labels)
 

@@ -58,8 +58,8 @@ def _report_linearised(graph: ConstraintGraph) -> None:
     ]
     if nodes:
         warnings.warn(
-            f"{len(nodes)} operation(s) without a projection of their own are linearised, which costs several "
-            f"passes and finds a near point, not always the nearest: {'; '.join(nodes)}",
+            f"{len(nodes)} operation(s) without a projection of their own are linearised, which costs "
+            f"several passes and finds a near point, not always the nearest: {'; '.join(nodes)}",
             LinearisedConstraintWarning,
             stacklevel=4,
         )

@@ -7,10 +7,12 @@ minimised (`pjp.minimise`), at the last operations that are not linear.
 `plan_endings` only analyses; `weights_of` makes the constants by which the steps of losses are multiplied.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,8 +94,8 @@ def plan_endings(function: FlatFunction, equations: Sequence[Equation], varying:
         equation = made_by.get(value)
         if equation is not None and value in reported:
             raise GraphError(
-                f"{equation.source}: {equation.primitive.name!r} after a loss is not linear in it, so the loss "
-                "has no weight; a solver needs sums and multiples of losses (pjp.displacement takes any "
+                f"{equation.source}: {equation.primitive.name!r} after a loss is not linear in it, so the "
+                "loss has no weight; a solver needs sums and multiples of losses (pjp.displacement takes any "
                 "arithmetic)"
             )
     for equation in losses:
@@ -101,8 +103,8 @@ def plan_endings(function: FlatFunction, equations: Sequence[Equation], varying:
             raise GraphError(f"{equation.source}: a loss of a loss has no projection; return the inner loss")
     if not (losses or minimised):
         raise GraphError(
-            "fn: what it returns depends on no parameter: no loss depends on the parameters; end the function "
-            "in a loss of its outputs, for instance pjp.cross_entropy"
+            "fn: what it returns depends on no parameter: no loss depends on the parameters; end the "
+            "function in a loss of its outputs, for instance pjp.cross_entropy"
         )
     after = [x for x in equations if x in tail]
     ends = len(losses) + len(minimised)
@@ -118,7 +120,7 @@ def plan_endings(function: FlatFunction, equations: Sequence[Equation], varying:
 def weights_of(
     function: FlatFunction, endings: Endings, varying: set[Value]
 ) -> tuple[Equation, tuple[Value, ...]] | None:
-    """A constant equation whose outputs are the relative weights of the losses' and of the minimised elements.
+    """A constant equation that makes the relative weights of the elements of losses and of what is minimised.
 
     They are relative to the mean weight of all elements that have one. A negative weight makes NaN.
 
@@ -169,7 +171,8 @@ def _weights(
                     environment[value] = jnp.zeros(value.shape, value.dtype)
         evaluate(steps, environment)
         passed = [x.apply(*(read(environment, y) for y in x.inputs))[0] for x in carries]
-        total = sum((jnp.mean(environment[x]) for x in outputs[1:]), jnp.mean(environment[outputs[0]]))
+        means = [jnp.mean(environment[x]) for x in outputs]
+        total = functools.reduce(jnp.add, means)
         return total, passed
 
     shapes = [abstract(x) for x in ends], [abstract(x) for x in intos]
@@ -182,15 +185,15 @@ def _weights(
         return losses, starts
 
     # Each time round credit goes one iteration further back through the carries.
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rounds = 1 + math.prod({loop: loop.length for x in carries for loop in x.loops}.values()) * bool(carries)
-    found, _ = jax.lax.fori_loop(0, rounds, once, start) if carries else once(0, start)
-    return _relative(found)
+    weights, _ = jax.lax.fori_loop(0, rounds, once, start) if carries else once(0, start)
+    return _relative(weights)
 
 
 def _relative(weights: Sequence[Array]) -> tuple[Array, ...]:
     """Weights over their mean, those that are zero left out; exactly 1 where all are equal."""
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in weights]))
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in weights])
     scaled = [x / jnp.where(largest > 0, largest, 1) for x in weights]
     count = sum(jnp.sum(x != 0) for x in scaled)
     mean = sum(jnp.sum(x) for x in scaled) / jnp.maximum(count, 1)

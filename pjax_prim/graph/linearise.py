@@ -187,7 +187,9 @@ def hold_inside(equation: Equation, behind: dict[Value, Value]) -> Equation:
 
 def name_of(equation: Equation) -> str:
     """The name of an operation, or of several that are one."""
-    names: list[str] = equation.params["names"] if equation.primitive is TOGETHER else [equation.primitive.name]
+    names: list[str] = (
+        equation.params["names"] if equation.primitive is TOGETHER else [equation.primitive.name]
+    )
     return "+".join(names if len(names) <= 4 else [*names[:3], "..."])
 
 

@@ -45,6 +45,9 @@ from .max import displace_max_p as displace_max_p
 from .max import project_max as project_max
 from .max import project_max_p as project_max_p
 from .mean_rows import mean_rows_p as mean_rows_p
+from .minimise import minimise as minimise
+from .minimise import minimise_p as minimise_p
+from .minimise import prox_minimise_p as prox_minimise_p
 from .normalize import normalize_p as normalize_p
 from .normalize import project_normalize as project_normalize
 from .normalize import project_normalize_p as project_normalize_p

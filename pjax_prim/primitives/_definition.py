@@ -78,6 +78,7 @@ def define(
     reference: Callable[..., tuple[jax.Array, ...]],
     *,
     differentiable: bool = False,
+    steps: bool = False,
     version: int = 1,
 ) -> Definition:
     """Makes the primitive `name` from its reference and records it in `DEFINITIONS`.
@@ -88,6 +89,8 @@ def define(
     - `reference`: see `Definition`. Static parameters must be hashable.
     - `differentiable`: set for operations that users call in ordinary models. All primitives have the
       JVP of their reference; those of models have no lowering to choose.
+    - `steps`: whether it is a loss, whose last operand has exactly the shape of its value (the steps of
+      its proximal operator): batching gives that operand the whole size of each axis.
     - `version`: see `Definition`.
     """
     if name in DEFINITIONS:
@@ -116,6 +119,9 @@ def define(
             jnp.expand_dims(array, 0) if dim is None else jnp.moveaxis(array, dim, 0)
             for array, dim in zip(arrays, dims, strict=True)
         ]
+        if steps:
+            *_, step = moved
+            moved[-1] = jnp.broadcast_to(step, (max(x.shape[0] for x in moved), *step.shape[1:]))
         results = primitive.bind(*moved, **static)
         return results, [0] * len(results)
 

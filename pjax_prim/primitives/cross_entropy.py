@@ -1,13 +1,13 @@
 """The cross-entropy loss, and its proximal operator."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from . import _arguments as arguments
+from . import _losses as losses
 from ._definition import define
 
 
@@ -36,16 +36,19 @@ def _newton_steps(classes: int) -> int:
     return 3 + math.ceil(math.log2(classes))
 
 
-def displace_reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]:
+def displace_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     """The classes become the first axis, so that sums over few of them run along the batch."""
     dtype = logits.dtype
-    logits, labels = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    step = displace_columns(jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0), lam, logits.shape[-1])
-    return (jnp.moveaxis(step, 0, -1).astype(dtype),)
+    logits, labels, step = arguments.widen(logits, labels, step)
+    logits, labels = jnp.broadcast_arrays(logits, labels)
+    moved = displace_columns(jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0), step, logits.shape[-1])
+    return (jnp.moveaxis(moved, 0, -1).astype(dtype),)
 
 
-def displace_columns(logits: Array, labels: Array, lam: float, n: int) -> Array:
+def displace_columns(logits: Array, labels: Array, lam: Array, n: int) -> Array:
     r"""Of columns (classes, ...), `n` of whose rows are classes; others are far below, without labels.
+
+    `lam` has one step for each column, at least zero.
 
     With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
     Let m be the largest entry of $l + \lambda y$, hence of x. Differences to it give, for j != m,
@@ -116,20 +119,26 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     return (lam * jnp.where(likeliest, total * others_p - others_y, y - total * p)).astype(logits.dtype)
 
 
-displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference)
-"""(logits, labels) -> by how much the proximal operator moves the logits, to full relative precision."""
+displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference, version=2)
+"""(logits, labels, step) -> by how much the proximal operator moves the logits, to full relative precision."""
 
 
-def prox_reference(logits: Array, labels: Array, **settings: Any) -> tuple[Array]:
-    (step,) = displace_reference(logits, labels, **settings)
-    return ((logits + step).astype(logits.dtype),)
+def prox_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
+    return (moved_logits(logits, displace_reference(logits, labels, step)[0], step),)
 
 
-prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference)
+def moved_logits(logits: Array, displacement: Array, step: Array) -> Array:
+    """The proximal point, from by how much the logits move."""
+    return losses.moved_by(logits, (logits + displacement).astype(logits.dtype), step[..., None])
+
+
+prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference, version=2)
 
 
 def prox_cross_entropy(
-    logits: Float[Array, " C"], labels: Float[Array, " C"] | Int[Array, ""], lam: float = 5.0
+    logits: Float[Array, " C"],
+    labels: Float[Array, " C"] | Int[Array, ""],
+    lam: float | Float[Array, ""] = 5.0,
 ) -> Float[Array, " C"]:
     r"""The proximal operator of the cross-entropy with softmax:
 
@@ -140,7 +149,7 @@ def prox_cross_entropy(
     - `logits`: l, a vector.
     - `labels`: y, a vector of weights of that length, not below zero (one-hot, smoothed, or all
       zero for no label), or an integer class.
-    - `lam`: the step $\lambda$, above zero; static.
+    - `lam`: the step $\lambda$, a number above zero, or an array of one number of at least zero.
 
     One query; use `jax.vmap` for a batch.
 
@@ -151,48 +160,53 @@ def prox_cross_entropy(
 
     **Cost:** 3 + log2 C Newton steps in one scalar, each a pass over the logits.
     """
-    arguments.positive(lam=lam)
     (logits,) = arguments.floating(logits=logits)
     arguments.rank(1, logits=logits)
     arguments.not_empty(logits=logits)
-    labels = arguments.labels_for(logits, labels, check=False)
-    (moved,) = prox_cross_entropy_p.bind(logits, labels, lam=float(lam))
+    labels = losses.labels_for(logits, labels)
+    (moved,) = prox_cross_entropy_p.bind(logits, labels, losses.steps_of(lam, logits.dtype, ()))
     return moved
 
 
-def _reference(logits: Array, labels: Array, *, lam: float) -> tuple[Array]:
-    del lam
+def _reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     dtype = logits.dtype
     logits, labels = arguments.widen(logits, labels)
     terms = jnp.where(labels == 0, 0, labels * jax.nn.log_softmax(logits, -1))
-    return ((-jnp.sum(terms, -1)).astype(dtype),)
+    return (losses.with_steps((-jnp.sum(terms, -1)).astype(dtype), step),)
 
 
-cross_entropy_p = define("pjax_cross_entropy", _reference, differentiable=True)
+cross_entropy_p = define("pjax_cross_entropy", _reference, differentiable=True, steps=True, version=2)
 
 
 def cross_entropy(
     logits: Float[Array, "... C"],
     labels: Float[Array, "... C"] | Int[Array, "..."],
-    lam: float = 5.0,
+    lam: float | Float[Array, "..."] = 5.0,
+    *,
+    axis: int = -1,
+    where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """The cross-entropy of the softmax of logits with labels.
 
     **Arguments:**
 
     - `logits`: (..., C).
-    - `labels`: (..., C) one-hot, or (...) integer classes.
+    - `labels`: (...) integer classes, or (..., C) weights of the classes, not below zero: one-hot,
+      smoothed, or any other probabilities.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value.
+      the value. A number above zero, or an array of numbers of at least zero that broadcasts to (...).
+    - `axis`: of the classes, in the logits and in labels of their shape.
+    - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).
 
     **Errors:** `ArgumentError` for shapes, dtypes or settings other than these, for classes out
-    of range and for vectors that are not one-hot; the values of traced labels are not checked.
+    of range and for weights that are below zero, not finite or all zero; the values of traced labels
+    are not checked.
     """
-    arguments.positive(lam=lam)
     (logits,) = arguments.floating(logits=logits)
-    arguments.min_rank(1, logits=logits)
-    labels = arguments.labels_for(logits, labels, check=True)
-    (loss,) = cross_entropy_p.bind(logits, labels, lam=float(lam))
-    return loss
+    given = losses.examples(
+        logits, labels, lam, names=("logits", "labels"), axis=axis, where=where, check=losses.check_weights
+    )
+    (loss,) = cross_entropy_p.bind(given.x, given.target, given.step)
+    return given.of(loss)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from . import _arguments as arguments
+from . import _losses as losses
 from ._definition import define
 
 
@@ -35,13 +36,14 @@ def project_equality(x: Float[Array, "..."], target: Float[Array, "..."]) -> Flo
     return moved
 
 
-def _reference(x: Array, target: Array) -> tuple[Array]:
+def _reference(x: Array, target: Array, step: Array) -> tuple[Array]:
     dtype = x.dtype
     x, target = arguments.widen(x, target)
-    return ((0.5 * jnp.sum(jnp.square(x - target), -1)).astype(dtype),)
+    value = 0.5 * jnp.sum(jnp.square(x - target), -1)
+    return (losses.with_steps(value.astype(dtype), step),)
 
 
-equality_p = define("pjax_equality", _reference, differentiable=True)
+equality_p = define("pjax_equality", _reference, differentiable=True, steps=True, version=2)
 
 
 def equality(
@@ -60,7 +62,6 @@ def equality(
     the values of traced targets are not checked.
     """
     (x,) = arguments.floating(x=x)
-    arguments.min_rank(1, x=x)
-    target = arguments.labels_for(x, target, name="target", check=False)
-    (loss,) = equality_p.bind(x, target)
+    given = losses.examples(x, target, 1.0, names=("x", "target"))
+    (loss,) = equality_p.bind(given.x, given.target, given.step)
     return loss

@@ -1,9 +1,10 @@
 """The margin loss, and the projection onto the logits that satisfy the margins."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from . import _arguments as arguments
+from . import _losses as losses
 from ._definition import define
 
 
@@ -42,22 +43,27 @@ def project_margin(
     """
     (logits,) = arguments.floating(logits=logits)
     arguments.rank(1, logits=logits)
-    labels = arguments.labels_for(logits, labels, check=False)
+    labels = losses.labels_for(logits, labels)
     (moved,) = project_margin_p.bind(logits, labels)
     return moved
 
 
-def _reference(logits: Array, labels: Array) -> tuple[Array]:
+def _reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     dtype = logits.dtype
     logits, labels = arguments.widen(logits, labels)
-    return ((0.5 * jnp.sum(jnp.square(logits - _clip(logits, labels)), -1)).astype(dtype),)
+    value = 0.5 * jnp.sum(jnp.square(logits - _clip(logits, labels)), -1)
+    return (losses.with_steps(value.astype(dtype), step),)
 
 
-margin_loss_p = define("pjax_margin_loss", _reference, differentiable=True)
+margin_loss_p = define("pjax_margin_loss", _reference, differentiable=True, steps=True, version=2)
 
 
 def margin_loss(
-    logits: Float[Array, "... C"], labels: Float[Array, "... C"] | Int[Array, "..."]
+    logits: Float[Array, "... C"],
+    labels: Float[Array, "... C"] | Int[Array, "..."],
+    *,
+    axis: int = -1,
+    where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """Half the squared distance of the logits to the margin set of `project_margin`.
 
@@ -65,6 +71,8 @@ def margin_loss(
 
     - `logits`: (..., C).
     - `labels`: (..., C) one-hot, or (...) integer classes.
+    - `axis`: of the classes, in the logits and in labels of their shape.
+    - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).
 
@@ -72,7 +80,8 @@ def margin_loss(
     and for vectors that are not one-hot; the values of traced labels are not checked.
     """
     (logits,) = arguments.floating(logits=logits)
-    arguments.min_rank(1, logits=logits)
-    labels = arguments.labels_for(logits, labels, check=True)
-    (loss,) = margin_loss_p.bind(logits, labels)
-    return loss
+    given = losses.examples(
+        logits, labels, 1.0, names=("logits", "labels"), axis=axis, where=where, check=losses.check_labels
+    )
+    (loss,) = margin_loss_p.bind(given.x, given.target, given.step)
+    return given.of(loss)

@@ -1,23 +1,30 @@
 """The squared error, and its proximal operator."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from . import _arguments as arguments
+from . import _losses as losses
 from ._definition import define
 
 
-def _prox_reference(x: Array, target: Array, *, lam: float) -> tuple[Array]:
+def _prox_reference(x: Array, target: Array, step: Array) -> tuple[Array]:
     dtype = x.dtype
-    x, target = arguments.widen(x, target)
-    return ((x + lam / (1 + lam) * (target - x)).astype(dtype),)
+    x, target, step = arguments.widen(x, target, step)
+    moved = (x + share(step) * (target - x)).astype(dtype)
+    return (losses.moved_by(x.astype(dtype), moved, step),)
 
 
-prox_squared_error_p = define("pjax_prox_squared_error", _prox_reference)
+def share(step: Array) -> Array:
+    """The part of the way to the nearest minimum that the proximal operator of half a squared distance goes."""
+    return step / (1 + step)
+
+
+prox_squared_error_p = define("pjax_prox_squared_error", _prox_reference, version=2)
 
 
 def prox_squared_error(
-    x: Float[Array, "..."], target: Float[Array, "..."], lam: float = 1.0
+    x: Float[Array, "..."], target: Float[Array, "..."], lam: float | Float[Array, "..."] = 1.0
 ) -> Float[Array, "..."]:
     r"""The proximal operator of half the squared distance to a target, elementwise:
 
@@ -27,7 +34,8 @@ def prox_squared_error(
     **Arguments:**
 
     - `x`, `target`: arrays of one shape.
-    - `lam`: the step $\lambda$, above zero; static.
+    - `lam`: the step $\lambda$, a number above zero, or an array of numbers of at least zero that broadcasts
+      to `x`.
 
     **Returns:** an array like `x`. Unique.
 
@@ -35,25 +43,29 @@ def prox_squared_error(
 
     **Cost:** one pass.
     """
-    arguments.positive(lam=lam)
     x, target = arguments.floating(x=x, target=target)
     arguments.same_shape(x=x, target=target)
-    (moved,) = prox_squared_error_p.bind(x, target, lam=float(lam))
+    (moved,) = prox_squared_error_p.bind(x, target, losses.steps_of(lam, x.dtype, x.shape))
     return moved
 
 
-def _reference(x: Array, target: Array, *, lam: float) -> tuple[Array]:
-    del lam
+def _reference(x: Array, target: Array, step: Array) -> tuple[Array]:
     dtype = x.dtype
     x, target = arguments.widen(x, target)
-    return ((0.5 * jnp.sum(jnp.square(x - target), -1)).astype(dtype),)
+    value = 0.5 * jnp.sum(jnp.square(x - target), -1)
+    return (losses.with_steps(value.astype(dtype), step),)
 
 
-squared_error_p = define("pjax_squared_error", _reference, differentiable=True)
+squared_error_p = define("pjax_squared_error", _reference, differentiable=True, steps=True, version=2)
 
 
 def squared_error(
-    x: Float[Array, "... C"], target: Float[Array, "... C"] | Int[Array, "..."], lam: float = 1.0
+    x: Float[Array, "... C"],
+    target: Float[Array, "... C"] | Int[Array, "..."],
+    lam: float | Float[Array, "..."] = 1.0,
+    *,
+    axis: int = -1,
+    where: Bool[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """Half the squared distance of outputs to their targets.
 
@@ -62,16 +74,16 @@ def squared_error(
     - `x`: (..., C).
     - `target`: (..., C), or (...) integer classes, which become one-hot.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value.
+      the value. A number above zero, or an array of numbers of at least zero that broadcasts to (...).
+    - `axis`: of the sum, in `x` and in a target of its shape.
+    - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).
 
     **Errors:** `ArgumentError` for shapes, dtypes or settings other than these, or a class out
     of range; the values of traced targets are not checked.
     """
-    arguments.positive(lam=lam)
     (x,) = arguments.floating(x=x)
-    arguments.min_rank(1, x=x)
-    target = arguments.labels_for(x, target, name="target", check=False)
-    (loss,) = squared_error_p.bind(x, target, lam=float(lam))
-    return loss
+    given = losses.examples(x, target, lam, names=("x", "target"), axis=axis, where=where)
+    (loss,) = squared_error_p.bind(given.x, given.target, given.step)
+    return given.of(loss)

@@ -80,7 +80,9 @@ def top_k_mask(x: Float[Array, "... n"], k: int) -> Float[Array, "... n"]:
 
 def _number(k: int, size: int) -> int:
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= size:
-        raise ArgumentError(f"k: expected an integer from 1 to {size}, the size of the last axis, given {k!r}")
+        raise ArgumentError(
+            f"k: expected an integer from 1 to {size}, the size of the last axis, given {k!r}"
+        )
     return int(k)
 
 

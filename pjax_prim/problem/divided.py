@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 from ..graph.graph import Use
 from ..restrictions import AbstractRestriction
 from ..rules.constraint import Number
-from ..rules.losses import Loss
+from ..rules.losses import Equality
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -74,10 +74,15 @@ class DividedProblem(AbstractProblem):
         used = jnp.asarray(weight) > 0
         value = jnp.where(used, total / jnp.where(used, weight, 1), own)
         for use in given:
-            (labels,) = self.constant_operands(use.consumer)
+            labels, step = self.constant_operands(use.consumer)
+            some = jnp.broadcast_to(step[..., None] > 0, labels.shape)
             counts = self.copies(use.consumer, use.operand)[use.input]
-            label = self.mean_over_uses(use.consumer, use.operand, labels)[use.input]
-            value = jnp.where(jnp.asarray(counts) > 0, label, value)
+            label, given_part = (
+                self.mean_over_uses(use.consumer, use.operand, x)[use.input]
+                for x in (jnp.where(some, labels, 0), some.astype(labels.dtype))
+            )
+            has_label = (jnp.asarray(counts) > 0) & (given_part > 0)
+            value = jnp.where(has_label, label / jnp.where(has_label, given_part, 1), value)
         return value
 
     def adapt(self, state: State, squared: State, rate: Number) -> State:
@@ -180,8 +185,7 @@ class DividedProblem(AbstractProblem):
         )
 
     def _is_given(self, node: int) -> bool:
-        constraint = self.graph.nodes[node].constraint
-        return isinstance(constraint, Loss) and constraint.name == "equality"
+        return isinstance(self.graph.nodes[node].constraint, Equality)
 
 
 def _spread_metric(metric: Array, array: Array) -> Array:

@@ -8,7 +8,7 @@ A comparison of numbers has no cotangent. Where its result becomes a number agai
 what was compared: beside its value it carries a number, 0 or 1, that has a pullback (`Entry.soft`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,14 +111,14 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
 
 # Comparisons, and what becomes of their results.
 
-_DIFFERENCES = {
+_DIFFERENCES: dict[Any, Callable[..., Array]] = {
     lax.gt_p: jnp.subtract,
     lax.ge_p: jnp.subtract,
     lax.lt_p: lambda a, b: jnp.subtract(b, a),
     lax.le_p: lambda a, b: jnp.subtract(b, a),
 }
 
-_LOGIC = {
+_LOGIC: dict[Any, Callable[..., Array]] = {
     lax.not_p: lambda a: 1 - a,
     lax.and_p: lambda a, b: a * b,
     lax.or_p: lambda a, b: a + b - a * b,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..errors import GraphError
@@ -59,7 +60,7 @@ def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movemen
 
 def _number(atom: Any) -> float | None:
     value = getattr(atom, "val", None)
-    return None if value is None or getattr(value, "shape", ()) else float(value)
+    return None if value is None or np.shape(value) else float(value)
 
 
 def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -> Pullback:

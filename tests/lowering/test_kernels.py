@@ -1,5 +1,6 @@
 """Kernels for GPUs, interpreted here and compiled where there is one, and elementwise ones for TPUs."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -45,15 +46,21 @@ def labelled_logits(shape: tuple[int, ...], dtype: str) -> tuple[jax.Array, jax.
     return logits.astype(dtype), labels.at[0].set(0).astype(dtype)  # no labels at all, too
 
 
+def steps(lam: float, shape: tuple[int, ...]) -> jax.Array:
+    """A step of its own for each row, some of them zero."""
+    rows = jnp.arange(math.prod(shape[:-1]), dtype="float32").reshape(shape[:-1])
+    return lam * (rows % 3) / 2
+
+
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=SLOW)])
 @pytest.mark.parametrize(
     "shape", [(130, 10), *(pytest.param(x, marks=SLOW) for x in ((3, 1), (2, 70, 33)))], ids=str
 )
 @pytest.mark.parametrize("lam", [5.0, pytest.param(0.1, marks=SLOW)])
 def test_the_cross_entropy_interpreted(lam: float, shape: tuple[int, ...], dtype: str) -> None:
-    operands = labelled_logits(shape, dtype)
-    (found,) = jax.jit(partial(gpu_cross_entropy.displace, lam=lam, interpret=True))(*operands)
-    (plain,) = pp.displace_cross_entropy_p.reference(*operands, lam=lam)
+    operands = *labelled_logits(shape, dtype), steps(lam, shape)
+    (found,) = jax.jit(partial(gpu_cross_entropy.displace, interpret=True))(*operands)
+    (plain,) = pp.displace_cross_entropy_p.reference(*operands)
     chex.assert_trees_all_equal_shapes_and_dtypes(found, plain)
     chex.assert_trees_all_close(found, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-6)
 
@@ -168,7 +175,7 @@ def test_scalar_functions_on_a_gpu(function: str, scale: float) -> None:
 @needs_gpu
 @pytest.mark.parametrize("shape", [(3, 1), (130, 10), (2, 70, 33)], ids=str)
 def test_the_cross_entropy_on_a_gpu(shape: tuple[int, ...]) -> None:
-    operands = labelled_logits(shape, "float32")
-    (plain, _), (found, is_kernel) = both(lambda *x: pp.prox_cross_entropy_p.bind(*x, lam=5.0), operands)
+    operands = *labelled_logits(shape, "float32"), steps(5.0, shape)
+    (plain, _), (found, is_kernel) = both(pp.prox_cross_entropy_p.bind, operands)
     assert is_kernel
     chex.assert_trees_all_close(found, plain, rtol=1e-5, atol=1e-6)

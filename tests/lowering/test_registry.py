@@ -149,6 +149,7 @@ def test_every_primitive_has_a_composite_of_a_stable_name_and_version() -> None:
     versions = {d.composite: d.version for d in pp.DEFINITIONS.values() if "test" not in d.name}
     assert versions == {
         **dict.fromkeys(NAMES, 1),
+        **dict.fromkeys(STEPS_ARE_OPERANDS, 2),
         "pjax.displace_dot": 2,
         "pjax.leave_dot": 3,
         "pjax.reflect_dot": 2,
@@ -174,6 +175,10 @@ def test_the_table_has_every_rule_and_the_documentation_says_them() -> None:
     assert {name for name, *_ in table()} >= set(pp.DEFINITIONS)
 
 
+STEPS_ARE_OPERANDS = [
+    "pjax.cross_entropy", "pjax.displace_cross_entropy", "pjax.prox_cross_entropy", "pjax.squared_error",
+    "pjax.prox_squared_error", "pjax.margin_loss", "pjax.equality",
+]  # fmt: skip
 NAMES = """
 pjax.convolve
 pjax.cross_entropy
@@ -190,6 +195,7 @@ pjax.equality
 pjax.leave_dot
 pjax.margin_loss
 pjax.mean_rows
+pjax.minimise
 pjax.normalize
 pjax.project_affine
 pjax.project_combination
@@ -214,6 +220,7 @@ pjax.project_sum
 pjax.project_sum_relu
 pjax.project_threshold_dot
 pjax.prox_cross_entropy
+pjax.prox_minimise
 pjax.prox_squared_error
 pjax.quantize
 pjax.reflect_dot

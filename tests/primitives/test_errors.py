@@ -11,7 +11,7 @@ import pytest
 
 import pjax_prim as pjp
 from pjax_prim.errors import ArgumentError
-from pjax_prim.primitives._arguments import check_labels
+from pjax_prim.primitives._losses import check_labels
 
 v, w, s = jnp.zeros(3), jnp.zeros(4), jnp.zeros(())
 one_hot = jnp.eye(3)
@@ -99,7 +99,7 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
         lambda: pjp.cross_entropy(one_hot, jnp.array([0.0, 1.0, 2.0])),
         "labels: expected an array of shape (3, 3), or",
     ),
-    (lambda: pjp.cross_entropy(one_hot, jnp.ones((3, 3))), "labels: expected one-hot vectors, a single 1"),
+    (lambda: pjp.margin_loss(one_hot, jnp.ones((3, 3))), "labels: expected one-hot vectors, a single 1"),
     (lambda: pjp.cross_entropy(one_hot, one_hot, lam=0.0), "lam: expected a finite number above zero"),
     (lambda: pjp.squared_error(one_hot, jnp.zeros((3, 2))), "target: expected an array of shape (3, 3)"),
     (

@@ -349,6 +349,7 @@ OPERATIONS = [
     ),
     Operation("squared_error", pp.squared_error_p, pp.squared_error, half_square, logits_and_labels),
     Operation("equality", pp.equality_p, pp.equality, half_square, logits_and_labels),
+    Operation("minimise", pp.minimise_p, pp.minimise, lambda y: y, lambda count: [normal(count, 4)]),
     Operation(
         "mean_rows", pp.mean_rows_p, lambda x: pp.mean_rows_p.bind(x)[0],
         lambda x: jnp.mean(x, -3), lambda count: [normal(count, 3, 4, 2)],
@@ -386,7 +387,7 @@ OPERATIONS = [
     ),
     Operation(
         "displace_cross_entropy", pp.displace_cross_entropy_p,
-        lambda x, y: pp.displace_cross_entropy_p.bind(x, y, lam=0.3)[0],
+        lambda x, y: pp.displace_cross_entropy_p.bind(x, y, jnp.full(x.shape[:-1], 0.3))[0],
         plain_displace_cross_entropy, lambda count: logits_and_labels(count),
     ),
     Operation(

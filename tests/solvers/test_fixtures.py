@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pjax_prim as pjp
+from pjax_prim.problem.placement import State
 
 from .problems import FIXTURE_PROBLEMS, ONE_FORM, TWO_FORMS, Problem, every_solver, fixtures, read
 
@@ -19,12 +20,12 @@ def expected(key: str, problem: Problem) -> dict[str, np.ndarray]:
     return {name: fixtures()[f"{key}/{name}"] for name in problem.arguments[0]}
 
 
-def governing(problem: Problem, solver: pjp.AbstractSolver, state: pjp.solving.State) -> dict:
+def governing(problem: Problem, solver: pjp.AbstractSolver, state: State) -> dict:
     names = sorted(problem.arguments[0])  # as JAX orders the keys of a dictionary
     return dict(zip(names, read(problem, solver, state, "governing"), strict=True))
 
 
-def mean_squared_step(states: list[pjp.solving.State]) -> float:
+def mean_squared_step(states: list[State]) -> float:
     """The mean over steps of the mean over arrays of the mean squared change.
 
     The fixtures count one array more, which never changes: the data's own variable.

@@ -19,7 +19,7 @@ from pjax_prim.rules.constraint import AbstractConstraint
 from pjax_prim.rules.convolution import Convolution
 from pjax_prim.rules.elementwise import Identity, Product, Scale, Sum, SumRelu
 from pjax_prim.rules.linear import Linear
-from pjax_prim.rules.losses import Loss
+from pjax_prim.rules.losses import CrossEntropy, Margin
 from pjax_prim.rules.reductions import ReduceSum
 
 from .problems import LABELS, SMALL, normal
@@ -112,12 +112,11 @@ def piecewise(constraint: AbstractConstraint, copies: Any, target: Any, constant
 @pytest.mark.parametrize("weight", [0.2, 30.0])
 def test_the_proximal_step_of_a_weighted_loss(weight: float) -> None:
     logits, labels = 3 * normal(0, 2, 5), jax.nn.one_hot(jnp.array([1, 4]), 5)
-    loss = Loss("cross_entropy", (("lam", 2.0),)).weighted((weight,))
-    (moved,) = loss.project((logits,), None, (labels,))
+    (moved,) = CrossEntropy().weighted((weight,)).project((logits,), None, (labels, jnp.full(2, 2.0)))
     expected = jax.vmap(lambda x, y: pjp.prox_cross_entropy(x, y, lam=2.0 / weight))(logits, labels)
     np.testing.assert_allclose(moved, expected, rtol=1e-12)
-    (clipped,) = Loss("margin").weighted((weight,)).project((logits,), None, (labels,))
-    np.testing.assert_array_equal(clipped, Loss("margin").project((logits,), None, (labels,))[0])
+    (clipped,) = Margin().weighted((weight,)).project((logits,), None, (labels, jnp.ones(2)))
+    np.testing.assert_array_equal(clipped, Margin().project((logits,), None, (labels, jnp.ones(2)))[0])
 
 
 METRIC = pjp.Metric(weights=3.0, activations=0.5, outputs=2.0, nodes=(("linear_1", 0.1), ("sum*", 4.0)))

@@ -16,7 +16,7 @@ class Case:
     """One projection.
 
     - `project(*operands)`: the public function on one query, returning a tuple.
-    - `operands`: the kind of each: "vector", "scalar", "labels" or "weights".
+    - `operands`: the kind of each: "vector", "scalar", "labels", "weights", or "step" (above zero).
     - `moved`: how many operands, the first ones, are projected; the others are constants, but
       for one that is the queried output.
     - `cost(query, outputs, unit)`: the squared distance of returned points, where `unit` is the
@@ -87,6 +87,8 @@ class Case:
         count = len(scale)
         if kind == "scalar":
             return scale * rng.standard_normal(count)
+        if kind == "step":
+            return scale * 10 ** rng.uniform(-1, 1, count)
         if kind == "vector":
             return scale[:, None] * rng.standard_normal((count, n))
         one_hot = np.eye(n)[rng.integers(0, n, count)]
@@ -96,7 +98,7 @@ class Case:
         return np.where(rng.random((count, 1)) < 0.7, one_hot, smooth)
 
     def _keep(self, same: list[np.ndarray], other: list[np.ndarray]) -> list[np.ndarray]:
-        labels = ("labels", "weights")
+        labels = ("labels", "weights", "step")
         return [s if k in labels else o for k, s, o in zip(self.operands, same, other, strict=True)]
 
     def _aligned(self, same: list[np.ndarray], sign: int) -> list[np.ndarray]:

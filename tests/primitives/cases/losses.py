@@ -35,64 +35,33 @@ def cross_entropy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sum(y * np.logaddexp(0, others), -1)
 
 
-def best_cross_entropy(lam: float) -> Callable[..., np.ndarray]:
+def best_cross_entropy(logits: np.ndarray, labels: np.ndarray, step: np.ndarray) -> np.ndarray:
     """The stationary point by bisection on the log-partition: sum_i omega(b + c_i) = lambda Y."""
-
-    def best(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        n = logits.shape[-1]
-        total = np.maximum(np.sum(labels, -1, keepdims=True), 1e-300)
-        c = logits + lam * labels
-        c = c - c.max(-1, keepdims=True)
-        low = np.log(lam * total / n) + lam * total / n - 1
-        high = np.log(lam * total) + lam * total + 1
-        for _ in range(80):
-            middle = (low + high) / 2
-            above = np.sum(wrightomega(middle + c), -1, keepdims=True) > lam * total
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        p = wrightomega((low + high) / 2 + c) / (lam * total)
-        others = np.sum(np.where(np.eye(n, dtype=bool), 0, p[:, None, :]), -1)
-        x = logits + lam * (labels * others - (total - labels) * p)
-        at_start = 2 * lam * cross_entropy(logits, labels)
-        return np.minimum(norm2(x - logits) + 2 * lam * cross_entropy(x, labels), at_start)
-
-    return best
+    n = logits.shape[-1]
+    lam = np.maximum(step, 1e-300)[:, None]
+    total = np.maximum(np.sum(labels, -1, keepdims=True), 1e-300)
+    c = logits + lam * labels
+    c = c - c.max(-1, keepdims=True)
+    low = np.log(lam * total / n) + lam * total / n - 1
+    high = np.log(lam * total) + lam * total + 1
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = np.sum(wrightomega(middle + c), -1, keepdims=True) > lam * total
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    p = wrightomega((low + high) / 2 + c) / (lam * total)
+    others = np.sum(np.where(np.eye(n, dtype=bool), 0, p[:, None, :]), -1)
+    x = logits + lam * (labels * others - (total - labels) * p)
+    at_start = 2 * step * cross_entropy(logits, labels)
+    return np.minimum(norm2(x - logits) + 2 * step * cross_entropy(x, labels), at_start)
 
 
-def prox_cost(loss: Callable[..., np.ndarray], lam: float) -> Callable[..., np.ndarray]:
+def prox_cost(loss: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Of (x, *targets, step) the squared distance and twice the step times the loss."""
+
     def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
-        return norm2(outputs[0] - query[0]) + 2 * lam * loss(outputs[0], query[1])
+        return norm2(outputs[0] - query[0]) + 2 * query[-1] * loss(outputs[0], *query[1:-1])
 
     return cost
-
-
-def cross_entropy_case(lam: float) -> Case:
-    return Case(
-        "prox_cross_entropy",
-        lambda logits, labels: (pp.prox_cross_entropy(logits, labels, lam=lam),),
-        pp.prox_cross_entropy_p,
-        ("vector", "weights"),
-        1,
-        prox_cost(cross_entropy, lam),
-        best_cross_entropy(lam),
-        lambda x, y: np.sqrt(norm2(x) * (1 + lam / 2)),
-        lambda x, y: (x, np.zeros_like(y)),
-        static={"lam": lam},
-    )
-
-
-def squared_error_case(lam: float) -> Case:
-    return Case(
-        "prox_squared_error",
-        lambda x, target: (pp.prox_squared_error(x, target, lam=lam),),
-        pp.prox_squared_error_p,
-        ("scalar", "scalar"),
-        1,
-        prox_cost(lambda x, t: (x - t) ** 2 / 2, lam),
-        lambda x, t: (x - t) ** 2 * lam / (1 + lam),
-        lambda x, t: (np.abs(x) + np.abs(t)) * max(1, lam) ** 0.5,
-        lambda x, t: (x, x),
-        static={"lam": lam},
-    )
 
 
 CASES = [
@@ -101,14 +70,22 @@ CASES = [
         ("vector", "labels"), 1, margin_cost, best_margin, lambda x, y: absolute_sum(x, y),
         lambda x, y: (np.where(y > 0, np.abs(x) + y, -np.abs(x)), y),
     ),
-    cross_entropy_case(5.0),
-    cross_entropy_case(1e-6),
-    cross_entropy_case(1e-2),
-    cross_entropy_case(1e3),
-    cross_entropy_case(1e6),
-    squared_error_case(1.0),
-    squared_error_case(1e-3),
-    squared_error_case(1e3),
+    Case(
+        "prox_cross_entropy", lambda *query: (pp.prox_cross_entropy(*query),), pp.prox_cross_entropy_p,
+        ("vector", "weights", "step"), 1, prox_cost(cross_entropy), best_cross_entropy,
+        lambda x, y, s: np.sqrt(norm2(x) * (1 + s / 2)), lambda x, y, s: (x, np.zeros_like(y), s),
+    ),
+    Case(
+        "prox_squared_error", lambda *query: (pp.prox_squared_error(*query),), pp.prox_squared_error_p,
+        ("scalar", "scalar", "step"), 1, prox_cost(lambda x, t: (x - t) ** 2 / 2),
+        lambda x, t, s: (x - t) ** 2 * s / (1 + s),
+        lambda x, t, s: (np.abs(x) + np.abs(t)) * np.maximum(1, s) ** 0.5, lambda x, t, s: (x, x, s),
+    ),
+    Case(
+        "prox_minimise", lambda y, step: (pp.prox_minimise_p.bind(y, step)[0],), pp.prox_minimise_p,
+        ("scalar", "step"), 1, lambda query, outputs, unit: (outputs[0] - query[0] + query[1]) ** 2,
+        lambda y, s: np.zeros_like(y), absolute_sum, lambda y, s: (y, np.zeros_like(s)),
+    ),
     Case(
         "project_equality", lambda x, t: (pp.project_equality(x, t),), pp.project_equality_p,
         ("vector", "vector"), 1,
