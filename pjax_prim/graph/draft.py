@@ -19,7 +19,7 @@ from ..rules.remedies import remedy
 from .compose import compose
 from .endings import Endings, plan_endings, weights_of
 from .ir import FORWARD, Equation, Loop, Value
-from .linearise import TOGETHER, join, linearised
+from .linearise import TOGETHER, hold_inside, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
 
@@ -144,17 +144,8 @@ def make_draft(function: FlatFunction) -> Draft:
             draft.constant_equations.append(equation)
         elif equation in needed:
             moving.append(equation)
-    carried = [value for x in function.carries if x in needed for value in x.inputs]
-    moving = join(moving, varying, [*carried, *endings.minimised])
-    wanted = {value for equation in moving for value in equation.inputs}.union(carried, endings.minimised)
-    for equation in moving:
-        joined = equation.primitive is TOGETHER
-        if not joined or not _linearise(draft, equation, wanted):
-            try:
-                _apply_rule(draft, equation)
-            except MissingRuleError:
-                if joined or not _linearise(draft, equation, wanted):
-                    raise
+    ends = [value for x in function.carries if x in needed for value in x.inputs]
+    _add_all(draft, join(moving, varying, [*ends, *endings.minimised]), {*ends, *endings.minimised})
     for value in endings.minimised:
         _apply_rule(draft, _minimised(value))
     _weigh_losses(draft, function, endings)
@@ -223,8 +214,27 @@ def _needed(equations: Sequence[Equation], varying: set[Value], endings: Endings
     return needed
 
 
+def _add_all(draft: Draft, equations: Sequence[Equation], ends: set[Value]) -> None:
+    """Adds equations; what has no rule as linearised constraints. `ends` are read by others."""
+    wanted = {value for equation in equations for value in equation.inputs} | ends
+    for equation in equations:
+        if equation.primitive is TOGETHER and _linearise(draft, equation, wanted):
+            continue
+        try:
+            _apply_rule(draft, equation)
+        except MissingRuleError:
+            if not _linearise(draft, equation, wanted):
+                raise
+
+
 def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
     """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one."""
+    behind = {
+        value: draft.moved_by[value][0].inputs[0]
+        for value in equation.inputs
+        if value in draft.moved_by and draft.moved_by[value][0].primitive is lax.stop_gradient_p
+    }
+    equation = hold_inside(equation, behind)
     moving = tuple(i for i, value in enumerate(equation.inputs) if value in draft.variables)
     outputs = [value for value in equation.outputs if value in wanted]
     found = linearised(equation, moving, outputs)

@@ -5,14 +5,17 @@ them on to one another are one operation between real values, with all that lies
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jaxtyping import Array
 
 from ..dependence import dependence
+from ..rules import is_loss
 from ..rules.linearised import Linearised, LinearisedElementwise
 from .ir import Equation, Value, abstract, evaluate, read
 
@@ -123,10 +126,11 @@ def _reached(start: int, edges: dict[int, set[int]]) -> set[int]:
 
 
 def _sorted(equations: Sequence[Equation]) -> list[Equation]:
-    """In an order in which producers come first, else as they are."""
+    """In an order in which producers come first, else as they are; losses keep their order, last."""
     made = {value for equation in equations for value in equation.outputs}
     done: list[Equation] = []
-    left = list(equations)
+    losses = [equation for equation in equations if is_loss(equation.primitive)]
+    left = [equation for equation in equations if not is_loss(equation.primitive)]
     while left:
         waiting = []
         for equation in left:
@@ -137,7 +141,7 @@ def _sorted(equations: Sequence[Equation]) -> list[Equation]:
                 made.difference_update(equation.outputs)
         assert len(waiting) < len(left)
         left = waiting
-    return done
+    return [*done, *losses]
 
 
 def _together(members: Sequence[Equation], outputs: Sequence[Value]) -> Equation:
@@ -155,6 +159,30 @@ def _together(members: Sequence[Equation], outputs: Sequence[Value]) -> Equation
     source = next((x.source for x in members if x.source), "")
     params = {"names": names, "members": tuple(members)}
     return Equation(TOGETHER, params, inputs, tuple(outputs), apply, source, loops)
+
+
+def hold_inside(equation: Equation, behind: dict[Value, Value]) -> Equation:
+    """The operation with `stop_gradient` of some inputs as a part of it.
+
+    A factorisation is computed of a matrix behind it, whose derivative is taken elsewhere: the two are one value,
+    not two copies. `behind` has for such an input the value itself.
+    """
+    if not behind:
+        return equation
+    named = [behind.get(value, value) for value in equation.inputs]
+    inputs = tuple(dict.fromkeys(value for value in named if value.literal is None))
+
+    def apply(*arrays: Array) -> tuple[Array, ...]:
+        given = dict(zip(inputs, arrays, strict=True))
+        values = [read(given, value) for value in named]
+        held = (
+            lax.stop_gradient(x) if old in behind else x
+            for old, x in zip(equation.inputs, values, strict=True)
+        )
+        return equation.apply(*held)
+
+    params = {"names": [name_of(equation)], "members": (equation,)}
+    return replace(equation, primitive=TOGETHER, params=params, inputs=inputs, apply=apply)
 
 
 def name_of(equation: Equation) -> str:
@@ -175,7 +203,8 @@ def linearised(
     **Arguments:** `moving`, the positions of what depends on parameters; `outputs`, those that are read.
     """
     inputs = equation.inputs
-    if not moving or not outputs or not all(map(is_real, (*(inputs[i] for i in moving), *outputs))):
+    values = [*(inputs[i] for i in moving), *outputs]
+    if not moving or not outputs or not all(is_real(x) and x.size for x in values):
         return None
     fixed = tuple(i for i in range(len(inputs)) if i not in moving)
     order = [*moving, *fixed]
@@ -195,12 +224,11 @@ def linearised(
     dtypes = tuple(str(inputs[i].dtype) for i in moving)
     name = name_of(equation)
     if equation.primitive.name in ELEMENTWISE and all(inputs[i].shape == outputs[0].shape for i in moving):
-        params: Any = equation.primitive.get_bind_params(equation.params)
 
         def element(*arrays: Array) -> Array:
             given = dict(zip(order, arrays, strict=True))
             values = jnp.broadcast_arrays(*(jnp.asarray(given[i]) for i in range(len(inputs))))
-            found: Array = equation.primitive.bind(*values, **params[1])
+            found: Array = equation.primitive.bind(*values, **equation.params)
             return found
 
         return LinearisedElementwise(element, name, dtypes, leading), fixed
