@@ -7,6 +7,7 @@ from .displacement import value_and_displacement as value_and_displacement
 from .errors import ArgumentError as ArgumentError
 from .errors import DataError as DataError
 from .errors import GraphError as GraphError
+from .errors import LinearisedConstraintWarning as LinearisedConstraintWarning
 from .errors import MissingRuleError as MissingRuleError
 from .errors import PjaxError as PjaxError
 from .errors import UnusedParameterWarning as UnusedParameterWarning
@@ -25,6 +26,7 @@ from .primitives import huber as huber
 from .primitives import kl_divergence as kl_divergence
 from .primitives import margin_loss as margin_loss
 from .primitives import minimise as minimise
+from .primitives import one_hot_argmax as one_hot_argmax
 from .primitives import project_affine as project_affine
 from .primitives import project_combination as project_combination
 from .primitives import project_cumsum as project_cumsum
@@ -34,6 +36,7 @@ from .primitives import project_identity as project_identity
 from .primitives import project_margin as project_margin
 from .primitives import project_max as project_max
 from .primitives import project_mean as project_mean
+from .primitives import project_one_hot_argmax as project_one_hot_argmax
 from .primitives import project_product as project_product
 from .primitives import project_quantize as project_quantize
 from .primitives import project_round as project_round
@@ -44,12 +47,14 @@ from .primitives import project_sign as project_sign
 from .primitives import project_sum as project_sum
 from .primitives import project_sum_relu as project_sum_relu
 from .primitives import project_threshold_dot as project_threshold_dot
+from .primitives import project_top_k_mask as project_top_k_mask
 from .primitives import prox_cross_entropy as prox_cross_entropy
 from .primitives import prox_squared_error as prox_squared_error
 from .primitives import quantize as quantize
 from .primitives import squared_error as squared_error
 from .primitives import sum_relu as sum_relu
 from .primitives import threshold_dot as threshold_dot
+from .primitives import top_k_mask as top_k_mask
 from .pullbacks import Step as Step
 from .pullbacks import register_pullback as register_pullback
 from .restrictions import AbstractRestriction as AbstractRestriction

@@ -4,14 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import ad_checkpoint as _ad_checkpoint
+from jax._src import core as _core
+from jax._src import dispatch as _dispatch
 from jax._src import distributed as _distributed
+from jax._src import pjit as _pjit
 from jax._src import source_info_util
 from jax._src import util as _util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
 from jax._src.shard_map import shard_map_p as shard_map_p
-from jax._src.sharding_impls import UnspecifiedValue
+from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, primitives
 from jax.interpreters import mlir
 
@@ -21,9 +25,25 @@ except ImportError:  # deprecated from jax 0.11
     triton = None  # type: ignore[assignment]
 
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
-    getattr(_lax, name) for name in ("stack_p", "tile_p") if hasattr(_lax, name)
+    getattr(_lax, name) for name in ("stack_p", "tile_p", "unstack_p") if hasattr(_lax, name)
 )
-"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`."""
+"""Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
+
+JAX_VERSION = jax.__version__
+
+IDENTITIES: tuple[Any, ...] = tuple(
+    getattr(module, name)
+    for module, name in (
+        (_ad_checkpoint, "name_p"),
+        (_core, "pvary_p"),
+        (_dispatch, "device_put_p"),
+        (_pjit, "mesh_cast_p"),
+        (_pjit, "reshard_p"),
+        (_pjit, "sharding_constraint_p"),
+    )
+    if hasattr(module, name)
+)
+"""Operations that give each array as it is: they name it, or say where it lies."""
 
 KEEPS_BARRIERS = jax.__version_info__ >= (0, 11)
 """Whether XLA's CPU backend fuses across no `optimization_barrier`; before, it removes them first."""
@@ -42,6 +62,12 @@ _CALLS: dict[Any, str] = {
 def as_weak(number: Any) -> Any:
     """A scalar array with a weak type, as a Python number has: what it is combined with keeps its dtype."""
     return _lax._convert_element_type(number, weak_type=True)
+
+
+def is_jit_disabled() -> bool:
+    """Whether `jax.disable_jit` holds."""
+    config: Any = jax.config
+    return bool(config.jax_disable_jit)
 
 
 def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:

@@ -157,7 +157,7 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
     def measure(params: Any, *args: Any) -> Float[Array, ""]:
         problem = FeasibilityProblem.of(fn, params, *args)
         problem.check()
-        gaps = problem.numbers().forward_gaps(problem.trained)
-        return jnp.sqrt(sum(gaps, jnp.zeros(())))
+        gaps = [jnp.square(gap) for gap in problem.gaps().values()]
+        return jnp.sqrt(sum(gaps[1:], gaps[0]))
 
     return measure

@@ -25,6 +25,10 @@ class UnusedParameterWarning(UserWarning):
     """A parameter reaches no loss, so nothing constrains it."""
 
 
+class LinearisedConstraintWarning(UserWarning):
+    """An operation has no projection of its own: its nearest point is found by linearising it."""
+
+
 class RunError(PjaxError, ValueError):
     """A run folder holds no run, or already holds one."""
 

@@ -14,13 +14,14 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._compat import program_cache
+from ._compat import JAX_VERSION, program_cache
 from .errors import ArgumentError, GraphError
+from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
 from .graph.ir import read
 from .graph.program import Program, make_program, trace
 from .metric import metric_of, weigh
-from .primitives._arguments import is_concrete
+from .primitives._arguments import is_concrete, standard_promotion
 from .primitives._losses import check_signs
 from .problem import (
     AbstractProblem,
@@ -98,7 +99,8 @@ class FeasibilityProblem(eqx.Module):
             counts.append(len(results))
             return results
 
-        closed = trace(function, parameters, data)
+        with automatic_trace([*parameters, *data]) as arrays:
+            closed = trace(function, arrays[: len(parameters)], arrays[len(parameters) :])
         program, captured = make_program(closed, len(parameters), names, counts[0])
         graph = _cached_graph(program) if program.is_pure else build_graph(program)
         return cls(graph, parameters, data, captured, fixed, treedef)
@@ -178,7 +180,7 @@ class FeasibilityProblem(eqx.Module):
         buffer = io.BytesIO()
         wide = {k: v.astype("float32") if v.dtype == jnp.bfloat16 else v for k, v in named.items()}
         np.savez(buffer, **wide)  # type: ignore[arg-type]
-        versions = {"jax": jax.__version__, "equinox": eqx.__version__}
+        versions = {"jax": JAX_VERSION, "equinox": eqx.__version__}
         versions["x64"] = str(jax.config.read("jax_enable_x64"))
         program = self.graph.function.program
         assert program is not None
@@ -226,25 +228,37 @@ def make_problem(
     return PROBLEMS[form](graph, graph.constants(data, captured), placement)
 
 
-@eqx.filter_jit
+def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jitted, in JAX's ordinary promotion, whatever the axes of the mesh are."""
+
+    def run(*arguments: Any) -> Any:
+        with standard_promotion():
+            return in_automatic_axes(function, *arguments)
+
+    run.__name__ = function.__name__
+    jitted: Callable[..., Any] = eqx.filter_jit(run)
+    return jitted
+
+
+@_jitted
 def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any:
     return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
 
 
-@eqx.filter_jit
+@_jitted
 def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
     state, squared = solver.step(make_problem(graph, solver.form, arrays), state)
     return state, jnp.sqrt(squared)
 
 
-@eqx.filter_jit
+@_jitted
 def _read(
     graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any, readout: Readout
 ) -> list[Array | None]:
     return solver.read(make_problem(graph, solver.form, arrays), state, readout)
 
 
-@eqx.filter_jit
+@_jitted
 def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
     problem = make_problem(graph, "compressed", arrays)
     return [jnp.sqrt(gap) for gap in problem.forward_gaps(arrays[0])]
@@ -264,14 +278,25 @@ def check_constants(problem: FeasibilityProblem) -> None:
         if isinstance(node.constraint, Equality)
         if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
     ]
-    if not (checked or signs) or not all(is_concrete(x) for x in (*problem.data, *problem.captured)):
+    arrays = (*problem.data, *problem.captured)
+    if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
-    wanted = [value for _, values in checked for value in values]
-    environment = graph.constants(problem.data, problem.captured, wanted=[*wanted, *signs])
+    wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
+
+    def evaluate(data: list[Any], captured: list[Any]) -> list[Any]:
+        environment = graph.constants(data, captured, wanted=wanted)
+        return [read(environment, value) for value in wanted]
+
+    environment = dict(zip(wanted, in_automatic_axes(evaluate, problem.data, problem.captured), strict=True))
     for constraint, values in checked:
         constraint.check([read(environment, value) for value in values])
     for value in signs:
         check_signs(read(environment, value))
+    if any(np.isnan(np.asarray(read(environment, value))).any() for value in graph.weights):
+        raise GraphError(
+            "fn: a loss has a weight below zero (or none that is a number) in what is returned; a solver can "
+            "satisfy a loss, or leave it out, but not do the opposite (pjp.displacement takes any sign)"
+        )
 
 
 def _value_of(returned: Any, has_aux: bool) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .errors import ArgumentError
+from .explicit_axes import in_automatic_axes
 from .feasibility import Arrays, FeasibilityProblem, make_problem
 from .graph import ConstraintGraph
 from .primitives._arguments import standard_promotion
@@ -128,7 +129,11 @@ def _run(
     placement: Placement | None,
 ) -> tuple[list[Array], Any, dict[str, Any], Any]:
     with standard_promotion():
-        return _solved(graph, solver, max_steps, tol, readout, arrays, start, placement)
+        given = graph, solver, max_steps, tol, readout, arrays, start, placement
+        found: tuple[list[Array], Any, dict[str, Any], Any] = in_automatic_axes(
+            _solved, *given, like=arrays[0]
+        )
+        return found
 
 
 def _solved(

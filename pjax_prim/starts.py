@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from ._compat import is_jit_disabled
 from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
 from .primitives._arguments import is_concrete, standard_promotion
@@ -82,8 +83,8 @@ def solve_starts(
     **Arguments:**
 
     - `fn`, `args`, `solver`, `max_steps`, `tol`: as in `solve`.
-    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's own;
-      what is no array is the same for all.
+    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's
+      own; what is no array is the same for all.
     - `key`: split over the starts; the same key gives the same starts, whatever `lanes` and `mesh`.
     - `starts`: how many, at least 1.
     - `is_solved`: of parameters, whether they count as a solution before the gap is `tol`: a network that
@@ -283,7 +284,7 @@ class _Programs:
     def __call__(self, function: Callable[..., _Lane], *arguments: Any) -> _Lane:
         """`function(*arguments, data)`, lane by lane."""
         placed = jax.tree.map(self.place, arguments)
-        if jax.config.jax_disable_jit:
+        if is_jit_disabled():
             return function(*placed, self._data)
         key = (function.__name__, len(jax.tree.leaves(placed)[0]))
         if key not in self._compiled:

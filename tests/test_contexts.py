@@ -3,6 +3,7 @@
 One row for each entry point, one for each context. A new entry point, or a new context, is one more row.
 """
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,18 +13,21 @@ from typing import Any
 import chex
 import equinox as eqx
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 import pjax_prim as pjp
 
 
 def network(params: Any, x: Array, labels: Array) -> Array:
-    """A layer with a bias, an elementwise function, and a product of ranks that differ."""
-    hidden = jax.nn.relu(x @ params["w"] + params["b"])
-    return pjp.cross_entropy(jnp.tanh(hidden) @ params["out"] * params["scale"], labels, lam=0.5)
+    """A layer with a bias, an elementwise function and a factor."""
+    hidden = jax.nn.relu(x @ params["w"] + params["b"][None])
+    return pjp.cross_entropy(jnp.tanh(hidden) @ params["out"] * params["scale"][None], labels, lam=0.5)
 
 
 def make_params(key: Array) -> dict[str, Array]:
@@ -38,8 +42,8 @@ def make_params(key: Array) -> dict[str, Array]:
 
 def arguments() -> tuple[Any, ...]:
     """Fresh arrays, so that they may be donated."""
-    x = jax.random.normal(jax.random.key(1), (5, 3), jnp.float32)
-    return make_params(jax.random.key(0)), x, jnp.array([0, 2, 1, 0, 2])
+    x = jax.random.normal(jax.random.key(1), (6, 3), jnp.float32)
+    return make_params(jax.random.key(0)), x, jnp.array([0, 2, 1, 0, 2, 1])
 
 
 KEY = jax.random.key(2)
@@ -72,6 +76,24 @@ def gap(params: Any, x: Array, labels: Array) -> Any:
     return pjp.gap(network)(params, x, labels)
 
 
+def displacement(params: Any, x: Array, labels: Array) -> Any:
+    return pjp.displacement(network)(params, x, labels)
+
+
+def finite_displacement(params: Any, x: Array, labels: Array) -> Any:
+    return pjp.displacement(network, lam=0.1)(params, x, labels)
+
+
+def value_and_displacement(params: Any, x: Array, labels: Array) -> Any:
+    return pjp.value_and_displacement(network)(params, x, labels)
+
+
+def displacement_step(params: Any, x: Array, labels: Array) -> Any:
+    optimiser = optax.sgd(0.25)
+    new, _, value = pjp.displacement_step(network, optimiser)(params, optimiser.init(params), x, labels)
+    return new, value
+
+
 def constraint_graph(params: Any, x: Array, labels: Array) -> Any:
     """Of a graph, how many constraints each node has."""
     graph = pjp.constraint_graph(network)(params, x, labels)
@@ -99,6 +121,10 @@ ENTRIES = (
     Entry("solve-anderson", solve(pjp.Anderson(pjp.CyclicProjections()))),
     Entry("solve_starts", solve_starts, traces=False),
     Entry("gap", gap),
+    Entry("displacement", displacement),
+    Entry("displacement-finite", finite_displacement),
+    Entry("value_and_displacement", value_and_displacement),
+    Entry("displacement_step", displacement_step),
     Entry("constraint_graph", constraint_graph),
 )
 
@@ -144,6 +170,40 @@ def branched(run: Callable[..., Any], given: tuple[Any, ...]) -> Any:
     return jax.jit(lambda flag: jax.lax.cond(flag, run, other, *given))(True)
 
 
+def mesh_of(kind: AxisType) -> Mesh:
+    return Mesh(np.array(jax.devices()[:2]), ("d",), axis_types=(kind,))
+
+
+def sharded(check: bool) -> Context:
+    def call(run: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+        whole = PartitionSpec()
+        return jax.jit(
+            jax.shard_map(run, mesh=mesh_of(AxisType.Auto), in_specs=whole, out_specs=whole, check_vma=check)
+        )(*given)
+
+    return call
+
+
+def explicit(entered: bool) -> Context:
+    """The examples divided over the axis of an explicit mesh."""
+
+    def call(run: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+        mesh = mesh_of(AxisType.Explicit)
+        rows = NamedSharding(mesh, PartitionSpec("d"))
+        params, *batch = given
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        batch = [jax.device_put(x, rows) for x in batch]
+        with jax.set_mesh(mesh) if entered else contextlib.nullcontext():
+            return jax.device_get(eqx.filter_jit(run)(params, *batch))
+
+    return call
+
+
+def exported(run: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    program = jax.export.export(jax.jit(run))(*given)
+    return jax.export.deserialize(program.serialize()).call(*given)
+
+
 def in_two_threads(run: Callable[..., Any], given: tuple[Any, ...]) -> Any:
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(run(*given))) for _ in range(2)]
@@ -171,6 +231,11 @@ CONTEXTS = (
     Row("vmap", mapped, traces=True),
     Row("scan", scanned, traces=True),
     Row("cond", branched, traces=True),
+    Row("shard_map", sharded(True), traces=True),
+    Row("shard_map-unchecked", sharded(False), traces=True),
+    Row("explicit", explicit(True), traces=True),
+    Row("explicit-data", explicit(False), traces=True),
+    Row("export", exported, traces=True),
     Row("threads", in_two_threads),
     Row("disable_jit", inside(jax.disable_jit)),
     Row("debug_nans", inside(lambda: jax.debug_nans(True))),
@@ -179,6 +244,12 @@ CONTEXTS = (
     Row("dtype_promotion", inside(lambda: jax.numpy_dtype_promotion("strict"))),
     Row("transfer_guard", inside(lambda: jax.transfer_guard("disallow"))),
 )
+
+OPEN = {
+    (name, "transfer_guard")
+    for name in ("displacement", "displacement-finite", "value_and_displacement", "displacement_step")
+}
+"""Not compiled, a program transfers its numbers to the device, as that of `jax.grad` does."""
 
 EXPECTED: dict[str, Any] = {}
 
@@ -195,7 +266,7 @@ def expected(entry: Entry) -> Any:
         pytest.param(entry, context, id=f"{entry}-{context.name}")
         for entry in ENTRIES
         for context in CONTEXTS
-        if entry.traces or not context.traces
+        if (entry.traces or not context.traces) and (entry.name, context.name) not in OPEN
     ],
 )
 def test_the_result_is_that_without(entry: Entry, context: Row) -> None:
@@ -203,3 +274,27 @@ def test_the_result_is_that_without(entry: Entry, context: Row) -> None:
     # With what the first call compiled: of a new function, too.
     found = context.call(entry.run, arguments())
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("run", [displacement, value_and_displacement], ids=lambda f: f.__name__)
+def test_export_with_a_symbolic_number_of_examples(run: Callable[..., Any]) -> None:
+    params, x, labels = arguments()
+    (b,) = jax.export.symbolic_shape("b")
+    shapes = jax.ShapeDtypeStruct((b, 3), x.dtype), jax.ShapeDtypeStruct((b,), labels.dtype)
+    program = jax.export.export(jax.jit(run))(params, *shapes)
+    for count in (2, 5):
+        given = params, x[:count], labels[:count]
+        chex.assert_trees_all_close(program.call(*given), run(*given), rtol=1e-4, atol=1e-6)
+
+
+def test_examples_divided_over_a_mesh_add_up() -> None:
+    """Each device has the direction of its own examples; their mean is that of all."""
+    params, x, labels = arguments()
+    rows, whole = PartitionSpec("d"), PartitionSpec()
+
+    def mean(params: Any, x: Array, labels: Array) -> Any:
+        return jax.lax.pmean(displacement(params, x, labels), "d")
+
+    mapped = jax.shard_map(mean, mesh=mesh_of(AxisType.Auto), in_specs=(whole, rows, rows), out_specs=whole)
+    found = jax.jit(mapped)(params, x, labels)
+    chex.assert_trees_all_close(found, displacement(params, x, labels), rtol=1e-4, atol=1e-6)

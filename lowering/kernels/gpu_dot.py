@@ -232,8 +232,8 @@ def _leave(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any) -> None:
 
 
 def _reflect(grid: Grid, a_ref: Any, b_ref: Any, *refs: Any) -> None:
-    z_ref, relaxation_ref, mean_a_ref, mean_b_ref, *refs = refs
-    new_a_ref, new_b_ref, *scalar_refs, sum_a_ref, sum_b_ref = refs
+    z_ref, relaxation_ref, mean_a_ref, mean_b_ref, new_a_ref, new_b_ref = refs[:6]
+    *scalar_refs, sum_a_ref, sum_b_ref = refs[6:]
     tile = _Tile(grid)
 
     def row(i: Array) -> tuple[Array, Array]:

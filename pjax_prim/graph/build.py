@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import GraphError, UnusedParameterWarning
+from ..errors import GraphError, LinearisedConstraintWarning, UnusedParameterWarning
+from ..rules.linearised import Linearised
 from .cycles import cut_cycles
 from .draft import Draft, make_draft
 from .fuse import fuse
@@ -44,7 +45,24 @@ def build_graph(program: Program) -> ConstraintGraph:
             UnusedParameterWarning,
             stacklevel=3,
         )
+    _report_linearised(graph)
     return graph
+
+
+def _report_linearised(graph: ConstraintGraph) -> None:
+    """One warning for all nodes without a projection of their own."""
+    nodes = [
+        f"{node.name}[{node.constraint.describe()}] ({node.source})"
+        for node in graph.nodes
+        if isinstance(node.constraint, Linearised)
+    ]
+    if nodes:
+        warnings.warn(
+            f"{len(nodes)} operation(s) without a projection of their own are linearised, which costs "
+            f"several passes and finds a near point, not always the nearest: {'; '.join(nodes)}",
+            LinearisedConstraintWarning,
+            stacklevel=4,
+        )
 
 
 def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> ConstraintGraph:
@@ -94,4 +112,5 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
         tuple(None if old is None else index_of[old] for old in found),
         flat,
         tuple(draft.constant_equations),
+        weights=() if draft.is_positive else tuple(draft.weights),
     )

@@ -1,19 +1,25 @@
 """First pass over a flat function: which equations are constant, move data, or are constraints."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jaxtyping import Array
 
+from .. import primitives as pp
 from ..errors import GraphError, MissingRuleError
 from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
 from ..rules.remedies import remedy
 from .compose import compose
+from .endings import Endings, plan_endings, weights_of
 from .ir import FORWARD, Equation, Loop, Value
+from .linearise import TOGETHER, hold_inside, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
 
@@ -38,6 +44,8 @@ class Draft:
     moved_by: dict[Value, tuple[Equation, Movement]] = field(default_factory=dict)
     constant_equations: list[Equation] = field(default_factory=list)
     variables: set[Value] = field(default_factory=set)
+    weights: list[Value] = field(default_factory=list)
+    is_positive: bool = True
 
     def move(self, equation: Equation, movement: Movement) -> None:
         """Records a data movement."""
@@ -79,6 +87,31 @@ class Draft:
             self.constant_equations.append(equation)
         return result
 
+    def take_out(self, flat: Value, start: int, stop: int, value: Value, source: str) -> None:
+        """`value` is a part of the last axis of another, in its own shape."""
+        lead = len(flat.shape) - 1
+        part = Value((*flat.shape[:-1], stop - start), flat.dtype)
+        params = {
+            "start_indices": (0,) * lead + (start,),
+            "limit_indices": (*flat.shape[:-1], stop),
+            "strides": None,
+        }
+        self.move(
+            Equation(lax.slice_p, params, (flat,), (part,), lambda x: (x[..., start:stop],), source),
+            Movement("partial"),
+        )
+        self.move(
+            Equation(
+                lax.reshape_p,
+                {"new_sizes": value.shape, "dimensions": None, "sharding": None},
+                (part,),
+                (value,),
+                lambda x: (x.reshape(value.shape),),
+                source,
+            ),
+            Movement("bijective"),
+        )
+
     def count_uses(self) -> Counter[Value]:
         """How many constraints and movements read each value."""
         moves: dict[Equation, None] = {equation: None for equation, _ in self.moved_by.values()}
@@ -93,59 +126,66 @@ class Draft:
 def make_draft(function: FlatFunction) -> Draft:
     """Sorts the equations that lead from parameters to losses.
 
-    **Errors:** `GraphError` where there is no loss, where a result or the arithmetic after a loss
-    depends on parameters by another way; `MissingRuleError` for an equation without a rule.
+    **Errors:** those of `plan_endings`; `MissingRuleError` for an equation without a rule.
     """
-    function = write_losses(function, _closure(set(function.parameters), _solved(function)), is_loss)
-    varying, _ = _dependencies(function, _solved(function))
-    function = compose(function, varying)
+    varying = _closure(set(function.parameters), _solved(function))
+    function = compose(write_losses(function, varying, is_loss), varying)
     equations = _solved(function)
-    varying, losses = _dependencies(function, equations)
-    needed = _needed(equations, varying, losses)
+    varying = _closure(set(function.parameters), equations)
+    endings = plan_endings(function, equations, varying)
+    needed = _needed(equations, varying, endings)
     draft = Draft(variables=varying)
     for carry in function.carries:
         if carry in needed:
             draft.move(carry, Movement("partial"))
+    moving: list[Equation] = []
     for equation in equations[: len(equations) - len(function.carries)]:
-        if not any(value in varying for value in equation.outputs) and equation not in losses:
+        if not any(value in varying for value in equation.outputs):
             draft.constant_equations.append(equation)
         elif equation in needed:
-            _apply_rule(draft, equation)
+            moving.append(equation)
+    ends = [value for x in function.carries if x in needed for value in x.inputs]
+    _add_all(draft, join(moving, varying, [*ends, *endings.minimised]), {*ends, *endings.minimised})
+    for value in endings.minimised:
+        _apply_rule(draft, _minimised(value))
+    _weigh_losses(draft, function, endings)
     return draft
+
+
+def _minimised(value: Value) -> Equation:
+    """The equation of `pjp.minimise` for a value that is returned without a loss."""
+    step = Value(value.shape, value.dtype, np.broadcast_to(np.ones((), value.dtype), value.shape))
+    output = Value(value.shape, value.dtype)
+    return Equation(pp.minimise_p.primitive, {}, (value, step), (output,), pp.minimise_p.bind, "fn's result")
+
+
+def _weigh_losses(draft: Draft, function: FlatFunction, endings: Endings) -> None:
+    """Multiplies the steps of the losses, their last constants, by their weights."""
+    draft.is_positive = endings.is_positive
+    weights = weights_of(function, endings, draft.variables)
+    if weights is None:
+        return
+    equation, values = weights
+    draft.constant_equations.append(equation)
+    losses = [index for index, node in enumerate(draft.nodes) if node.constraint.is_loss]
+    for index, weight in zip(losses, values, strict=True):
+        node = draft.nodes[index]
+        *others, step = node.constants
+        weighted = Value(step.shape, step.dtype)
+        draft.constant_equations.append(
+            Equation(lax.mul_p, {}, (step, weight), (weighted,), _scaled, node.source)
+        )
+        draft.nodes[index] = replace(node, constants=(*others, weighted))
+        draft.weights.append(weight)
+
+
+def _scaled(step: Array, weight: Array) -> tuple[Array]:
+    return (step * weight.astype(step.dtype),)
 
 
 def _solved(function: FlatFunction) -> list[Equation]:
     """The equations without those that only serve the forward pass, and last the carries."""
     return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
-
-
-def _dependencies(function: FlatFunction, equations: Sequence[Equation]) -> tuple[set[Value], set[Equation]]:
-    """Values that depend on a parameter, including through a loss, and the loss equations."""
-    varying = _closure(set(function.parameters), equations)
-    losses = {x for x in equations if is_loss(x.primitive) and any(y in varying for y in x.inputs)}
-    reported = _closure({y for x in losses for y in x.outputs}, equations)
-    for equation in equations:
-        inputs = [value for value in equation.inputs if value in varying]
-        after_loss = [value for value in inputs if value in reported]
-        if after_loss and len(after_loss) < len(inputs):
-            raise GraphError(
-                f"{equation.source}: {equation.primitive.name!r} combines a loss with a value that "
-                "depends on parameters but passes through no loss; it would constrain nothing. "
-                "Express it as a loss of its own (for instance pjp.squared_error)"
-            )
-    losses = {x for x in losses if not any(value in reported for value in x.inputs)}
-    if not losses:
-        raise GraphError(
-            "fn: no loss depends on the parameters; end the function in pjp.cross_entropy, "
-            "pjp.margin_loss, pjp.squared_error or pjp.equality of its outputs"
-        )
-    for position, value in enumerate(function.outputs):
-        if value in varying and value not in reported:
-            raise GraphError(
-                f"fn: result {position} (shape {value.shape}) depends on parameters but is no loss; "
-                "return the losses only"
-            )
-    return varying, losses
 
 
 def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
@@ -159,10 +199,11 @@ def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
     return values
 
 
-def _needed(equations: Sequence[Equation], varying: set[Value], losses: set[Equation]) -> set[Equation]:
+def _needed(equations: Sequence[Equation], varying: set[Value], endings: Endings) -> set[Equation]:
     """The equations between parameters and losses."""
+    losses = set(endings.losses)
     needed = set(losses)
-    wanted: set[Value] = set()
+    wanted = set(endings.minimised)
     size = -1
     while size < len(wanted):
         size = len(wanted)
@@ -173,7 +214,57 @@ def _needed(equations: Sequence[Equation], varying: set[Value], losses: set[Equa
     return needed
 
 
+def _add_all(draft: Draft, equations: Sequence[Equation], ends: set[Value]) -> None:
+    """Adds equations; what has no rule as linearised constraints. `ends` are read by others."""
+    wanted = {value for equation in equations for value in equation.inputs} | ends
+    for equation in equations:
+        if equation.primitive is TOGETHER and _linearise(draft, equation, wanted):
+            continue
+        try:
+            _apply_rule(draft, equation)
+        except MissingRuleError:
+            if not _linearise(draft, equation, wanted):
+                raise
+
+
+def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
+    """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one."""
+    behind = {
+        value: draft.moved_by[value][0].inputs[0]
+        for value in equation.inputs
+        if value in draft.moved_by and draft.moved_by[value][0].primitive is lax.stop_gradient_p
+    }
+    equation = hold_inside(equation, behind)
+    moving = tuple(i for i, value in enumerate(equation.inputs) if value in draft.variables)
+    outputs = [value for value in equation.outputs if value in wanted]
+    found = linearised(equation, moving, outputs)
+    if found is None:
+        return False
+    constraint, fixed = found
+    operands, constants = ([equation.inputs[i] for i in positions] for positions in (moving, fixed))
+    source, loops = equation.source, equation.loops
+    if constraint.elementwise:
+        constants = [draft.broadcast(value, outputs[0].shape, source) for value in constants]
+    output = outputs[0]
+    if len(outputs) > 1:
+        lead = output.shape[: len(loops)]
+        sizes = [math.prod(value.shape[len(loops) :]) for value in outputs]
+        dtype = jnp.result_type(*(value.dtype for value in outputs))
+        output = Value((*lead, sum(sizes)), dtype)
+        draft.variables.add(output)
+        stop = 0
+        for value, size in zip(outputs, sizes, strict=True):
+            start, stop = stop, stop + size
+            draft.take_out(output, start, stop, value, source)
+    draft.nodes.append(DraftNode(constraint, tuple(operands), tuple(constants), output, source, loops))
+    return True
+
+
 def _apply_rule(draft: Draft, equation: Equation) -> None:
+    if equation.primitive is TOGETHER:  # what the first that has none alone says
+        alone = Draft(variables=draft.variables)
+        for member in equation.params["members"]:
+            _apply_rule(alone, member)
     rule = rule_of(equation.primitive)
     name = equation.primitive.name
     if rule is None:

@@ -98,6 +98,7 @@ class ConstraintGraph:
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
     - `factors`: for each node that of its copies in consensus; none where all are 1.
+    - `weights`: constant values, the relative weights of losses that may be negative (and are NaN then).
     """
 
     nodes: tuple[Node, ...]
@@ -106,6 +107,7 @@ class ConstraintGraph:
     constant_equations: tuple[Equation, ...]
     colours: tuple[int, ...] | None = None
     factors: tuple[float, ...] = ()
+    weights: tuple[Value, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.lax import scan_p
 
-from .._compat import called_jaxpr, evaluator, open_jaxpr, source_line
+from .._compat import called_jaxpr, evaluator, open_jaxpr, scan_operands, source_line
+from ..dependence import loop_dependence
 from .ir import Equation, Loop, Value, abstract, value_like
 from .loops import inline_scan
 
@@ -75,12 +77,27 @@ class Inliner:
             source = source_line(equation) or caller
             if called is not None:
                 results = self.walk(*open_jaxpr(called), operands, source)
-            elif equation.primitive is scan_p and any(x in self.trained for x in operands):
+            elif equation.primitive is scan_p and self._is_loop(equation, operands):
                 results = inline_scan(self, equation, operands)
             else:
                 results = list(self.add(_flat(equation, operands, source)))
             environment.update(zip(equation.outvars, results, strict=True))
         return [look_up(atom) for atom in jaxpr.outvars]
+
+    def _is_loop(self, equation: Any, operands: Sequence[Value]) -> bool:
+        """Whether the iterations of a scan are to stand side by side.
+
+        One that sees no parameter is a constant. One that carries what is not real, as a condition, from
+        iteration to iteration is an operation as any other: solvers hold copies of real values.
+        """
+        depends = [x in self.trained for x in operands]
+        if not any(depends):
+            return False
+        start, count = scan_operands(equation)
+        carried = slice(start, start + count)
+        moving = loop_dependence(equation, depends)[carried]
+        avals = [variable.aval for variable in equation.invars[carried]]
+        return all(jnp.issubdtype(x.dtype, jnp.floating) for x, moves in zip(avals, moving, strict=True) if moves)
 
     def apply(
         self,

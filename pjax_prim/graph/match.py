@@ -74,6 +74,7 @@ def make_pattern(
     inliner = Inliner()
     values = [value_like(x) for x in arguments]
     (output,) = inliner.walk(*open_jaxpr(closed), values)
+    assert not inliner.baked, f"an example has an array {closed}"
     terms = Terms(inliner.equations, detail)
     inputs = tuple(map(terms.of, values))
     inside = _inside(terms.of(output))

@@ -289,7 +289,7 @@ def _replaced(
             equation.source,
             equation.loops,
         )
-    if inliner.captured or made.shape != output.shape:
+    if inliner.baked or made.shape != output.shape:
         return None
     last = next(x for x in inliner.equations if made in x.outputs)
     position = inliner.equations.index(last)

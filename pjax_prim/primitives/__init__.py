@@ -102,3 +102,11 @@ from .threshold import project_threshold_dot as project_threshold_dot
 from .threshold import project_threshold_dot_p as project_threshold_dot_p
 from .threshold import threshold_dot as threshold_dot
 from .threshold import threshold_dot_p as threshold_dot_p
+from .top_k import one_hot_argmax as one_hot_argmax
+from .top_k import one_hot_argmax_p as one_hot_argmax_p
+from .top_k import project_one_hot_argmax as project_one_hot_argmax
+from .top_k import project_one_hot_argmax_p as project_one_hot_argmax_p
+from .top_k import project_top_k_mask as project_top_k_mask
+from .top_k import project_top_k_mask_p as project_top_k_mask_p
+from .top_k import top_k_mask as top_k_mask
+from .top_k import top_k_mask_p as top_k_mask_p

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
+from .._compat import is_jit_disabled
 from ._arguments import standard_promotion
 
 Choice = Literal["auto", "xla", "pallas"]
@@ -86,8 +87,8 @@ def define(
 
     - `name`: unique; starts with `pjax_`.
     - `reference`: see `Definition`. Static parameters must be hashable.
-    - `differentiable`: whether to derive a JVP from the reference. Set for operations that
-      users call in ordinary models; a projection is never differentiated.
+    - `differentiable`: set for operations that users call in ordinary models. All primitives have the
+      JVP of their reference; those of models have no lowering to choose.
     - `steps`: whether it is a loss, whose last operand has exactly the shape of its value (the steps of
       its proximal operator): batching gives that operand the whole size of each axis.
     - `version`: see `Definition`.
@@ -115,7 +116,7 @@ def make(
         return jax.jit(partial(primitive.bind, **dict(static)))
 
     def implementation(*arrays: Any, lowering: Choice = "auto", **static: Any) -> Any:
-        if jax.config.jax_disable_jit:  # else the jitted bind would be this function again
+        if is_jit_disabled():  # else the jitted bind would be this function again
             with standard_promotion():
                 return reference(*map(jnp.asarray, arrays), **static)
         if not differentiable:
@@ -140,6 +141,7 @@ def make(
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
         tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
         results = primitive.bind(*primals, **static)
+        static = {name: value for name, value in static.items() if name != "lowering"}
         with standard_promotion():
             _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
         return results, list(moved)
@@ -147,6 +149,5 @@ def make(
     primitive.def_impl(implementation)
     primitive.def_abstract_eval(abstract_evaluation)
     batching.primitive_batchers[primitive] = batch
-    if differentiable:
-        ad.primitive_jvps[primitive] = jvp
+    ad.primitive_jvps[primitive] = jvp
     return Definition(name, primitive, reference, version, not differentiable)

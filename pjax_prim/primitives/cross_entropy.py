@@ -1,6 +1,7 @@
 """The cross-entropy loss, and its proximal operator."""
 
 import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int

@@ -286,7 +286,7 @@ def reference(
     scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio)
     # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
     stepped = jnp.any(found.step_a != 0, -1)
-    kept = 0.0
+    kept = jnp.zeros_like(found.moved)
     for weight, mean, copies in ((weights[0], mean_a, b.shape[-2]), (weights[1], mean_b, a.shape[-2])):
         if mean is not None:
             kept += weight * copies * jnp.sum(jnp.square(mean), (-2, -1))

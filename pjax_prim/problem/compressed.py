@@ -231,7 +231,7 @@ class CompressedProblem(AbstractProblem):
         return tuple(means), distance
 
     def _spread(self, operand: Operand, moves: Sequence[Array]) -> Array:
-        """Displacements of an operand's inputs where its elements come from them; zero where from constants."""
+        """Displacements of an operand's inputs where elements come from them; zero where from constants."""
         nothing = [jnp.zeros_like(move) for move in moves]
         moved, still = (operand.gather(list(x), self.constants) for x in (moves, nothing))
         return moved - still

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from .._compat import open_jaxpr
 from ..dependence import dependence
 from ..errors import GraphError
+from ..primitives._arguments import standard_promotion
 from ..rules import is_loss
 from .interpreter import Entry, Settings, interpret
 from .projections import Finite
@@ -62,8 +63,9 @@ def directions(
         total = sum((_mean(x) for x in outputs[1:results]), _mean(outputs[0]))
         return total, outputs
 
-    total, back, outputs = jax.vjp(program, list(parameters), has_aux=True)
-    (found,) = back(lax.full_like(total, 1))
+    with standard_promotion():
+        total, back, outputs = jax.vjp(program, list(parameters), has_aux=True)
+        (found,) = back(lax.full_like(total, 1))
     return outputs, found
 
 

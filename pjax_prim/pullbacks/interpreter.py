@@ -8,7 +8,7 @@ A comparison of numbers has no cotangent. Where its result becomes a number agai
 what was compared: beside its value it carries a number, 0 or 1, that has a pullback (`Entry.soft`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from .._compat import EXTRA_MOVEMENTS, bind_equation, open_jaxpr
+from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation, open_jaxpr
 from .products import DAMPED
 from .projections import Finite, constraint_of, projecting
 from .registry import bind_with_pullback, is_differentiable, pullback_of
@@ -111,14 +111,14 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
 
 # Comparisons, and what becomes of their results.
 
-_DIFFERENCES = {
+_DIFFERENCES: dict[Any, Callable[..., Array]] = {
     lax.gt_p: jnp.subtract,
     lax.ge_p: jnp.subtract,
     lax.lt_p: lambda a, b: jnp.subtract(b, a),
     lax.le_p: lambda a, b: jnp.subtract(b, a),
 }
 
-_LOGIC = {
+_LOGIC: dict[Any, Callable[..., Array]] = {
     lax.not_p: lambda a: 1 - a,
     lax.and_p: lambda a, b: a * b,
     lax.or_p: lambda a, b: a + b - a * b,
@@ -128,6 +128,7 @@ _LOGIC = {
 _MOVEMENTS = {
     lax.broadcast_in_dim_p, lax.concatenate_p, lax.convert_element_type_p, lax.copy_p, lax.gather_p,
     lax.reshape_p, lax.rev_p, lax.slice_p, lax.squeeze_p, lax.transpose_p, *EXTRA_MOVEMENTS,
+    *IDENTITIES,
 }  # fmt: skip
 """What only moves data: a parameter stays one, and the result of a comparison."""
 
@@ -150,7 +151,7 @@ def _of_comparisons(equation: Any, entries: Sequence[Entry]) -> Entry | None:
         if not is_differentiable(branches[0].value):
             return None
         return Entry(choose(condition.soft, *values), True)
-    boolean = equation.outvars[0].aval.dtype == jnp.bool_
+    boolean = equation.outvars[0].aval.dtype == jnp.bool_ and len(equation.outvars) == 1
     if boolean and (primitive in _LOGIC or primitive in _MOVEMENTS):
         dtype = jnp.result_type(*(entry.soft for entry in entries if entry.soft is not None))
         softs = [

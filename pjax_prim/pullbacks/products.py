@@ -6,6 +6,8 @@ v = weight (1 + |a|^2) of b and u = weight (1 + |b|^2) of a, small changes are d
 examples do not depend on one another. What depends on no parameter cannot move, and its term is left out.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ def _damp_forward(output: Array, shares: Sequence[Array]) -> tuple[Array, Sequen
 
 
 def _damp_back(shares: Sequence[Array], cotangent: Array) -> tuple[Array, None]:
-    factor = 1 / sum(shares, 1)
+    factor = 1 / (1 + functools.reduce(operator.add, shares))
     return cotangent * factor.astype(cotangent.real.dtype), None
 
 

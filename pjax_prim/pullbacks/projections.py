@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..errors import GraphError
+from ..explicit_axes import in_automatic_axes
 from ..rules import ConstraintRule, Movement, RuleContext, rule_of
 from ..rules.constraint import Asked
 from .registry import Pullback, Step, sum_to
@@ -58,7 +60,7 @@ def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movemen
 
 def _number(atom: Any) -> float | None:
     value = getattr(atom, "val", None)
-    return None if value is None or getattr(value, "shape", ()) else float(value)
+    return None if value is None or np.shape(value) else float(value)
 
 
 def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -> Pullback:
@@ -68,7 +70,18 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
     """
     constraint, scale = rule.constraint, settings.scale
 
+    moved = sorted(rule.operands)
+
     def pullback(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
+        like = [step.operands[i] for i in moved if step.moves[i]]
+        params = step.params
+
+        def run(operands: Any, outputs: Any, cotangents: Any) -> list[Array | None]:
+            return project(Step(operands, outputs, params, step.moves, step.weight), cotangents)
+
+        return in_automatic_axes(run, step.operands, step.outputs, cotangents, like=like)
+
+    def project(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
         found: list[Array | None] = [None] * len(step.operands)
         output, cotangent = step.outputs[0], cotangents[0]
         operands, constants = (
@@ -89,7 +102,7 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
             Asked(operands, output, -scale * cotangent, constants, wanted, weights)
         )
         for position, move in zip(rule.operands, moves, strict=True):
-            if move is not None:
+            if move is not None and step.moves[position]:
                 found[position] = sum_to(move * damping / -scale, step.operands[position].shape)
         return found
 

@@ -89,6 +89,28 @@ def _threshold(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array, ...]:
 register_pullback(pp.threshold_dot_p.primitive, _threshold)
 
 
+def _top_k(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array | None]:
+    """What would cross the threshold moves, weaker the farther it is; together the scores move by nothing.
+
+    The threshold is half-way between the smallest entry that is chosen and the largest that is not, and p
+    = 1/(1 + d^2) with the distance d in halves. More of all scores would choose nothing else, so the mean of the
+    cotangents with the weights p is taken off.
+    """
+    (x,), (cotangent,) = step.operands, cotangents
+    k = step.params.get("k", 1)
+    if k == x.shape[-1]:
+        return (None,)
+    largest, _ = lax.top_k(x, k + 1)
+    threshold = (largest[..., k - 1 :].sum(-1, keepdims=True)) / 2
+    p = 1 / (1 + lax.square(2 * (x - threshold)))
+    mean = jnp.sum(p * cotangent, -1, keepdims=True) / jnp.sum(p, -1, keepdims=True)
+    return (p * (cotangent - mean),)
+
+
+register_pullback(pp.one_hot_argmax_p.primitive, _top_k)
+register_pullback(pp.top_k_mask_p.primitive, _top_k)
+
+
 @jax.custom_vjp
 def heaviside(difference: Array, value: Array) -> Array:
     """1 where the comparison `value` holds, else 0; it would change where `difference` is 0."""

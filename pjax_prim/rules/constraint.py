@@ -25,9 +25,9 @@ class Projected(NamedTuple):
     - `displacements`: for each operand the mean over its copies of their displacements; None
       where it was not asked for.
     - `moved`: the squared displacement, summed over all copies of all operands.
-    - `scatter`: the squared distance of all copies from the means over the copies of their operand, and of an
-      operand whose mean was not asked for from where it was; of differences that are formed, as that of nearly
-      equal sums would be rounding. None where no operand has several copies and all were asked for: zero.
+    - `scatter`: the squared distance of all copies from the means over the copies of their operand, and of
+      an operand whose mean was not asked for from where it was; of differences that are formed, as that of
+      nearly equal sums would be rounding. None, where all operands have one copy and were asked for: zero.
     """
 
     output: Array | None

@@ -1,6 +1,7 @@
-"""Constraints of elementwise step functions: sign, rounding, quantising."""
+"""Constraints of step functions: sign, rounding, quantising, and the choice of the largest entries."""
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -90,6 +91,38 @@ class Round(AbstractStep):
         return self.function
 
 
+@dataclass(frozen=True)
+class TopK(AbstractConstraint):
+    """y = 1 for the k largest along the last axis and 0 for the others; k None: `pjp.one_hot_argmax`."""
+
+    k: int | None
+    kind: ClassVar[str] = "top_k"
+
+    def forward(self, operands: Arrays, constants: Arrays) -> Array:
+        if self.k is None:
+            return pp.one_hot_argmax_p.bind(*operands)[0]
+        return pp.top_k_mask_p.bind(*operands, k=self.k)[0]
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        return self.project_output(copies, target, constants)[0]
+
+    def project_output(
+        self, copies: Arrays, target: Target, constants: Arrays
+    ) -> tuple[Arrays, Array | None]:
+        """Ties belong to several choices, so the output is that of the projection, not `evaluate`'s."""
+        if self.k is None:
+            moved, output = pp.project_one_hot_argmax_p.bind(*copies, target, output=True)
+        else:
+            moved, output = pp.project_top_k_mask_p.bind(*copies, target, k=self.k, output=True)
+        return (moved,), output
+
+    def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        return ((len(shapes[0]) - 1,),)
+
+    def describe(self) -> str:
+        return "one-hot" if self.k is None else f"k={self.k}"
+
+
 register_projection(lax.sign_p, lambda ctx: ConstraintRule(Sign(), (0,)))
 register_projection(lax.ceil_p, lambda ctx: ConstraintRule(Round("ceil"), (0,)))
 register_projection(lax.floor_p, lambda ctx: ConstraintRule(Round("floor"), (0,)))
@@ -97,3 +130,5 @@ register_projection(
     lax.round_p, lambda ctx: ConstraintRule(Round("round", ctx.params["rounding_method"]), (0,))
 )
 register_projection(pp.quantize_p.primitive, lambda ctx: ConstraintRule(Quantize(**ctx.params), (0,)))
+register_projection(pp.one_hot_argmax_p.primitive, lambda ctx: ConstraintRule(TopK(None), (0,)))
+register_projection(pp.top_k_mask_p.primitive, lambda ctx: ConstraintRule(TopK(ctx.params["k"]), (0,)))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._compat import EXTRA_MOVEMENTS
+from .._compat import EXTRA_MOVEMENTS, IDENTITIES
 from ..errors import GraphError
 from .registry import Movement, MovementKind, Rule, RuleContext, register_projection
 from .remedies import remedy
@@ -48,8 +48,15 @@ for _primitive in (
     *(p for p in EXTRA_MOVEMENTS if p.name == "stack"),
 ):
     register_projection(_primitive, _moves("bijective"))
+for _primitive in (*IDENTITIES, lax.optimization_barrier_p):
+    register_projection(_primitive, lambda ctx: Movement("bijective" if len(ctx.inputs) == 1 else "partial"))
 # What is behind `stop_gradient` is read and never moved: its way back is zero, so it counts as unused.
-for _primitive in (lax.slice_p, lax.split_p, lax.optimization_barrier_p, lax.stop_gradient_p):
+for _primitive in (
+    lax.slice_p,
+    lax.split_p,
+    *(p for p in EXTRA_MOVEMENTS if p.name == "unstack"),
+    lax.stop_gradient_p,
+):
     register_projection(_primitive, _moves("partial"))
 for _primitive in (lax.broadcast_in_dim_p, *(p for p in EXTRA_MOVEMENTS if p.name == "tile")):
     register_projection(_primitive, _moves("repeating"))

@@ -31,8 +31,8 @@ class AdaptiveMetric(AbstractWrapper):
     **Arguments:** `solver`, in the compressed or the expanded form and without a metric of its own; `rate`,
     at least 0 and below 1; `metric`, as of every solver.
 
-    The factors change before a step, by the gaps of the step before: those in the memory of the `WrapperState`
-    are the ones in which its state was made and its gap was measured.
+    The factors change before a step, by the gaps of the step before: those in the memory of the
+    `WrapperState` are the ones in which its state was made and its gap was measured.
     """
 
     rate: Setting = 3e-3

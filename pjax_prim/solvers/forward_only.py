@@ -31,9 +31,9 @@ def forward_only(results: Tree) -> Tree:
 
 def _refuse(cotangent: Any, x: Any) -> Any:
     raise ArgumentError(
-        "pjp.solve cannot be differentiated in reverse mode: the number of its steps is not known beforehand, "
-        "and its states are not kept; use forward mode (jax.jvp, jax.jacfwd), or differentiate the loss at "
-        "the parameters that it returns"
+        "pjp.solve cannot be differentiated in reverse mode: the number of its steps is not known "
+        "beforehand, and its states are not kept; use forward mode (jax.jvp, jax.jacfwd), or differentiate "
+        "the loss at the parameters that it returns"
     )
 
 

@@ -102,7 +102,7 @@ def iterate(
 
 
 def _root(squared: Array) -> Array:
-    """The square root, of which the derivative at zero is zero: what does not move has a distance all the same."""
+    """The square root, whose derivative at zero counts as zero: what does not move has a distance too."""
     zero = squared == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 

@@ -280,6 +280,24 @@ def test_never_nan(case: Case) -> None:
             assert not jnp.isnan(x).any()
 
 
+NO_MATTER = {("project_equality", 0), ("project_margin", 1)}
+"""Operands that a projection does not read, or that are checked to be one-hot."""
+
+
+@every_projection
+def test_nan_in_is_nan_out(case: Case) -> None:
+    """In one result at least, and not in those of other queries."""
+    query = queries(case)
+    for operand, values in enumerate(query):
+        if (case.name, operand) in NO_MATTER:
+            continue
+        spoilt = np.array(values).reshape(len(values), -1)
+        spoilt[3, -1] = np.nan
+        given = [jnp.asarray(spoilt.reshape(q.shape)) if i == operand else q for i, q in enumerate(query)]
+        missing = [np.isnan(np.asarray(x)).reshape(len(x), -1).any(1) for x in jax.vmap(case.project)(*given)]
+        np.testing.assert_array_equal(np.any(missing, 0), np.arange(len(values)) == 3)
+
+
 FINITE = st.floats(-1e3, 1e3, width=32)
 few = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 

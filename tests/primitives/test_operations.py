@@ -329,6 +329,15 @@ OPERATIONS = [
         lambda x: plain_quantize(x, 5, 2.0), lambda count: [3 * normal(count, 4)],
     ),
     Operation(
+        "one_hot_argmax", pp.one_hot_argmax_p, pp.one_hot_argmax,
+        lambda x: jax.nn.one_hot(jnp.argmax(x, -1), x.shape[-1]), lambda count: [normal(count, 4)],
+    ),
+    Operation(
+        "top_k_mask", pp.top_k_mask_p, lambda x: pp.top_k_mask(x, 2),
+        lambda x: jax.nn.one_hot(jax.lax.top_k(x, 2)[1], x.shape[-1]).sum(-2),
+        lambda count: [normal(count, 4)],
+    ),
+    Operation(
         "threshold_dot", pp.threshold_dot_p, lambda w, x: pp.threshold_dot_p.bind(w, x, sigma=3.0)[0],
         lambda w, x: jnp.where(jnp.sum(w * x[..., None, :], -1) >= 0, 1.0, -1.0) + 0 * w[..., 0],
         lambda count: [normal(count, 3, 4), normal(count, 4)],
@@ -476,7 +485,8 @@ def test_derivatives(row: Operation) -> None:
     def total(apply: Callable[..., jax.Array]) -> Callable[[jax.Array], jax.Array]:
         return lambda x: jnp.sum(jnp.sin(apply(x, *rest)))
 
-    expected = 0 * first if row.name == "quantize" else jax.grad(total(row.plain))(first)
+    steps = ("quantize", "one_hot_argmax", "top_k_mask")
+    expected = 0 * first if row.name in steps else jax.grad(total(row.plain))(first)
     for transform in (lambda f: f, jax.jit):
         gradient = transform(jax.grad(total(row.apply)))(first)
         np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)

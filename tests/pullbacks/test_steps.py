@@ -101,7 +101,9 @@ def primitive() -> Primitive:
     return made
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.vmap, jax.checkpoint], ids=repr)
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.jit, jax.vmap, jax.checkpoint], ids=["eager", "jit", "vmap", "checkpoint"]
+)
 def test_a_pullback_of_a_user(wrap: Any) -> None:
     hard = primitive()
     pjp.register_pullback(hard, lambda step, cotangents: (cotangents[0] * jnp.exp(-(step.operands[0] ** 2)),))

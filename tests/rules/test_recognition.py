@@ -41,7 +41,7 @@ def kinds(graph: ConstraintGraph) -> list[str]:
 def value_of(graph: ConstraintGraph, x: Array) -> Array:
     """What the constraints compute one after the other: the operand of the loss."""
     outputs: dict[int, Array] = {}
-    constants = graph.constants([])
+    constants = graph.constants([], [])
     for index, node in enumerate(graph.nodes):
         if node.constraint is None:
             outputs[index] = x

@@ -13,6 +13,7 @@ from jaxtyping import Array
 import pjax_prim as pjp
 from pjax_prim.graph.draft import _closure
 from pjax_prim.graph.ir import evaluate
+from pjax_prim.graph.program import make_program, trace
 from pjax_prim.graph.trace import flatten
 from pjax_prim.graph.written_losses import write_losses
 from pjax_prim.rules import is_loss
@@ -88,9 +89,10 @@ NO_CROSS_ENTROPIES: dict[str, Callable[[Array], Any]] = {
 
 def losses(f: Callable[[Array], Any], x: Array, name: str) -> int:
     """How many losses of a name stand for those in a function, which stays the same function."""
-    flat = flatten(lambda parameters, data: [f(*parameters)], [x], [])
+    program, captured = make_program(trace(lambda x: [f(x)], x), 1, ["x"], 1)
+    flat = flatten(program)
     written = write_losses(flat, _closure(set(flat.parameters), flat.equations), is_loss)
-    environment = {**dict(flat.captured), flat.parameters[0]: x}
+    environment = {**dict(zip(flat.captured, captured, strict=True)), flat.parameters[0]: x}
     evaluate(written.equations, environment)
     expected = f(x)
     tolerance = 4 * max(float(jnp.finfo(dtype).eps) for dtype in (x.dtype, expected.dtype))

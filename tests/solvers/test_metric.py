@@ -210,7 +210,7 @@ def test_an_adaptive_metric(kind: Any) -> None:
     chex.assert_trees_all_close(whole.params, stored.params, rtol=1e-6)  # factors are float32
     rest = run(5, state=run(5).state)
     chex.assert_trees_all_close((rest.params, rest.state), (whole.params, whole.state), rtol=1e-10)
-    (factors,) = whole.state[-1]
+    factors = whole.state.memory.factors
     gaps = np.array(list(whole.stats["gap_per_node"].values()))
     assert factors[np.argmax(gaps)] > 1 and 0 < factors.min() < 0.9
     fixed = pjp.solve(network, PARAMS, X, solver=kind(metric="full-outputs"), max_steps=10)

@@ -27,6 +27,7 @@ class Case:
     - `feasible(*query)`: the query moved into the set.
     - `kinked`: whether the set has edges, where rounding counts in first order.
     - `count`: how many random queries to test.
+    - `long`: the length of a long vector, for which `best` is fast enough.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     kinked: bool = False
     static: dict[str, Any] = field(default_factory=dict)
     count: int = 2000
+    long: int = 4096
 
     def __str__(self) -> str:
         settings = ",".join(f"{key}={value}" for key, value in self.static.items())

@@ -1,7 +1,7 @@
 """Sets of several pieces: exhaustive search over them."""
 
 from collections.abc import Callable
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,63 @@ def quantize_case(levels: int, scale: float) -> Case:
     )
 
 
+def sets_of(k: int, n: int) -> list[np.ndarray]:
+    chosen = combinations(range(n), min(k, n))
+    return [np.isin(np.arange(n), subset) for subset in chosen]
+
+
+def best_top_k(k: int) -> Callable[..., np.ndarray]:
+    """Every set of k entries, and for each every threshold: the cost is convex in it."""
+
+    def best(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        costs = []
+        for inside in sets_of(k, x.shape[-1]):
+
+            def at(t: np.ndarray, inside: np.ndarray = inside) -> np.ndarray:
+                rise, fall = np.maximum(t[:, None] - x, 0), np.maximum(x - t[:, None], 0)
+                return np.sum(np.where(inside, rise, fall) ** 2, -1)
+
+            costs.append(search(at, x.min(-1), x.max(-1)) + norm2(inside - z))
+        return np.minimum.reduce(costs)
+
+    return best
+
+
+def top_k_cost(k: int) -> Callable[..., np.ndarray]:
+    """The cheapest of the sets that the result admits."""
+
+    def cost(query: Rows, outputs: Rows, unit: np.ndarray) -> np.ndarray:
+        (x, z), (moved,) = query, outputs
+        costs = []
+        for inside in sets_of(k, x.shape[-1]):
+            least = np.min(np.where(inside, moved, np.inf), -1)
+            admits = least >= np.max(np.where(inside, -np.inf, moved), -1) - unit
+            costs.append(np.where(admits, norm2(inside - z), np.inf))
+        return norm2(moved - x) + np.minimum.reduce(costs)
+
+    return cost
+
+
+def top_k_case(name: str, definition: pp.Definition, long: int, **static: Any) -> Case:
+    k = static.get("k", 1)
+
+    def project(x: Any, z: Any) -> tuple[Any]:
+        return (pp.project_top_k_mask(x, z, min(k, len(x))) if static else pp.project_one_hot_argmax(x, z),)
+
+    def feasible(x: np.ndarray, z: np.ndarray) -> Rows:
+        order = np.argsort(np.argsort(-x, -1, kind="stable"), -1)
+        return x, (order < k).astype(x.dtype)
+
+    return Case(
+        name, project, definition, ("vector", "vector"), 1, top_k_cost(k), best_top_k(k),
+        lambda x, z: absolute_sum(x, z) + k, feasible, kinked=True, static=static, count=500,
+        long=long,
+    )  # fmt: skip
+
+
 CASES = [
+    top_k_case("project_one_hot_argmax", pp.project_one_hot_argmax_p, 200),
+    top_k_case("project_top_k_mask", pp.project_top_k_mask_p, 20, k=2),
     graph(
         "project_max", lambda a, z: (pp.project_max(a, z),), pp.project_max_p,
         ("vector", "scalar"), lambda a: np.max(a, -1), best_max, absolute_sum, moved=1,

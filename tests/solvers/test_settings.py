@@ -1,0 +1,218 @@
+"""Settings of solvers are operands: new values compile nothing, and `jax.vmap` takes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+import pjax_prim as pjp
+
+from .problems import SMALL
+
+
+@dataclass(frozen=True)
+class Row:
+    """A solver of one setting, three values of it, and one that is not allowed."""
+
+    name: str
+    make: Callable[[Any], pjp.AbstractSolver]
+    values: tuple[float, float, float]
+    wrong: float
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ROWS = (
+    Row("DouglasRachford-relaxation", lambda v: pjp.DouglasRachford(relaxation=v), (0.5, 0.3, 1.0), 1.5),
+    Row("DifferenceMap-beta", lambda v: pjp.DifferenceMap(beta=v), (1.0, 0.5, 1.7), 0.0),
+    Row(
+        "ExtrapolatedProjections-rate",
+        lambda v: pjp.ExtrapolatedProjections(rate=v),
+        (0.01, 0.02, 0.005),
+        -1.0,
+    ),
+    Row("ReflectReflectRelax-beta", lambda v: pjp.ReflectReflectRelax(beta=v), (0.4, 0.5, 0.3), 2.0),
+    Row("ReflectReflectRelax-gamma", lambda v: pjp.ReflectReflectRelax(gamma=v), (0.0, 0.01, 0.1), 1.0),
+    Row(
+        "AdaptiveMetric-rate",
+        lambda v: pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=v),
+        (0.01, 0.0, 0.1),
+        1.0,
+    ),
+    Row(
+        "Restarted-rate",
+        lambda v: pjp.Restarted(pjp.ExtrapolatedProjections(rate=v)),
+        (0.01, 0.02, 0.005),
+        0.0,
+    ),
+    Row(
+        "Anderson-relaxation",
+        lambda v: pjp.Anderson(pjp.DouglasRachford(relaxation=v)),
+        (0.5, 0.3, 1.0),
+        float("nan"),
+    ),
+)
+EVERY_SETTING = pytest.mark.parametrize("row", ROWS, ids=str)
+KINDS: dict[str, Callable[[float], Any]] = {
+    "python": float,
+    "numpy float32": np.float32,
+    "numpy float64": np.float64,
+    "numpy array": np.asarray,
+    "jax array": jnp.asarray,
+    "strong jax array": lambda x: jnp.asarray(x, jnp.float32),
+}
+
+_compiled: list[str] = []
+
+
+def _note(event: str, duration: float, **labels: Any) -> None:
+    if event.endswith("backend_compile_duration"):
+        _compiled.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+def compilations(run: Callable[[], Any]) -> int:
+    """How many programs XLA compiles in a call."""
+    before = len(_compiled)
+    jax.block_until_ready(jax.tree.leaves(eqx.filter(run(), eqx.is_array)))
+    return len(_compiled) - before
+
+
+def low_precision() -> Any:
+    return jax.tree.map(lambda x: x.astype("float32"), SMALL.arguments)
+
+
+@EVERY_SETTING
+def test_a_new_value_compiles_nothing(row: Row) -> None:
+    first, *others = row.values
+
+    def run(value: Any, **settings: Any) -> pjp.Solution:
+        return SMALL.solve(row.make(value), **{"max_steps": 2, "tol": 1e-3} | settings)
+
+    jax.clear_caches()
+    assert compilations(lambda: run(first)) > 0
+    for value in others:
+        assert compilations(lambda value=value: run(value)) == 0
+    assert compilations(lambda: run(first, max_steps=3)) == 0
+    assert compilations(lambda: run(first, tol=0.5)) == 0
+    assert compilations(lambda: run(first, tol=0)) <= 1  # an integer is another dtype
+    for kind in KINDS.values():
+        same = run(kind(others[0]), tol=kind(1e-3), max_steps=np.int64(2))
+        assert (
+            compilations(lambda kind=kind: run(kind(others[0]), tol=kind(1e-3), max_steps=np.int64(2))) == 0
+        )
+        tolerance = 1e-6 if kind in (KINDS["numpy float32"], KINDS["strong jax array"]) else 1e-12
+        chex.assert_trees_all_close(same.params, run(others[0]).params, rtol=tolerance, atol=tolerance)
+
+
+@EVERY_SETTING
+@pytest.mark.parametrize("kind", ["numpy float64", "strong jax array"])
+def test_a_setting_changes_no_dtype(row: Row, kind: str) -> None:
+    params, *args = low_precision()
+    solution = pjp.solve(SMALL.fn, params, *args, solver=row.make(KINDS[kind](row.values[1])), max_steps=2)
+    floating = [x for x in jax.tree.leaves(solution.state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype.name for x in floating} == {"float32"}
+
+
+@EVERY_SETTING
+def test_vmap_over_settings_is_a_loop(row: Row) -> None:
+    def run(solver: pjp.AbstractSolver, tol: Any, max_steps: Any) -> tuple[Any, Array]:
+        solution = SMALL.solve(solver, max_steps, tol=tol)
+        return solution.params, solution.stats["num_steps"]
+
+    tols, steps = np.array([0.0, 1e9, 0.0]), np.array([3, 5, 1])
+    alone = [run(row.make(v), tol, n) for v, tol, n in zip(row.values, tols, steps, strict=True)]
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    np.testing.assert_array_equal(expected[1], [3, 1, 1])
+    batched = row.make(jnp.array(row.values))
+    found = eqx.filter_vmap(run)(batched, jnp.asarray(tols), jnp.asarray(steps))
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
+    # A solver that is made inside, of traced numbers.
+    inside = jax.jit(jax.vmap(lambda v, tol, n: run(row.make(v), tol, n)))
+    traced = inside(jnp.array(row.values), tols, steps)
+    chex.assert_trees_all_close(traced, expected, rtol=1e-9, atol=1e-11)
+
+
+@EVERY_SETTING
+def test_what_is_not_allowed_is_refused_where_it_is_known(row: Row) -> None:
+    name = row.name.split("-")[1]
+    for kind in KINDS.values():
+        with pytest.raises(pjp.ArgumentError, match=f"{name}: expected"):
+            row.make(kind(row.wrong))
+    with pytest.raises(pjp.ArgumentError, match=f"{name}: expected"):
+        row.make(jnp.array([row.values[0], row.wrong]))
+    for value in (True, "0.5", 1j, None):
+        with pytest.raises(pjp.ArgumentError, match=f"{name}: expected"):
+            row.make(value)
+    with pytest.raises(pjp.ArgumentError, match=r"expected a number, given an array of shape \(3,\)"):
+        SMALL.solve(row.make(jnp.array(row.values)), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 2.0}, "max_steps: expected an integer of at least 0, given 2.0"),
+        ({"max_steps": np.int64(-1)}, "max_steps: expected an integer of at least 0, given"),
+        ({"max_steps": True}, "max_steps: expected an integer of at least 0, given True"),
+        ({"max_steps": np.array([1, 2])}, "max_steps: expected an integer of at least 0, given"),
+        ({"tol": -1.0}, "tol: expected a finite number of at least 0 or None, given -1.0"),
+        ({"tol": jnp.inf}, "tol: expected a finite number of at least 0 or None, given"),
+        ({"tol": np.float32("nan")}, "tol: expected a finite number of at least 0 or None, given"),
+    ],
+)
+def test_arguments_that_are_none(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(pjp.ArgumentError, match=message):
+        pjp.solve(SMALL.fn, *SMALL.arguments, **{"solver": pjp.DouglasRachford(), "max_steps": 1} | settings)
+
+
+def test_a_schedule() -> None:
+    """A relaxation that falls from step to step, inside a scan."""
+    params, *args = SMALL.arguments
+    schedule = jnp.array([0.5, 0.4, 0.3])
+    start = SMALL.solve(pjp.DouglasRachford(), 0).state
+
+    def step(state: Any, relaxation: Array) -> tuple[Any, Array]:
+        solver = pjp.DouglasRachford(relaxation=relaxation)
+        solution = pjp.solve(SMALL.fn, params, *args, solver=solver, max_steps=1, state=state)
+        return solution.state, solution.stats["gap"]
+
+    scanned, _ = jax.jit(lambda state: jax.lax.scan(step, state, schedule))(start)
+    looped = start
+    for value in schedule:
+        looped, _ = step(looped, value)
+    chex.assert_trees_all_close(scanned, looped, rtol=1e-10, atol=1e-12)
+
+
+WRAPPERS = {
+    "anderson": pjp.Anderson(pjp.AlternatingProjections()),
+    "restarted": pjp.Restarted(pjp.AlternatingProjections()),
+    "adaptive metric": pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=0.1),
+    "nested": pjp.Anderson(pjp.Restarted(pjp.AlternatingProjections())),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_the_gap_is_that_of_the_returned_state(name: str) -> None:
+    """A step ends in the second set, at the reported distance from the first."""
+    solver = WRAPPERS[name]
+    solution = SMALL.solve(solver, 7)
+    assert isinstance(solution.state, pjp.solvers.WrapperState)
+    point = solver.point(solution.state)
+    assert len(point) == len(solution.node_names)
+    plain = SMALL.solve(pjp.AlternatingProjections(), 7)
+    chex.assert_trees_all_equal_shapes_and_dtypes(point, plain.state)
+    # The gap cannot be less than what one more plain step from there has to make good.
+    more = SMALL.solve(pjp.AlternatingProjections(), 1, state=point)
+    if name != "adaptive metric":
+        assert more.stats["gap"] <= solution.stats["gap"] * (1 + 1e-9)
