@@ -202,8 +202,8 @@ def test_name_in_lowered_text(row: Any) -> None:
     assert call in lowered(jax.vmap(function), query)
     nested = [q.reshape(2, 4, *q.shape[1:]) for q in query]
     assert call in lowered(jax.vmap(jax.vmap(function)), nested)
-    if row.name == "project_equality":
-        return  # it leaves no instruction
+    if row.name in ("project_equality", "minimise"):
+        return  # they leave no instruction
     compiled = jax.jit(jax.vmap(function)).lower(*query).compile().as_text()
     assert row.definition.name in compiled  # profiles show the name
 
