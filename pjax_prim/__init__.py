@@ -16,6 +16,7 @@ from .feasibility import constraint_graph as constraint_graph
 from .graph import ConstraintGraph as ConstraintGraph
 from .metric import METRICS as METRICS
 from .metric import Metric as Metric
+from .own_losses import register_loss as register_loss
 from .primitives import absolute_error as absolute_error
 from .primitives import at_most as at_most
 from .primitives import binary_cross_entropy as binary_cross_entropy

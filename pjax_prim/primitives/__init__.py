@@ -8,6 +8,7 @@ from ._definition import Choice as Choice
 from ._definition import Definition as Definition
 from ._definition import choice as choice
 from ._definition import define as define
+from ._definition import make as make
 from .absolute_error import absolute_error as absolute_error
 from .absolute_error import absolute_error_p as absolute_error_p
 from .absolute_error import prox_absolute_error_p as prox_absolute_error_p

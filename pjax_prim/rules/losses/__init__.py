@@ -11,4 +11,5 @@ from .huber import Huber as Huber
 from .kl_divergence import KLDivergence as KLDivergence
 from .margin import Margin as Margin
 from .minimise import Minimise as Minimise
+from .own import OwnLoss as OwnLoss
 from .squared_error import SquaredError as SquaredError

@@ -25,4 +25,4 @@ class AbsoluteError(Loss):
         return jnp.clip(target - x, -lam, lam)
 
 
-register(AbsoluteError())
+register(AbsoluteError)

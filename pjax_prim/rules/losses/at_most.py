@@ -20,4 +20,4 @@ class AtMost(Condition):
         return pp.project_at_most_p.bind(x, *targets)[0]
 
 
-register(AtMost())
+register(AtMost)

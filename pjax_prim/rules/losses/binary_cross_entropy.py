@@ -34,4 +34,4 @@ class BinaryCrossEntropy(Loss):
         check_probabilities(labels, some=some_of(step))
 
 
-register(BinaryCrossEntropy())
+register(BinaryCrossEntropy)

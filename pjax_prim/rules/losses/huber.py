@@ -26,4 +26,4 @@ class Huber(Loss):
         return displace_huber(x, target, delta, jnp.full_like(x, lam))
 
 
-register(Huber())
+register(Huber)

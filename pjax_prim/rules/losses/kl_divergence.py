@@ -15,4 +15,4 @@ class KLDivergence(CrossEntropy):
     operation = pp.kl_divergence_p
 
 
-register(KLDivergence())
+register(KLDivergence)
