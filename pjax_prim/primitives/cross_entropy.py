@@ -123,7 +123,28 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)
 
 
-displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference, version=2)
+def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
+    """The same, with the derivative of the solution: one Newton step from it, of a slope that is held.
+
+    The slope of x - l - step (y - Y p) is the identity plus t (diag p - p p^T), t = step Y, whose inverse is
+    known.
+    """
+    dtype = logits.dtype
+    (found,) = displace_reference(logits, labels, step)
+    logits, labels, found, step = arguments.widen(logits, labels, found, step)
+    step, total = step[..., None], jnp.sum(labels, -1, keepdims=True)
+    x = jax.lax.stop_gradient(logits + found)
+    p = jax.nn.softmax(x, -1)
+    t = jax.lax.stop_gradient(step * total)
+    missing = (logits + step * (labels - total * p) - x) / (1 + t * p)
+    share = jnp.sum(p * missing, -1, keepdims=True) / jnp.sum(p / (1 + t * p), -1, keepdims=True)
+    moved = missing + t * p / (1 + t * p) * share
+    return ((x + moved - logits).astype(dtype),)
+
+
+displace_cross_entropy_p = define(
+    "pjax_displace_cross_entropy", displace_reference, derivative=_differentiable, version=2
+)
 """(logits, labels, step) -> by how much the proximal operator moves the logits, to full precision."""
 
 
@@ -131,12 +152,18 @@ def prox_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     return (moved_logits(logits, displace_reference(logits, labels, step)[0], step),)
 
 
+def _differentiable_prox(logits: Array, labels: Array, step: Array) -> tuple[Array]:
+    return (moved_logits(logits, _differentiable(logits, labels, step)[0], step),)
+
+
 def moved_logits(logits: Array, displacement: Array, step: Array) -> Array:
     """The proximal point, from by how much the logits move."""
     return losses.moved_by(logits, (logits + displacement).astype(logits.dtype), step[..., None])
 
 
-prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference, version=2)
+prox_cross_entropy_p = define(
+    "pjax_prox_cross_entropy", prox_reference, derivative=_differentiable_prox, version=2
+)
 
 
 def prox_cross_entropy(
