@@ -64,9 +64,9 @@ OPERATIONS: dict[str, tuple[Forward, str]] = {
 
 
 def graph_of(forward: Forward, params: Any = (A, B)) -> pjp.ConstraintGraph:
-    return pjp.constraint_graph(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])(
-        params
-    )
+    return pjp.constraint_graph(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )(params)
 
 
 def linearised(graph: pjp.ConstraintGraph) -> list[Any]:
@@ -84,7 +84,8 @@ def test_nearest_point(name: str) -> None:
     values = graph.constants([], [np.asarray(x) for x in _captured(forward)])
     constants = tuple(jnp.asarray(values.get(x, x.literal)) for x in node.constants)
     start = tuple(
-        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape)) + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
+        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape))
+        + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
         for i, x in enumerate(node.operands)
     )
     output = constraint.forward(start, constants)
@@ -109,7 +110,9 @@ def test_nearest_point(name: str) -> None:
 
 
 def _captured(forward: Forward) -> list[Any]:
-    closed = jax.make_jaxpr(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])((A, B))
+    closed = jax.make_jaxpr(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )((A, B))
     return list(closed.consts)
 
 
@@ -203,7 +206,9 @@ def test_without_a_derivative_there_is_none(forward: Forward, message: str) -> N
 
 def test_half_precision() -> None:
     def fn(w: Array) -> Array:
-        return pjp.squared_error(jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32"))
+        return pjp.squared_error(
+            jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32")
+        )
 
     solution = pjp.solve(fn, W.astype("bfloat16"), solver=pjp.AlternatingProjections(), max_steps=5)
     assert solution.params.dtype == jnp.bfloat16 and np.isfinite(solution.params.astype("float32")).all()
