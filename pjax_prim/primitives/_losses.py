@@ -1,7 +1,6 @@
 """Arguments of losses: labels, the step of the proximal operator, which axis and which examples."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +104,7 @@ def steps_of(lam: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
 
     **Errors:** `ArgumentError` for anything else, as far as the values can be looked at.
     """
-    if isinstance(lam, Real) or not isinstance(lam, jax.Array | np.ndarray):
+    if not isinstance(lam, jax.Array | np.ndarray):
         positive(lam=lam)
         return jnp.full(shape, lam, compute_dtype(dtype))
     if not (jnp.issubdtype(lam.dtype, jnp.floating) or jnp.issubdtype(lam.dtype, jnp.integer)):
@@ -188,7 +187,7 @@ def check_probabilities(labels: Any, name: str = "labels", some: Any = True) -> 
 
 def check_positive(value: Any, name: str) -> None:
     """Numbers are finite and above zero; those that are not concrete are not looked at."""
-    if isinstance(value, Real) or not isinstance(value, jax.Array | np.ndarray):
+    if not isinstance(value, jax.Array | np.ndarray):
         positive(**{name: value})
     elif is_concrete(value):
         values = np.asarray(value).astype(np.float64)

@@ -16,3 +16,4 @@ def _cross_entropy(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array | N
 
 
 register_pullback(pp.cross_entropy_p.primitive, _cross_entropy)
+register_pullback(pp.kl_divergence_p.primitive, _cross_entropy)
