@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -202,6 +204,32 @@ def test_without_a_derivative_there_is_none(forward: Forward, message: str) -> N
     with pytest.raises(pjp.MissingRuleError, match=message) as caught:
         graph_of(forward)
     assert "test_linearised.py" in str(caught.value)
+
+
+def test_a_check_is_an_identity() -> None:
+    def fn(w: Array) -> Array:
+        h = eqx.error_if(X @ w, jnp.any(X > 9), "too large")
+        h = eqx.error_if(h, jnp.any(jnp.isnan(h)), "unknown")
+        return pjp.squared_error(h, Y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = pjp.constraint_graph(fn)(W)
+    assert [node.kind for node in graph.nodes] == ["parameter", "linear", "loss"]
+
+
+def test_identities_of_large_programs() -> None:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def fn(w: Array) -> Array:
+        h = checkpoint_name(jnp.tanh(X @ w), "h")
+        h = lax.with_sharding_constraint(h, jax.NamedSharding(mesh, jax.P("data")))
+        h, _ = lax.optimization_barrier((jax.device_put(jnp.copy(h)), X))
+        return pjp.squared_error(lax.reduce_precision(h, 8, 23), Y)
+
+    plain = pjp.solve(lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3)
+    found = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3)
+    np.testing.assert_allclose(found.params, plain.params, rtol=1e-6)
 
 
 def test_half_precision() -> None:
