@@ -16,8 +16,9 @@ from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
 from jax._src.shard_map import shard_map_p as shard_map_p
 from jax._src.named_sharding import UnspecifiedValue
-from jax.extend.core import ClosedJaxpr, primitives
+from jax.extend.core import ClosedJaxpr, Literal, primitives
 from jax.interpreters import mlir
+from jax.lax import cond_p
 
 try:
     from jax.experimental.pallas import triton as triton
@@ -108,6 +109,28 @@ def called_jaxpr(equation: Any) -> Any | None:
     """The jaxpr that an equation calls exactly once, or None if it is not such a call."""
     name = _CALLS.get(equation.primitive)
     return None if name is None else equation.params[name]
+
+
+def checked_operands(equation: Any) -> tuple[int, ...] | None:
+    """Of a `cond` that only checks, the positions of the operands that it gives back; None for others.
+
+    Such a check, as `equinox.error_if`, gives them as they are in one branch, and asks the host to raise in all
+    others.
+    """
+    if equation.primitive is not cond_p:
+        return None
+    branches = [open_jaxpr(branch)[0] for branch in equation.params["branches"]]
+    plain = [branch for branch in branches if not branch.eqns]
+    raising = [branch for branch in branches if branch.eqns]
+    calls = [e.primitive.name for branch in raising for e in branch.eqns]
+    if len(plain) != 1 or not raising or set(calls) != {"pure_callback"}:
+        return None
+    (branch,) = plain
+    if not all(x in branch.invars for x in branch.outvars if not isinstance(x, Literal)):
+        return None
+    if any(isinstance(x, Literal) for x in branch.outvars):
+        return None
+    return tuple(1 + branch.invars.index(x) for x in branch.outvars)
 
 
 def scan_operands(equation: Any) -> tuple[int, int]:

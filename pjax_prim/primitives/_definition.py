@@ -79,6 +79,7 @@ def define(
     *,
     differentiable: bool = False,
     steps: bool = False,
+    derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
     version: int = 1,
 ) -> Definition:
     """Makes the primitive `name` from its reference and records it in `DEFINITIONS`.
@@ -91,6 +92,8 @@ def define(
       JVP of their reference; those of models have no lowering to choose.
     - `steps`: whether it is a loss, whose last operand has exactly the shape of its value (the steps of
       its proximal operator): batching gives that operand the whole size of each axis.
+    - `derivative`: a function like the reference, whose derivative is that of what the primitive computes, for
+      a reference that searches; by default the reference.
     - `version`: see `Definition`.
     """
     if name in DEFINITIONS:
@@ -143,7 +146,7 @@ def make(
         results = primitive.bind(*primals, **static)
         static = {name: value for name, value in static.items() if name != "lowering"}
         with standard_promotion():
-            _, moved = jax.jvp(partial(reference, **static), tuple(primals), tuple(tangents))
+            _, moved = jax.jvp(partial(derivative or reference, **static), tuple(primals), tuple(tangents))
         return results, list(moved)
 
     primitive.def_impl(implementation)

@@ -112,14 +112,39 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     1 - p of the likeliest class is the sum of the others, which keeps its digits.
     """
     x, y = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    likeliest = jnp.argmax(x, -1, keepdims=True) == jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    shifted = x - jnp.max(x, -1, keepdims=True)
+    likeliest = shifted == 0
+    odds = jnp.exp(shifted)
+    # Of the likeliest, all but one: there may be several.
+    others = jnp.sum(jnp.where(likeliest, 0, odds), -1, keepdims=True)
+    others = others + jnp.sum(likeliest, -1, keepdims=True, dtype=x.dtype) - 1
+    share, total = 1 / (1 + others), jnp.sum(y, -1, keepdims=True)
+    at_likeliest = total * others * share - (total - y)
+    return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)
+
+
+def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
+    """The same, with the derivative of the solution: one Newton step from it, of a slope that is held.
+
+    The slope of x - l - step (y - Y p) is the identity plus t (diag p - p p^T), t = step Y, whose inverse is
+    known.
+    """
+    dtype = logits.dtype
+    (found,) = displace_reference(logits, labels, step)
+    logits, labels, found, step = arguments.widen(logits, labels, found, step)
+    step, total = step[..., None], jnp.sum(labels, -1, keepdims=True)
+    x = jax.lax.stop_gradient(logits + found)
     p = jax.nn.softmax(x, -1)
-    total = jnp.sum(y, -1, keepdims=True)
-    others_p, others_y = (jnp.sum(jnp.where(likeliest, 0, v), -1, keepdims=True) for v in (p, y))
-    return (lam * jnp.where(likeliest, total * others_p - others_y, y - total * p)).astype(logits.dtype)
+    t = jax.lax.stop_gradient(step * total)
+    missing = (logits + step * (labels - total * p) - x) / (1 + t * p)
+    share = jnp.sum(p * missing, -1, keepdims=True) / jnp.sum(p / (1 + t * p), -1, keepdims=True)
+    moved = missing + t * p / (1 + t * p) * share
+    return ((x + moved - logits).astype(dtype),)
 
 
-displace_cross_entropy_p = define("pjax_displace_cross_entropy", displace_reference, version=2)
+displace_cross_entropy_p = define(
+    "pjax_displace_cross_entropy", displace_reference, derivative=_differentiable, version=2
+)
 """(logits, labels, step) -> by how much the proximal operator moves the logits, to full precision."""
 
 
@@ -127,12 +152,18 @@ def prox_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     return (moved_logits(logits, displace_reference(logits, labels, step)[0], step),)
 
 
+def _differentiable_prox(logits: Array, labels: Array, step: Array) -> tuple[Array]:
+    return (moved_logits(logits, _differentiable(logits, labels, step)[0], step),)
+
+
 def moved_logits(logits: Array, displacement: Array, step: Array) -> Array:
     """The proximal point, from by how much the logits move."""
     return losses.moved_by(logits, (logits + displacement).astype(logits.dtype), step[..., None])
 
 
-prox_cross_entropy_p = define("pjax_prox_cross_entropy", prox_reference, version=2)
+prox_cross_entropy_p = define(
+    "pjax_prox_cross_entropy", prox_reference, derivative=_differentiable_prox, version=2
+)
 
 
 def prox_cross_entropy(

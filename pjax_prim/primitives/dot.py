@@ -1,5 +1,7 @@
 """Projection onto the graph of the dot product, {(a, b, z): z = a . b}."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +10,9 @@ from jaxtyping import Array, Float
 
 from . import _arguments as arguments
 from ._definition import define
+
+Solve = Callable[[Array, Array, Array], tuple[Array, Array]]
+Root = Callable[[Array], Array]
 
 _STEPS = {"float32": 3, "float64": 4}
 """How many steps of Halley's method `multiplier` takes. From its first value, 3 leave a relative
@@ -63,6 +68,25 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
         u = jnp.maximum(low, u + _halley(u, grow, shrink, r))
     u = jnp.where(degenerate, degenerate_size(u.dtype), u)
     return jnp.where(flip, -u, u), jnp.where(degenerate, unmet, 0)
+
+
+def differentiable_multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
+    """`multiplier`, whose derivative is that of the solution: one Newton step from it, of a slope that is held."""
+    u, extra = map(jax.lax.stop_gradient, multiplier(s, d, residual))
+    flip = residual < 0
+    grow, shrink = jnp.where(flip, d, s), jnp.where(flip, s, d)
+    regular = (extra == 0) & (jnp.abs(u) < degenerate_size(u.dtype))
+    size = jnp.where(regular, jnp.abs(u), 0)
+    left = size / (1 + size) + grow * size * (size + 2) + shrink * size * (2 + 3 * size) / (1 + 2 * size) ** 2
+    slope = (1 + size) ** -2 + 2 * (1 + size) * (grow + shrink / (1 + 2 * size) ** 3)
+    moved = jnp.where(regular, (jnp.abs(residual) - left) / jax.lax.stop_gradient(slope), 0)
+    moved = moved - jax.lax.stop_gradient(moved)
+    return u + jnp.where(flip, -moved, moved), jnp.where(extra > 0, jnp.abs(residual) - 1 - 0.75 * shrink, 0)
+
+
+def square_root(x: Array) -> Array:
+    """The square root, with a derivative of zero at zero."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def scaled_residual(s: Array, d: Array, residual: Array) -> Array:
@@ -193,25 +217,31 @@ def row_dot(a: Array, b: Array) -> Array:
     return 0.5 * jnp.sum(a * b + b * a, -1)
 
 
-def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
+def _reference(
+    a: Array, b: Array, z: Array, *, solve: Solve = multiplier, root: Root = jnp.sqrt
+) -> tuple[Array, Array]:
     dtypes = a.dtype, b.dtype
     wide = arguments.compute_dtype(jnp.result_type(a, b, z))
     a, b, z = a.astype(wide), b.astype(wide), z.astype(wide)
     residual = z - row_dot(a, b)
-    u, extra = multiplier(
+    u, extra = solve(
         0.25 * jnp.sum(jnp.square(a + b), -1), 0.25 * jnp.sum(jnp.square(a - b), -1), residual
     )
     c, k, sign = (x[..., None] for x in coefficients(u))
     far = c > 0  # else the sum below may overflow, and does not count
     first = jax.lax.broadcasted_iota(jnp.int32, c.shape[:-1] + a.shape[-1:], c.ndim - 1) == 0
-    step = jnp.where(first, jnp.sqrt(extra)[..., None], 0)
+    step = jnp.where(first, root(extra)[..., None], 0)
     moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
     moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
     moved_a, moved_b = (arguments.missing_where(x, z[..., None]) for x in (moved_a, moved_b))
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 
-project_dot_p = define("pjax_project_dot", _reference)
+project_dot_p = define(
+    "pjax_project_dot",
+    _reference,
+    derivative=partial(_reference, solve=differentiable_multiplier, root=square_root),
+)
 
 
 def project_dot(

@@ -1,27 +1,35 @@
 """Projection onto the graph of the product, {(a, b, z): z = a b}."""
 
+from functools import partial
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import _arguments as arguments
 from ._definition import define
-from .dot import coefficients, multiplier
+from .dot import Root, Solve, coefficients, differentiable_multiplier, multiplier, square_root
 
 
-def _reference(a: Array, b: Array, z: Array) -> tuple[Array, Array]:
+def _reference(
+    a: Array, b: Array, z: Array, *, solve: Solve = multiplier, root: Root = jnp.sqrt
+) -> tuple[Array, Array]:
     dtypes = a.dtype, b.dtype
     a, b, z = arguments.widen(a, b, z)
-    u, extra = multiplier(0.25 * jnp.square(a + b), 0.25 * jnp.square(a - b), z - a * b)
+    u, extra = solve(0.25 * jnp.square(a + b), 0.25 * jnp.square(a - b), z - a * b)
     c, k, sign = coefficients(u)
     far = c > 0  # else the sum below may overflow, and does not count
-    step = jnp.sqrt(extra)
+    step = root(extra)
     moved_a = a + (jnp.where(far, c * (a + sign * b), 0) + sign * k * b + step)
     moved_b = b + (jnp.where(far, c * (b + sign * a), 0) + sign * k * a + sign * step)
     moved_a, moved_b = (arguments.missing_where(x, z) for x in (moved_a, moved_b))
     return moved_a.astype(dtypes[0]), moved_b.astype(dtypes[1])
 
 
-project_product_p = define("pjax_project_product", _reference)
+project_product_p = define(
+    "pjax_project_product",
+    _reference,
+    derivative=partial(_reference, solve=differentiable_multiplier, root=square_root),
+)
 
 
 def project_product(

@@ -313,12 +313,57 @@ def project_reference(
     return (arguments.missing_where(new, z).astype(dtype),)
 
 
-displace_scalar_p = define("pjax_displace_scalar", displace_reference)
+def _followed(
+    a: Array, z: Array, new: Array, function: str, parameters: Parameters
+) -> Callable[[Array, Array], Array]:
+    """The solution as a function of the query near `(a, z)`, to first order.
+
+    Where new - a + f' (f - z) is zero, it stays so; at an end of a piece the solution stays.
+    """
+
+    def with_slope(f: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Array]]:
+        return lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))
+
+    value = curve(function, parameters).value
+    f, slope = with_slope(value)(new)
+    _, bend = with_slope(lambda t: with_slope(value)(t)[1])(new)
+    size = (jnp.abs(a) + jnp.abs(new)) + jnp.abs(slope) * (jnp.abs(f) + jnp.abs(z))
+    rest = new - a + slope * (f - z)
+    curvature = 1 + slope * slope + bend * (f - z)
+    free = (jnp.abs(rest) <= float(jnp.finfo(new.dtype).eps) ** 0.5 * size) & (curvature > 0)
+    rate = jnp.where(free, 1 / jnp.where(free, curvature, 1), 0)
+    slope = jnp.where(free, slope, 0)
+    return lambda x, y: new + rate * ((x - a) + slope * (y - z))
+
+
+def _differentiable_displacement(
+    x: Array, z: Array, *, function: str, parameters: Parameters, relative: bool
+) -> tuple[Array, ...]:
+    x, z = arguments.widen(x, z)
+    value = curve(function, parameters).value
+    target = value(x) + z if relative else z
+    at, aim = jax.lax.stop_gradient((x, target))
+    held, _ = displace_reference(at, aim, function=function, parameters=parameters, relative=False)
+    new = _followed(at, aim, at + held, function, parameters)(x, target)
+    return new - x, value(new) - value(x) if relative else value(new)
+
+
+def _differentiable(a: Array, z: Array, *, function: str, parameters: Parameters) -> tuple[Array]:
+    dtype = a.dtype
+    a, z = arguments.widen(a, z)
+    at, aim = jax.lax.stop_gradient((a, z))
+    (new,) = project_reference(at, aim, function=function, parameters=parameters)
+    return (_followed(at, aim, new, function, parameters)(a, z).astype(dtype),)
+
+
+displace_scalar_p = define(
+    "pjax_displace_scalar", displace_reference, derivative=_differentiable_displacement
+)
 """(x, z) -> displacement of x, new output, where f(x) is to be z. With `relative`, z is the
 displacement queried of the output and the second result the displacement it gets: however small,
 none is the difference of two values."""
 
-project_scalar_p = define("pjax_project_scalar", project_reference)
+project_scalar_p = define("pjax_project_scalar", project_reference, derivative=_differentiable)
 
 
 def project_scalar(

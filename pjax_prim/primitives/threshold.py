@@ -1,6 +1,7 @@
 """Threshold neurons, y = sign(w . x), and their projection with a margin."""
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,13 +9,24 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError
 from . import _arguments as arguments
 from ._definition import define
-from .dot import coefficients, degenerate_size, multiplier, row_dot
+from .dot import (
+    Root,
+    Solve,
+    coefficients,
+    degenerate_size,
+    differentiable_multiplier,
+    multiplier,
+    row_dot,
+    square_root,
+)
 
 _PRECISION = {"float32": 2.0**30, "float64": 2.0**60}
 """How heavy the output of the dot projection is made: its target is then met to rounding."""
 
 
-def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, Array, Array]:
+def _reference(
+    w: Array, x: Array, y: Array, *, margin: float, solve: Solve = multiplier, root: Root = jnp.sqrt
+) -> tuple[Array, Array, Array]:
     dtypes = w.dtype, x.dtype, y.dtype
     w, x, y = arguments.widen(w, x, y)
     s, d = 0.25 * jnp.sum(jnp.square(w + x), -1), 0.25 * jnp.sum(jnp.square(w - x), -1)
@@ -27,7 +39,7 @@ def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, A
     def piece(sign: int) -> tuple[Array, Array, Array]:
         """Towards sign * w . x >= margin: `u` and `extra` of `multiplier`, and the cost."""
         missing = jnp.where(finite, jnp.maximum(margin - sign * product, 0), 0) * scale
-        u, extra = multiplier(s, d, sign * missing)
+        u, extra = solve(s, d, sign * missing)
         grow, shrink = (s, d) if sign > 0 else (d, s)
         u_size = jnp.abs(u)
         longer = jnp.where(extra > 0, extra, grow * u_size * u_size)
@@ -41,7 +53,7 @@ def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, A
     u, extra = (jnp.where(positive, a, b) for a, b in zip(up[:2], down[:2], strict=True))
     c, k, _ = coefficients(u)
     sign = jnp.where(positive, 1, -1).astype(y.dtype)
-    step = jnp.sqrt(extra / scale)
+    step = root(extra / scale)
     c, k, signs, step = c[..., None], k[..., None], sign[..., None], step[..., None]
     first = jnp.arange(w.shape[-1]) == 0 if w.shape[-1] == x.shape[-1] else jnp.ones(1, bool)
     far = c > 0  # else the sum may overflow, and does not count
@@ -52,7 +64,11 @@ def _reference(w: Array, x: Array, y: Array, *, margin: float) -> tuple[Array, A
     return moved_w.astype(dtypes[0]), moved_x.astype(dtypes[1]), sign.astype(dtypes[2])
 
 
-project_threshold_dot_p = define("pjax_project_threshold_dot", _reference)
+project_threshold_dot_p = define(
+    "pjax_project_threshold_dot",
+    _reference,
+    derivative=partial(_reference, solve=differentiable_multiplier, root=square_root),
+)
 
 
 def project_threshold_dot(

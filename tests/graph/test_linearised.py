@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -64,9 +66,9 @@ OPERATIONS: dict[str, tuple[Forward, str]] = {
 
 
 def graph_of(forward: Forward, params: Any = (A, B)) -> pjp.ConstraintGraph:
-    return pjp.constraint_graph(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])(
-        params
-    )
+    return pjp.constraint_graph(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )(params)
 
 
 def linearised(graph: pjp.ConstraintGraph) -> list[Any]:
@@ -84,7 +86,8 @@ def test_nearest_point(name: str) -> None:
     values = graph.constants([], [np.asarray(x) for x in _captured(forward)])
     constants = tuple(jnp.asarray(values.get(x, x.literal)) for x in node.constants)
     start = tuple(
-        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape)) + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
+        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape))
+        + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
         for i, x in enumerate(node.operands)
     )
     output = constraint.forward(start, constants)
@@ -109,7 +112,9 @@ def test_nearest_point(name: str) -> None:
 
 
 def _captured(forward: Forward) -> list[Any]:
-    closed = jax.make_jaxpr(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])((A, B))
+    closed = jax.make_jaxpr(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )((A, B))
     return list(closed.consts)
 
 
@@ -201,9 +206,37 @@ def test_without_a_derivative_there_is_none(forward: Forward, message: str) -> N
     assert "test_linearised.py" in str(caught.value)
 
 
+def test_a_check_is_an_identity() -> None:
+    def fn(w: Array) -> Array:
+        h = eqx.error_if(X @ w, jnp.any(X > 9), "too large")
+        h = eqx.error_if(h, jnp.any(jnp.isnan(h)), "unknown")
+        return pjp.squared_error(h, Y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = pjp.constraint_graph(fn)(W)
+    assert [node.kind for node in graph.nodes] == ["parameter", "linear", "loss"]
+
+
+def test_identities_of_large_programs() -> None:
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def fn(w: Array) -> Array:
+        h = checkpoint_name(jnp.tanh(X @ w), "h")
+        h = lax.with_sharding_constraint(h, jax.NamedSharding(mesh, jax.P("data")))
+        h, _ = lax.optimization_barrier((jax.device_put(jnp.copy(h)), X))
+        return pjp.squared_error(lax.reduce_precision(h, 8, 23), Y)
+
+    plain = pjp.solve(lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3)
+    found = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3)
+    np.testing.assert_allclose(found.params, plain.params, rtol=1e-6)
+
+
 def test_half_precision() -> None:
     def fn(w: Array) -> Array:
-        return pjp.squared_error(jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32"))
+        return pjp.squared_error(
+            jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32")
+        )
 
     solution = pjp.solve(fn, W.astype("bfloat16"), solver=pjp.AlternatingProjections(), max_steps=5)
     assert solution.params.dtype == jnp.bfloat16 and np.isfinite(solution.params.astype("float32")).all()

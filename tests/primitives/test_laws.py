@@ -72,6 +72,25 @@ def test_vmap_with_operands_in_common(case: Case) -> None:
 
 
 @every_projection
+def test_derivatives_are_differences(case: Case) -> None:
+    """Forward-mode derivatives by what may be any number; labels and weights stay."""
+    query = queries(case, 16)
+    rng, size = np.random.default_rng(1), 1e-6
+    tangents = [
+        jnp.asarray(rng.standard_normal(q.shape)) * (kind not in ("labels", "weights"))
+        for kind, q in zip(case.operands, query, strict=True)
+    ]
+
+    def at(t: Any) -> Any:
+        return jax.vmap(case.project)(*(q + t * v for q, v in zip(query, tangents, strict=True)))
+
+    _, found = jax.jvp(at, (jnp.zeros(()),), (jnp.ones(()),))
+    for below, above, derivative in zip(at(-size), at(size), found, strict=True):
+        expected = (above - below) / (2 * size)
+        np.testing.assert_allclose(derivative, expected, rtol=1e-5, atol=1e-6 * jnp.max(jnp.abs(expected)))
+
+
+@every_projection
 def test_vmap_of_vmap(case: Case) -> None:
     query = queries(case, 6)
     expected = [x.reshape(2, 3, *x.shape[1:]) for x in jax.vmap(case.project)(*query)]
