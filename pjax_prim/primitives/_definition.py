@@ -98,7 +98,9 @@ def define(
     """
     if name in DEFINITIONS:
         raise ValueError(f"name={name!r}: a primitive of this name is already defined")
-    DEFINITIONS[name] = make(name, reference, differentiable=differentiable, steps=steps, version=version)
+    DEFINITIONS[name] = make(
+        name, reference, differentiable=differentiable, steps=steps, derivative=derivative, version=version
+    )
     return DEFINITIONS[name]
 
 
@@ -108,6 +110,7 @@ def make(
     *,
     differentiable: bool = False,
     steps: bool = False,
+    derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
     version: int = 1,
 ) -> Definition:
     """A primitive as those of `define`, which is not among those of the library."""
