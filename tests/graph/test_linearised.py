@@ -42,7 +42,10 @@ OPERATIONS: dict[str, tuple[Forward, str]] = {
     "sort": (lambda a, b: jnp.sort(a, 1), "sort"),
     "two outputs": (lambda a, b: lax.sort((a, b), dimension=1, num_keys=1), "sort"),
     "top_k": (lambda a, b: lax.top_k(a, 2)[0], "top_k"),
-    "solve": (lambda a, b: jnp.linalg.solve(a[:, :3] @ b[:, :3].T + 4 * jnp.eye(3), C), "lu+custom_linear_solve"),
+    "solve": (
+        lambda a, b: jnp.linalg.solve(a[:, :3] @ b[:, :3].T + 4 * jnp.eye(3), C),
+        "lu+custom_linear_solve",
+    ),
     "cholesky": (lambda a, b: jnp.linalg.cholesky(a @ a.T + jnp.eye(3)), "cholesky"),
     "triangular_solve": (
         lambda a, b: jax.scipy.linalg.solve_triangular(a[:, :3] + 3 * jnp.eye(3), b, lower=True),
@@ -66,9 +69,9 @@ OPERATIONS: dict[str, tuple[Forward, str]] = {
 
 
 def graph_of(forward: Forward, params: Any = (A, B)) -> pjp.ConstraintGraph:
-    return pjp.constraint_graph(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])(
-        params
-    )
+    return pjp.constraint_graph(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )(params)
 
 
 def linearised(graph: pjp.ConstraintGraph) -> list[Any]:
@@ -86,7 +89,8 @@ def test_nearest_point(name: str) -> None:
     values = graph.constants([], [np.asarray(x) for x in _captured(forward)])
     constants = tuple(jnp.asarray(values.get(x, x.literal)) for x in node.constants)
     start = tuple(
-        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape)) + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
+        0.3 * jnp.abs(jax.random.normal(K(i), x.value.shape))
+        + (2 * jnp.eye(*x.value.shape) if len(x.value.shape) == 2 else 1)
         for i, x in enumerate(node.operands)
     )
     output = constraint.forward(start, constants)
@@ -111,7 +115,9 @@ def test_nearest_point(name: str) -> None:
 
 
 def _captured(forward: Forward) -> list[Any]:
-    closed = jax.make_jaxpr(lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))])((A, B))
+    closed = jax.make_jaxpr(
+        lambda p: [pjp.squared_error(x, jnp.zeros(x.shape)) for x in jax.tree.leaves(forward(*p))]
+    )((A, B))
     return list(closed.consts)
 
 
@@ -224,14 +230,18 @@ def test_identities_of_large_programs() -> None:
         h, _ = lax.optimization_barrier((jax.device_put(jnp.copy(h)), X))
         return pjp.squared_error(lax.reduce_precision(h, 8, 23), Y)
 
-    plain = pjp.solve(lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3)
+    plain = pjp.solve(
+        lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3
+    )
     found = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3)
     np.testing.assert_allclose(found.params, plain.params, rtol=1e-6)
 
 
 def test_half_precision() -> None:
     def fn(w: Array) -> Array:
-        return pjp.squared_error(jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32"))
+        return pjp.squared_error(
+            jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32")
+        )
 
     solution = pjp.solve(fn, W.astype("bfloat16"), solver=pjp.AlternatingProjections(), max_steps=5)
     assert solution.params.dtype == jnp.bfloat16 and np.isfinite(solution.params.astype("float32")).all()

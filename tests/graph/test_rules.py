@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -44,6 +45,8 @@ PLAIN: dict[str, Forward] = {
     "min": lambda a, b: jnp.minimum(jnp.minimum(a, b), C),
     "sign": lambda a, b: jnp.sign(a),
     "quantize": lambda a, b: pjp.quantize(a, levels=5, scale=2.0),
+    "one_hot_argmax": lambda a, b: pjp.one_hot_argmax(a),
+    "top_k_mask": lambda a, b: pjp.top_k_mask(a, 2),
     "sum_relu": lambda a, b: pjp.sum_relu(a, b, C),
     "threshold_dot": lambda a, b: pjp.threshold_dot(a, b[0], sigma=1e12),  # whose margin all products meet
     "dot_general": lambda a, b: lax.dot_general(a, b, (((1,), (1,)), ((), ()))),
@@ -97,6 +100,8 @@ PLAIN: dict[str, Forward] = {
     "transpose": lambda a, b: a.T,
     "squeeze": lambda a, b: lax.squeeze(a.reshape(3, 1, 4), (1,)),
     "rev": lambda a, b: lax.rev(a, (1,)),
+    "name": lambda a, b: checkpoint_name(a, "h"),
+    "device_put": lambda a, b: jax.device_put(a),
     "copy": lambda a, b: jnp.copy(a),
     "concatenate": lambda a, b: lax.concatenate([a, C, b], 0),
     "stack": lambda a, b: jnp.stack([a, b]),
