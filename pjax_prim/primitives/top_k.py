@@ -90,8 +90,9 @@ def _candidates(x: Array, z: Array, k: int) -> Array:
     """Sets of k entries as masks (..., sets, n), among them the best one or one that is good.
 
     The best entry for k = 1, else all sets if they are few. Else for a threshold t at each entry and between
-    neighbours, up to `MOST_SETS`, the set that is best where everything in it has to be at least t and everything else at most t: an entry
-    inside costs max(t - x, 0)^2 + 1 - 2 z, outside max(x - t, 0)^2, and the k with the least difference win.
+    neighbours, up to `MOST_SETS`, the set that is best where everything in it has to be at least t and
+    everything else at most t: an entry inside costs max(t - x, 0)^2 + 1 - 2 z, outside max(x - t, 0)^2, and
+    the k with the least difference win.
     """
     n = x.shape[-1]
     if k == 1:

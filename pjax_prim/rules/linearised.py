@@ -28,8 +28,8 @@ class Linearised(AbstractConstraint):
 
         x' = x + J^T (I + J J^T)^-1 (y - f(x_i) + J (x_i - x)).
 
-    A step that comes no nearer is taken back by three quarters. The nearest of the points is the result, so it
-    is never farther than the point with the inputs where they are.
+    A step that comes no nearer is taken back by three quarters. The nearest of the points is the result, so
+    it is never farther than the point with the inputs where they are.
 
     - `function`: of operands and constants.
     - `name`: of the operation.
