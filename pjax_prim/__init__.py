@@ -16,8 +16,14 @@ from .feasibility import constraint_graph as constraint_graph
 from .graph import ConstraintGraph as ConstraintGraph
 from .metric import METRICS as METRICS
 from .metric import Metric as Metric
+from .own_losses import register_loss as register_loss
+from .primitives import absolute_error as absolute_error
+from .primitives import at_most as at_most
+from .primitives import binary_cross_entropy as binary_cross_entropy
 from .primitives import cross_entropy as cross_entropy
 from .primitives import equality as equality
+from .primitives import huber as huber
+from .primitives import kl_divergence as kl_divergence
 from .primitives import margin_loss as margin_loss
 from .primitives import minimise as minimise
 from .primitives import one_hot_argmax as one_hot_argmax

@@ -69,6 +69,18 @@ def _divergence(x: Any, t: Any) -> Any:
     return jnp.sum(t * (jnp.where(t == 0, 0, jnp.log(t)) - jax.nn.log_softmax(x)), -1)
 
 
+def _sigmoid(x: Any, t: Any) -> Any:
+    """As `optax.sigmoid_binary_cross_entropy`."""
+    return -t * jax.nn.log_sigmoid(x) - (1.0 - t) * jax.nn.log_sigmoid(-x)
+
+
+def _huber(errors: Any, delta: Any) -> Any:
+    """As `optax.huber_loss`."""
+    absolute = jnp.abs(errors)
+    quadratic = jnp.minimum(absolute, delta)
+    return 0.5 * quadratic**2 + delta * (absolute - quadratic)
+
+
 def _alike(x: Any, target: Any) -> tuple[Any, Any]:
     """The two in one shape and in the dtype of their difference."""
     dtype = jnp.promote_types(x.dtype, target.dtype)
@@ -135,9 +147,30 @@ LOSSES: tuple[LossExample, ...] = (
         "like",
         lambda x, t: jnp.sum(_minus_cross_entropy(x, t)),
     ),
+    LossExample([_divergence], "like", lambda x, t: pp.kl_divergence(*_alike(x, t))),
     LossExample(
-        [_divergence], "like", lambda x, t: _cross_entropy(x, t) - jnp.sum(jax.scipy.special.entr(t), -1)
+        [
+            _sigmoid,
+            lambda x, t: -(t * jax.nn.log_sigmoid(x) + (1.0 - t) * jax.nn.log_sigmoid(-x)),
+            lambda x, t: jnp.maximum(x, 0) - x * t + jnp.log1p(jnp.exp(-jnp.abs(x))),
+            lambda x, t: jax.nn.softplus(x) - t * x,
+        ],
+        "like",
+        lambda x, t: pp.binary_cross_entropy(*_alike(x, t)),
     ),
+    LossExample(
+        [lambda x, t, delta: _huber(x - t, delta), lambda x, t, delta: _huber(t - x, delta)],
+        "like",
+        lambda x, t, delta: pp.huber(*_alike(x, t), delta),
+        count=1,
+    ),
+    LossExample([_huber], "none", lambda x, delta: pp.huber(x, jnp.zeros_like(x), delta), count=1),
+    LossExample(
+        [lambda x, t: jnp.abs(x - t), lambda x, t: jnp.abs(t - x)],
+        "like",
+        lambda x, t: pp.absolute_error(*_alike(x, t)),
+    ),
+    LossExample([jnp.abs], "none", lambda x: pp.absolute_error(x, jnp.zeros_like(x))),
     LossExample(
         [lambda x, t: jnp.square(x - t), lambda x, t: jnp.square(t - x)],
         "like",

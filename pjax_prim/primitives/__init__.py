@@ -8,6 +8,10 @@ from ._definition import Choice as Choice
 from ._definition import Definition as Definition
 from ._definition import choice as choice
 from ._definition import define as define
+from ._definition import make as make
+from .absolute_error import absolute_error as absolute_error
+from .absolute_error import absolute_error_p as absolute_error_p
+from .absolute_error import prox_absolute_error_p as prox_absolute_error_p
 from .affine import project_affine as project_affine
 from .affine import project_affine_p as project_affine_p
 from .affine import project_combination as project_combination
@@ -16,6 +20,12 @@ from .affine import project_mean as project_mean
 from .affine import project_mean_p as project_mean_p
 from .affine import project_scale as project_scale
 from .affine import project_scale_p as project_scale_p
+from .at_most import at_most as at_most
+from .at_most import at_most_p as at_most_p
+from .at_most import project_at_most_p as project_at_most_p
+from .binary_cross_entropy import binary_cross_entropy as binary_cross_entropy
+from .binary_cross_entropy import binary_cross_entropy_p as binary_cross_entropy_p
+from .binary_cross_entropy import prox_binary_cross_entropy_p as prox_binary_cross_entropy_p
 from .convolution import convolve_p as convolve_p
 from .convolution import project_convolution_p as project_convolution_p
 from .cross_entropy import cross_entropy as cross_entropy
@@ -34,8 +44,13 @@ from .equality import equality as equality
 from .equality import equality_p as equality_p
 from .equality import project_equality as project_equality
 from .equality import project_equality_p as project_equality_p
+from .huber import huber as huber
+from .huber import huber_p as huber_p
+from .huber import prox_huber_p as prox_huber_p
 from .identity import project_identity as project_identity
 from .identity import project_identity_p as project_identity_p
+from .kl_divergence import kl_divergence as kl_divergence
+from .kl_divergence import kl_divergence_p as kl_divergence_p
 from .linear import project_linear_p as project_linear_p
 from .margin import margin_loss as margin_loss
 from .margin import margin_loss_p as margin_loss_p

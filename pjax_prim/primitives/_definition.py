@@ -98,6 +98,27 @@ def define(
     """
     if name in DEFINITIONS:
         raise ValueError(f"name={name!r}: a primitive of this name is already defined")
+    DEFINITIONS[name] = make(
+        name,
+        reference,
+        differentiable=differentiable,
+        steps=steps,
+        derivative=derivative,
+        version=version,
+    )
+    return DEFINITIONS[name]
+
+
+def make(
+    name: str,
+    reference: Callable[..., tuple[jax.Array, ...]],
+    *,
+    differentiable: bool = False,
+    steps: bool = False,
+    derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
+    version: int = 1,
+) -> Definition:
+    """A primitive as those of `define`, which is not among those of the library."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -140,6 +161,4 @@ def define(
     primitive.def_abstract_eval(abstract_evaluation)
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
-    definition = Definition(name, primitive, reference, version, not differentiable)
-    DEFINITIONS[name] = definition
-    return definition
+    return Definition(name, primitive, reference, version, not differentiable)

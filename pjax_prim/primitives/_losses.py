@@ -1,7 +1,6 @@
 """Arguments of losses: labels, the step of the proximal operator, which axis and which examples."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +63,7 @@ def examples(
             target = jnp.moveaxis(target, axis, -1) if _is_traced(target) else np.moveaxis(target, axis, -1)
         x = jnp.moveaxis(x, axis, -1)
     shape = x.shape[:-1]
-    some = None if where is None else _mask(where, shape)
+    some = None if where is None else mask(where, shape)
     if some is not None and target.shape in (shape, x.shape):
         kept = some if target.shape == shape else some[..., None]
         concrete = is_concrete(kept) and is_concrete(target)
@@ -78,7 +77,8 @@ def _is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer) or not is_concrete(x)
 
 
-def _mask(where: Any, shape: tuple[int, ...]) -> Any:
+def mask(where: Any, shape: tuple[int, ...]) -> Any:
+    """Booleans, which elements count, in the given shape."""
     where = where if isinstance(where, jax.Array) else np.asarray(where)
     if where.dtype != jnp.bool_:
         raise ArgumentError(f"where: expected an array of Booleans, given dtype {where.dtype}")
@@ -104,7 +104,7 @@ def steps_of(lam: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
 
     **Errors:** `ArgumentError` for anything else, as far as the values can be looked at.
     """
-    if isinstance(lam, Real) or not isinstance(lam, jax.Array | np.ndarray):
+    if not isinstance(lam, jax.Array | np.ndarray):
         positive(lam=lam)
         return jnp.full(shape, lam, compute_dtype(dtype))
     if not (jnp.issubdtype(lam.dtype, jnp.floating) or jnp.issubdtype(lam.dtype, jnp.integer)):
@@ -183,6 +183,15 @@ def check_probabilities(labels: Any, name: str = "labels", some: Any = True) -> 
     if is_concrete(labels) and is_concrete(some):
         values = np.asarray(labels).astype(np.float64)
         refuse(name, "numbers from 0 to 1", values, ~((values >= 0) & (values <= 1)) & np.asarray(some, bool))
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Numbers are finite and above zero; those that are not concrete are not looked at."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        positive(**{name: value})
+    elif is_concrete(value):
+        values = np.asarray(value).astype(np.float64)
+        refuse(name, "finite numbers above zero", values, ~(np.isfinite(values) & (values > 0)))
 
 
 def check_signs(labels: Any) -> None:

@@ -112,11 +112,15 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     1 - p of the likeliest class is the sum of the others, which keeps its digits.
     """
     x, y = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    likeliest = jnp.argmax(x, -1, keepdims=True) == jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    p = jax.nn.softmax(x, -1)
-    total = jnp.sum(y, -1, keepdims=True)
-    others_p, others_y = (jnp.sum(jnp.where(likeliest, 0, v), -1, keepdims=True) for v in (p, y))
-    return (lam * jnp.where(likeliest, total * others_p - others_y, y - total * p)).astype(logits.dtype)
+    shifted = x - jnp.max(x, -1, keepdims=True)
+    likeliest = shifted == 0
+    odds = jnp.exp(shifted)
+    # Of the likeliest, all but one: there may be several.
+    others = jnp.sum(jnp.where(likeliest, 0, odds), -1, keepdims=True)
+    others = others + jnp.sum(likeliest, -1, keepdims=True, dtype=x.dtype) - 1
+    share, total = 1 / (1 + others), jnp.sum(y, -1, keepdims=True)
+    at_likeliest = total * others * share - (total - y)
+    return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)
 
 
 def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
@@ -141,7 +145,7 @@ def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
 displace_cross_entropy_p = define(
     "pjax_displace_cross_entropy", displace_reference, derivative=_differentiable, version=2
 )
-"""(logits, labels, step) -> by how much the proximal operator moves the logits, to full relative precision."""
+"""(logits, labels, step) -> by how much the proximal operator moves the logits, to full precision."""
 
 
 def prox_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:

@@ -16,7 +16,7 @@ def _prox_reference(x: Array, target: Array, step: Array) -> tuple[Array]:
 
 
 def share(step: Array) -> Array:
-    """The part of the way to the nearest minimum that the proximal operator of half a squared distance goes."""
+    """The part of the way to a set that the proximal operator of half the squared distance goes."""
     return step / (1 + step)
 
 

@@ -1,6 +1,7 @@
 """Pullbacks: from a displacement of an operation's output to displacements of its inputs."""
 
-from . import steps as steps  # registers its pullbacks
+from . import losses as losses  # registers their pullbacks
+from . import steps as steps
 from .directions import WEIGHT as WEIGHT
 from .directions import directions as directions
 from .directions import settings_of as settings_of

@@ -180,6 +180,9 @@ STEPS_ARE_OPERANDS = [
     "pjax.prox_squared_error", "pjax.margin_loss", "pjax.equality",
 ]  # fmt: skip
 NAMES = """
+pjax.absolute_error
+pjax.at_most
+pjax.binary_cross_entropy
 pjax.convolve
 pjax.cross_entropy
 pjax.displace_convolution
@@ -192,12 +195,15 @@ pjax.displace_scalar
 pjax.displace_sum
 pjax.displace_sum_relu
 pjax.equality
+pjax.huber
+pjax.kl_divergence
 pjax.leave_dot
 pjax.margin_loss
 pjax.mean_rows
 pjax.minimise
 pjax.normalize
 pjax.project_affine
+pjax.project_at_most
 pjax.project_combination
 pjax.project_convolution
 pjax.project_cumsum
@@ -219,7 +225,10 @@ pjax.project_sign
 pjax.project_sum
 pjax.project_sum_relu
 pjax.project_threshold_dot
+pjax.prox_absolute_error
+pjax.prox_binary_cross_entropy
 pjax.prox_cross_entropy
+pjax.prox_huber
 pjax.prox_minimise
 pjax.prox_squared_error
 pjax.quantize

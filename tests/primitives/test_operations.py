@@ -348,6 +348,28 @@ OPERATIONS = [
     ),
     Operation("squared_error", pp.squared_error_p, pp.squared_error, half_square, logits_and_labels),
     Operation("equality", pp.equality_p, pp.equality, half_square, logits_and_labels),
+    Operation(
+        "binary_cross_entropy", pp.binary_cross_entropy_p, pp.binary_cross_entropy,
+        optax.sigmoid_binary_cross_entropy,
+        lambda count: [3 * normal(count, 4), jnp.cos(normal(count, 4)) ** 2],
+    ),
+    Operation(
+        "absolute_error", pp.absolute_error_p, pp.absolute_error, lambda x, t: jnp.abs(x - t),
+        lambda count: [normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
+    Operation(
+        "huber", pp.huber_p, lambda x, t: pp.huber(x, t, 0.7), lambda x, t: optax.huber_loss(x, t, delta=0.7),
+        lambda count: [2 * normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
+    Operation(
+        "kl_divergence", pp.kl_divergence_p, pp.kl_divergence,
+        lambda x, p: optax.kl_divergence(jax.nn.log_softmax(x), p),
+        lambda count: [2 * normal(count, 5), jax.nn.softmax(jnp.cos(normal(count, 5)))],
+    ),
+    Operation(
+        "at_most", pp.at_most_p, pp.at_most, lambda y, b: 0.5 * jax.nn.relu(y - b) ** 2,
+        lambda count: [normal(count, 4), jnp.cos(normal(count, 4))],
+    ),
     Operation("minimise", pp.minimise_p, pp.minimise, lambda y: y, lambda count: [normal(count, 4)]),
     Operation(
         "mean_rows", pp.mean_rows_p, lambda x: pp.mean_rows_p.bind(x)[0],

@@ -45,7 +45,6 @@ CROSS_ENTROPIES: dict[str, Callable[[Array], Any]] = {
     "a reshaped column": lambda x: (
         -jnp.mean(jnp.take_along_axis(log_softmax(x), CLASSES.reshape(-1, 1), axis=1)[:, 0])
     ),
-    "optax.kl_divergence": lambda x: optax.kl_divergence(log_softmax(x), SOFT.astype(x.dtype)).mean(),
     "some": lambda x: jnp.sum(
         jnp.where(CLASSES > 1, optax.softmax_cross_entropy_with_integer_labels(x, CLASSES), 0)
     ),
@@ -60,6 +59,25 @@ SQUARED_ERRORS: dict[str, Callable[[Array], Any]] = {
     "no target": lambda x: jnp.sum(x**2),
     "one by one": lambda x: jnp.mean(jax.vmap(lambda x, y: jnp.sum((x - y) ** 2))(x, Y)),
     "weights": lambda x: 0.1 * jnp.sum(jnp.abs(Y) * (x - Y) ** 2),
+}  # fmt: skip
+BITS = (Y > 0).astype("float32")
+OTHERS: dict[str, tuple[str, Callable[[Array], Any]]] = {
+    "optax.kl_divergence": (
+        "kl_divergence", lambda x: optax.kl_divergence(log_softmax(x), SOFT.astype(x.dtype)).mean()
+    ),
+    "optax.sigmoid_binary_cross_entropy": (
+        "binary_cross_entropy", lambda x: optax.sigmoid_binary_cross_entropy(x, BITS).mean()
+    ),
+    "bits": ("binary_cross_entropy", lambda x: optax.sigmoid_binary_cross_entropy(x, Y > 0).sum()),
+    "softplus": (
+        "binary_cross_entropy", lambda x: jnp.mean(jax.nn.softplus(x) - BITS.astype(x.dtype) * x)
+    ),
+    "optax.huber_loss": ("huber", lambda x: optax.huber_loss(x, Y.astype(x.dtype)).mean()),
+    "another delta": ("huber", lambda x: jnp.sum(optax.huber_loss(x, Y.astype(x.dtype), delta=0.3), -1)),
+    "no target": ("huber", lambda x: optax.huber_loss(x)),
+    "absolute error": ("absolute_error", lambda x: jnp.mean(jnp.abs(x - Y.astype(x.dtype)))),
+    "exchanged": ("absolute_error", lambda x: jnp.mean(jnp.abs(Y.astype(x.dtype) - x))),
+    "L1": ("absolute_error", lambda x: 0.1 * jnp.sum(jnp.abs(x))),
 }  # fmt: skip
 NO_CROSS_ENTROPIES: dict[str, Callable[[Array], Any]] = {
     "along the other axis": lambda x: jnp.sum(SOFT * log_softmax(x, 0), -1),
@@ -94,6 +112,13 @@ def test_cross_entropies(row: str, dtype: str) -> None:
 @pytest.mark.parametrize("row", SQUARED_ERRORS)
 def test_squared_errors(row: str, dtype: str) -> None:
     assert losses(SQUARED_ERRORS[row], X.astype(dtype), "squared_error") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("row", OTHERS)
+def test_other_losses(row: str, dtype: str) -> None:
+    name, function = OTHERS[row]
+    assert losses(function, X.astype(dtype), name) == 1
 
 
 @pytest.mark.parametrize("row", NO_CROSS_ENTROPIES)

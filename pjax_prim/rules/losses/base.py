@@ -95,8 +95,11 @@ def some_of(step: Any) -> Any:
     return jnp.asarray(step) > 0
 
 
-def register(constraint: Loss) -> None:
-    """Makes a loss what constraint graphs end at: the rule of its operation's primitive."""
+def register(constraint: type[Loss]) -> None:
+    """Makes a loss what constraint graphs end at: the rule of its operation's primitive.
+
+    The static parameters of the operation are those of the constraint.
+    """
 
     def rule(ctx: RuleContext) -> ConstraintRule:
         *targets, step = ctx.constant[1:]
@@ -104,6 +107,6 @@ def register(constraint: Loss) -> None:
             raise GraphError(f"loss {constraint.name!r}: the labels depend on a parameter; they must be data")
         if not step:
             raise GraphError(f"loss {constraint.name!r}: its step depends on a parameter; it must be data")
-        return ConstraintRule(constraint, (0,), tuple(range(1, len(ctx.inputs))))
+        return ConstraintRule(constraint(**ctx.params), (0,), tuple(range(1, len(ctx.inputs))))
 
     register_projection(constraint.operation.primitive, rule, loss=True)

@@ -42,4 +42,4 @@ class CrossEntropy(Loss):
         return last_axis(shapes)
 
 
-register(CrossEntropy())
+register(CrossEntropy)

@@ -20,4 +20,4 @@ class Equality(Condition):
         return pp.project_equality_p.bind(x, *targets)[0]
 
 
-register(Equality())
+register(Equality)

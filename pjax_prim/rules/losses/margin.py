@@ -33,4 +33,4 @@ class Margin(Condition):
         return last_axis(shapes)
 
 
-register(Margin())
+register(Margin)

@@ -24,4 +24,4 @@ class Minimise(Loss):
         return jnp.full_like(operands[0], -lam)
 
 
-register(Minimise())
+register(Minimise)

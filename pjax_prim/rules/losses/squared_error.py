@@ -24,4 +24,4 @@ class SquaredError(Loss):
         return (target - x) * (lam / (1 + lam))
 
 
-register(SquaredError())
+register(SquaredError)

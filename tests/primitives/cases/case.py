@@ -16,7 +16,8 @@ class Case:
     """One projection.
 
     - `project(*operands)`: the public function on one query, returning a tuple.
-    - `operands`: the kind of each: "vector", "scalar", "labels", "weights", or "step" (above zero).
+    - `operands`: the kind of each: "vector", "scalar", "labels", "weights", "share" (from 0 to 1) or
+      "step" (above zero).
     - `moved`: how many operands, the first ones, are projected; the others are constants, but
       for one that is the queried output.
     - `cost(query, outputs, unit)`: the squared distance of returned points, where `unit` is the
@@ -87,6 +88,8 @@ class Case:
         count = len(scale)
         if kind == "scalar":
             return scale * rng.standard_normal(count)
+        if kind == "share":
+            return np.where(rng.random(count) < 0.5, rng.integers(0, 2, count), rng.random(count))
         if kind == "step":
             return scale * 10 ** rng.uniform(-1, 1, count)
         if kind == "vector":
@@ -98,7 +101,7 @@ class Case:
         return np.where(rng.random((count, 1)) < 0.7, one_hot, smooth)
 
     def _keep(self, same: list[np.ndarray], other: list[np.ndarray]) -> list[np.ndarray]:
-        labels = ("labels", "weights", "step")
+        labels = ("labels", "weights", "share", "step")
         return [s if k in labels else o for k, s, o in zip(self.operands, same, other, strict=True)]
 
     def _aligned(self, same: list[np.ndarray], sign: int) -> list[np.ndarray]:

@@ -1,13 +1,15 @@
 """Losses: clipping, and bisection on the log-partition."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import wrightomega
 
 import pjax_prim.primitives as pp
 
-from .case import Case, Rows, absolute_sum, norm2
+from .case import Case, Rows, absolute_sum, norm2, search
 
 
 def margin_bounds(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +66,43 @@ def prox_cost(loss: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return cost
 
 
+def huber(x: np.ndarray, t: np.ndarray, d: np.ndarray) -> np.ndarray:
+    gap = np.abs(x - t)
+    return np.where(gap <= d, gap**2 / 2, d * (gap - d / 2))
+
+
+def of(definition: pp.Definition) -> Callable[..., tuple[Any, ...]]:
+    """A primitive as a function of arrays and numbers, in the dtype of the first."""
+
+    def project(x: Any, *others: Any) -> tuple[Any, ...]:
+        x = jnp.asarray(x, jnp.result_type(x, float) if isinstance(x, int) else x.dtype)
+        return tuple(definition.bind(x, *(jnp.asarray(y, x.dtype) for y in others)))
+
+    return project
+
+
+def elementwise(
+    definition: pp.Definition,
+    operands: tuple[str, ...],
+    loss: Callable[..., np.ndarray],
+    size: Callable[..., np.ndarray],
+    feasible: Callable[..., Rows],
+) -> Case:
+    """A smooth convex loss of one number, with its least cost by golden section."""
+
+    def best(x: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+        *targets, step = rest
+        # No proximal point is further than a step times the largest slope, or than the target.
+        slope = targets[1] if len(targets) > 1 else 1.0
+        reach = step * slope
+        if operands[1] == "scalar":
+            reach = np.minimum(reach, np.abs(targets[0] - x))
+        return search(lambda y: (y - x) ** 2 + 2 * step * loss(y, *targets), x - reach, x + reach)
+
+    name = definition.name.removeprefix("pjax_")
+    return Case(name, of(definition), definition, operands, 1, prox_cost(loss), best, size, feasible)
+
+
 CASES = [
     Case(
         "project_margin", lambda x, y: (pp.project_margin(x, y),), pp.project_margin_p,
@@ -85,6 +124,28 @@ CASES = [
         "prox_minimise", lambda y, step: (pp.prox_minimise_p.bind(y, step)[0],), pp.prox_minimise_p,
         ("scalar", "step"), 1, lambda query, outputs, unit: (outputs[0] - query[0] + query[1]) ** 2,
         lambda y, s: np.zeros_like(y), absolute_sum, lambda y, s: (y, np.zeros_like(s)),
+    ),
+    Case(
+        "prox_absolute_error", of(pp.prox_absolute_error_p), pp.prox_absolute_error_p,
+        ("scalar", "scalar", "step"), 1, prox_cost(lambda x, t: np.abs(x - t)),
+        lambda x, t, s: np.minimum.reduce([d**2 + 2 * s * np.abs(d - (t - x)) for d in (-s, s, t - x)]),
+        lambda x, t, s: np.abs(x) + np.abs(t), lambda x, t, s: (x, x, s), kinked=True,
+    ),
+    elementwise(
+        pp.prox_huber_p, ("scalar", "scalar", "step", "step"), huber,
+        lambda x, t, d, s: (np.abs(x) + np.abs(t)) * np.maximum(1, s) ** 0.5, lambda x, t, d, s: (x, x, d, s),
+    ),
+    elementwise(
+        pp.prox_binary_cross_entropy_p, ("scalar", "share", "step"),
+        lambda x, y: y * np.logaddexp(0, -x) + (1 - y) * np.logaddexp(0, x),
+        lambda x, y, s: np.abs(x) * np.sqrt(1 + s / 2), lambda x, y, s: (x, y, np.zeros_like(s)),
+    ),
+    Case(
+        "project_at_most", of(pp.project_at_most_p), pp.project_at_most_p, ("scalar", "scalar"), 1,
+        lambda query, outputs, unit: np.where(
+            outputs[0] <= query[1], (outputs[0] - query[0]) ** 2, np.inf
+        ),
+        lambda y, b: np.maximum(y - b, 0) ** 2, absolute_sum, lambda y, b: (np.minimum(y, b), b),
     ),
     Case(
         "project_equality", lambda x, t: (pp.project_equality(x, t),), pp.project_equality_p,
