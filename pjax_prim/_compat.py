@@ -14,8 +14,8 @@ from jax._src import util as _util
 from jax._src.custom_batching import custom_vmap_p
 from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
-from jax._src.shard_map import shard_map_p as shard_map_p
 from jax._src.named_sharding import UnspecifiedValue
+from jax._src.shard_map import shard_map_p as shard_map_p
 from jax.extend.core import ClosedJaxpr, Literal, primitives
 from jax.interpreters import mlir
 from jax.lax import cond_p
@@ -114,8 +114,8 @@ def called_jaxpr(equation: Any) -> Any | None:
 def checked_operands(equation: Any) -> tuple[int, ...] | None:
     """Of a `cond` that only checks, the positions of the operands that it gives back; None for others.
 
-    Such a check, as `equinox.error_if`, gives them as they are in one branch, and asks the host to raise in all
-    others.
+    Such a check, as `equinox.error_if`, gives them as they are in one branch, and asks the host to raise in
+    all others.
     """
     if equation.primitive is not cond_p:
         return None

@@ -101,7 +101,10 @@ def weight_through(change: Callable[[Array], Array]) -> Callable[..., Array]:
 
 
 BAD_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
-    "no parameter": (lambda p, x, y: jnp.sum(x), "fn: what it returns depends on no parameter: no loss depends"),
+    "no parameter": (
+        lambda p, x, y: jnp.sum(x),
+        "fn: what it returns depends on no parameter: no loss depends",
+    ),
     "loss of data": (lambda p, x, y: pjp.cross_entropy(x[:, :2], y), "no loss depends on the parameters"),
     "product with a loss": (
         lambda p, x, y: jnp.mean(network(p, x, y)) * jnp.sum(p["w"]),

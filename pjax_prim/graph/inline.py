@@ -99,7 +99,9 @@ class Inliner:
         carried = slice(start, start + count)
         moving = loop_dependence(equation, depends)[carried]
         avals = [variable.aval for variable in equation.invars[carried]]
-        return all(jnp.issubdtype(x.dtype, jnp.floating) for x, moves in zip(avals, moving, strict=True) if moves)
+        return all(
+            jnp.issubdtype(x.dtype, jnp.floating) for x, moves in zip(avals, moving, strict=True) if moves
+        )
 
     def apply(
         self,

@@ -164,8 +164,8 @@ def _together(members: Sequence[Equation], outputs: Sequence[Value]) -> Equation
 def hold_inside(equation: Equation, behind: dict[Value, Value]) -> Equation:
     """The operation with `stop_gradient` of some inputs as a part of it.
 
-    A factorisation is computed of a matrix behind it, whose derivative is taken elsewhere: the two are one value,
-    not two copies. `behind` has for such an input the value itself.
+    A factorisation is computed of a matrix behind it, whose derivative is taken elsewhere: the two are one
+    value, not two copies. `behind` has for such an input the value itself.
     """
     if not behind:
         return equation

@@ -92,8 +92,8 @@ def define(
       JVP of their reference; those of models have no lowering to choose.
     - `steps`: whether it is a loss, whose last operand has exactly the shape of its value (the steps of
       its proximal operator): batching gives that operand the whole size of each axis.
-    - `derivative`: a function like the reference, whose derivative is that of what the primitive computes, for
-      a reference that searches; by default the reference.
+    - `derivative`: a function like the reference, whose derivative is that of what the primitive computes,
+      for a reference that searches; by default the reference.
     - `version`: see `Definition`.
     """
     if name in DEFINITIONS:

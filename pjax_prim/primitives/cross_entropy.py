@@ -126,8 +126,8 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
 def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
     """The same, with the derivative of the solution: one Newton step from it, of a slope that is held.
 
-    The slope of x - l - step (y - Y p) is the identity plus t (diag p - p p^T), t = step Y, whose inverse is
-    known.
+    The slope of x - l - step (y - Y p) is the identity plus t (diag p - p p^T), t = step Y, whose inverse
+    is known.
     """
     dtype = logits.dtype
     (found,) = displace_reference(logits, labels, step)

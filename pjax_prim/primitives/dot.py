@@ -71,7 +71,7 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
 
 
 def differentiable_multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
-    """`multiplier`, whose derivative is that of the solution: one Newton step from it, of a slope that is held."""
+    """`multiplier`, with the derivative of the solution: one Newton step, of a slope that is held."""
     u, extra = map(jax.lax.stop_gradient, multiplier(s, d, residual))
     flip = residual < 0
     grow, shrink = jnp.where(flip, d, s), jnp.where(flip, s, d)
@@ -224,9 +224,7 @@ def _reference(
     wide = arguments.compute_dtype(jnp.result_type(a, b, z))
     a, b, z = a.astype(wide), b.astype(wide), z.astype(wide)
     residual = z - row_dot(a, b)
-    u, extra = solve(
-        0.25 * jnp.sum(jnp.square(a + b), -1), 0.25 * jnp.sum(jnp.square(a - b), -1), residual
-    )
+    u, extra = solve(0.25 * jnp.sum(jnp.square(a + b), -1), 0.25 * jnp.sum(jnp.square(a - b), -1), residual)
     c, k, sign = (x[..., None] for x in coefficients(u))
     far = c > 0  # else the sum below may overflow, and does not count
     first = jax.lax.broadcasted_iota(jnp.int32, c.shape[:-1] + a.shape[-1:], c.ndim - 1) == 0

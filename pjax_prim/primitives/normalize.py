@@ -11,6 +11,7 @@ evaluated on a grid of its logarithm that covers all minima, and its best bracke
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,15 @@ normalize_p = define("pjax_normalize", _reference, differentiable=True)
 """The function itself, over axes counted from the last one, -1: what a recognised composition becomes."""
 
 
-def project_reference(a: Array, z: Array, *, eps: float, center: bool) -> tuple[Array]:
+def project_reference(a: Array, z: Array, *, eps: float, center: bool, follow: bool = False) -> tuple[Array]:
+    """With `follow` the derivative is that of the solution, not that of the search."""
     wide, z = arguments.widen(a, z)
     t, z = (x - jnp.mean(x, -1, keepdims=True) if center else x for x in (wide, z))
     unit = jnp.maximum(jnp.max(jnp.abs(t), -1), jnp.max(jnp.abs(z), -1))
     fine = (unit > 0) & jnp.isfinite(unit)
     unit = jnp.where(fine, unit, 1)
     x, y = t / unit[..., None], z / unit[..., None]
-    s, along = _length(x, y, unit / math.sqrt(a.shape[-1]), math.sqrt(eps))
+    s, along = _length(x, y, unit / math.sqrt(a.shape[-1]), math.sqrt(eps), follow)
     direction = s[..., None] * x + along[..., None] * y
     norm = jnp.sqrt(jnp.sum(jnp.square(direction), -1))
     moving = fine & (norm > 0)
@@ -51,7 +53,7 @@ def project_reference(a: Array, z: Array, *, eps: float, center: bool) -> tuple[
     return (arguments.missing_where(new, z).astype(a.dtype),)
 
 
-def _length(x: Array, y: Array, per_unit: Array, root: float) -> tuple[Array, Array]:
+def _length(x: Array, y: Array, per_unit: Array, root: float, follow: bool) -> tuple[Array, Array]:
     """s and g(s), both in units, at the least cost; a unit of s is `per_unit` of its root mean square."""
     a, b, c = (jnp.sum(u * v, -1) for u, v in ((x, x), (x, y), (y, y)))
 
@@ -100,10 +102,16 @@ def _length(x: Array, y: Array, per_unit: Array, root: float) -> tuple[Array, Ar
     ends = low * jnp.exp(ratio * best), low * jnp.exp(ratio * (best + 1))
     first, last = jax.lax.fori_loop(0, _HALVINGS[a.dtype.name], halve, ends)
     s = 0.5 * (first + last)
+    if follow:  # one Newton step, of a slope that is held
+        s = jax.lax.stop_gradient(s)
+        _, rate = jax.lax.stop_gradient(jax.jvp(slope, (s,), (jnp.ones_like(s),)))
+        s = s - jnp.where(rate > 0, slope(s) / jnp.where(rate > 0, rate, 1), 0)
     return s, along(s)
 
 
-project_normalize_p = define("pjax_project_normalize", project_reference)
+project_normalize_p = define(
+    "pjax_project_normalize", project_reference, derivative=partial(project_reference, follow=True)
+)
 
 
 def project_normalize(

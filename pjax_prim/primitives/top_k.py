@@ -40,8 +40,8 @@ top_k_mask_p = define("pjax_top_k_mask", _top_k_reference, differentiable=True)
 def one_hot_argmax(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     """1 for the largest entry along the last axis and 0 for all others; of equal entries the first wins.
 
-    A hard choice, as of an expert or a code: its derivative is zero. `pjp.displacement` reaches the scores `x`,
-    and solvers project onto the graph of the choice.
+    A hard choice, as of an expert or a code: its derivative is zero. `pjp.displacement` reaches the scores
+    `x`, and solvers project onto the graph of the choice.
 
     **Arguments:** `x`, of any shape with at least one axis, which is not empty.
 
@@ -59,8 +59,8 @@ def one_hot_argmax(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
 def top_k_mask(x: Float[Array, "... n"], k: int) -> Float[Array, "... n"]:
     """1 for the k largest entries along the last axis and 0 for all others; of equal entries the first win.
 
-    A hard choice, as of several experts: its derivative is zero. `pjp.displacement` reaches the scores `x`, and
-    solvers project onto the graph of the choice.
+    A hard choice, as of several experts: its derivative is zero. `pjp.displacement` reaches the scores `x`,
+    and solvers project onto the graph of the choice.
 
     **Arguments:**
 
@@ -89,9 +89,10 @@ def _number(k: int, size: int) -> int:
 def _candidates(x: Array, z: Array, k: int) -> Array:
     """Sets of k entries as masks (..., sets, n), among them the best one or one that is good.
 
-    The best entry for k = 1, else all sets if they are few. Else for a threshold t at each entry and between neighbours, up to `MOST_SETS`,
-    the set that is best where everything in it has to be at least t and everything else at most t: an entry
-    inside costs max(t - x, 0)^2 + 1 - 2 z, outside max(x - t, 0)^2, and the k with the least difference win.
+    The best entry for k = 1, else all sets if they are few. Else for a threshold t at each entry and between
+    neighbours, up to `MOST_SETS`, the set that is best where everything in it has to be at least t and
+    everything else at most t: an entry inside costs max(t - x, 0)^2 + 1 - 2 z, outside max(x - t, 0)^2, and
+    the k with the least difference win.
     """
     n = x.shape[-1]
     if k == 1:

@@ -93,8 +93,8 @@ def _top_k(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array | None]:
     """What would cross the threshold moves, weaker the farther it is; together the scores move by nothing.
 
     The threshold is half-way between the smallest entry that is chosen and the largest that is not, and p
-    = 1/(1 + d^2) with the distance d in halves. More of all scores would choose nothing else, so the mean of the
-    cotangents with the weights p is taken off.
+    = 1/(1 + d^2) with the distance d in halves. More of all scores would choose nothing else, so the mean of
+    the cotangents with the weights p is taken off.
     """
     (x,), (cotangent,) = step.operands, cotangents
     k = step.params.get("k", 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,13 @@ _MOST_ITERATIONS = 64
 class Linearised(AbstractConstraint):
     """y = f(x), whose nearest point is found by a fixed number of Gauss-Newton steps.
 
-    Of all operands and outputs together, the next point is the nearest one of the graph of the linearisation at
-    the last one,
+    Of all operands and outputs together, the next point is the nearest one of the graph of the linearisation
+    at the last one,
 
         x' = x + J^T (I + J J^T)^-1 (y - f(x_i) + J (x_i - x)).
 
-    A step that comes no nearer is taken back by three quarters. The nearest of the points is the result, so it is
-    never farther than the point with the inputs where they are.
+    A step that comes no nearer is taken back by three quarters. The nearest of the points is the result, so
+    it is never farther than the point with the inputs where they are.
 
     - `function`: of operands and constants.
     - `name`: of the operation.
@@ -139,11 +139,10 @@ def _add(a: Arrays, b: Arrays) -> Arrays:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-def solve(apply: Callable[..., Array | Arrays], target: Array | Arrays, unknowns: int) -> Array | Arrays:
+def solve(apply: Callable[[Any], Any], target: Any, unknowns: int) -> Any:
     """The solution of `apply(v) = target`, for an operator that is the identity plus a positive one."""
     dtype = jax.tree.leaves(target)[0].dtype
     tolerance = 10 * float(jnp.finfo(dtype).eps)
-    found: Array | Arrays
     found, _ = jax.scipy.sparse.linalg.cg(
         apply, target, tol=tolerance, maxiter=min(2 * unknowns, _MOST_ITERATIONS)
     )

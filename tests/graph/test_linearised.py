@@ -42,7 +42,10 @@ OPERATIONS: dict[str, tuple[Forward, str]] = {
     "sort": (lambda a, b: jnp.sort(a, 1), "sort"),
     "two outputs": (lambda a, b: lax.sort((a, b), dimension=1, num_keys=1), "sort"),
     "top_k": (lambda a, b: lax.top_k(a, 2)[0], "top_k"),
-    "solve": (lambda a, b: jnp.linalg.solve(a[:, :3] @ b[:, :3].T + 4 * jnp.eye(3), C), "lu+custom_linear_solve"),
+    "solve": (
+        lambda a, b: jnp.linalg.solve(a[:, :3] @ b[:, :3].T + 4 * jnp.eye(3), C),
+        "lu+custom_linear_solve",
+    ),
     "cholesky": (lambda a, b: jnp.linalg.cholesky(a @ a.T + jnp.eye(3)), "cholesky"),
     "triangular_solve": (
         lambda a, b: jax.scipy.linalg.solve_triangular(a[:, :3] + 3 * jnp.eye(3), b, lower=True),
@@ -227,7 +230,9 @@ def test_identities_of_large_programs() -> None:
         h, _ = lax.optimization_barrier((jax.device_put(jnp.copy(h)), X))
         return pjp.squared_error(lax.reduce_precision(h, 8, 23), Y)
 
-    plain = pjp.solve(lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3)
+    plain = pjp.solve(
+        lambda w: pjp.squared_error(jnp.tanh(X @ w), Y), W, solver=pjp.AlternatingProjections(), max_steps=3
+    )
     found = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3)
     np.testing.assert_allclose(found.params, plain.params, rtol=1e-6)
 

@@ -264,21 +264,9 @@ ERRORS: dict[str, tuple[Callable[[Params, Array], Any], str]] = {
         lambda p, x: lax.fori_loop(0, jnp.sum(x).astype(int), lambda i, h: h + p["c"], START),
         "'while'.*Python integers",
     ),
-    "cond": (
-        lambda p, x: lax.cond(jnp.sum(x) > 0, lambda c: c, lambda c: c + 1, p["c"]),
-        "no projection rule for primitive 'cond'.*jnp.where on a constant predicate",
-    ),
-    "cond in scan": (
-        lambda p, x: lax.scan(
-            lambda h, x: (lax.cond(jnp.sum(x) > 0, lambda h: h, lambda h: cell(p, h, x), h), None),
-            START,
-            x,
-        )[0],
-        "no projection rule for primitive 'cond'",
-    ),
     "no rule in scan": (
-        lambda p, x: lax.scan(lambda h, x: (lax.lgamma(cell(p, h, x)), None), START, x)[0],
-        "no projection rule for primitive 'lgamma', whose input depends on parameters. Give it one",
+        lambda p, x: lax.scan(lambda h, x: (lax.nextafter(cell(p, h, x), START), None), START, x)[0],
+        "no projection rule for primitive 'nextafter', whose input depends on parameters. Give it one",
     ),
     "rule does not cover": (
         lambda p, x: lax.scan(lambda h, x: (cell(p, h, x) ** 0, None), START, x)[0],

@@ -56,6 +56,22 @@ def test_a_condition_of_values_that_move_is_held() -> None:
     assert not direction(lambda x: jnp.argmax(x) * jnp.ones(7)).any()
 
 
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_the_largest_entries(k: int) -> None:
+    """What is near the threshold moves, and the scores together do not."""
+    found = direction(lambda x: pjp.top_k_mask(x, k))
+    if k == 7:
+        assert not found.any()
+        return
+    ordered = np.sort(X)[::-1]
+    p = 1 / (1 + 4 * (np.asarray(X) - (ordered[k - 1] + ordered[k]) / 2) ** 2)
+    c = np.asarray(C)
+    np.testing.assert_allclose(found, p * (c - np.sum(p * c) / np.sum(p)), rtol=1e-9)
+    np.testing.assert_allclose(np.sum(found), 0, atol=1e-12)
+    if k == 1:
+        np.testing.assert_allclose(direction(pjp.one_hot_argmax), found)
+
+
 def test_ties() -> None:
     zero = jnp.zeros(7)
     np.testing.assert_array_equal(direction(lambda x: jnp.maximum(x, 0), zero), np.where(C < 0, C, 0))
