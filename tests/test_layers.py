@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("primitives",),
     ("lowering",),
     ("rules", "restrictions"),
-    ("pullbacks",),
+    ("pullbacks", "own_losses"),
     ("graph",),
     ("metric",),
     ("problem",),

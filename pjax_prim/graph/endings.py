@@ -180,8 +180,7 @@ def _weights(
     one = jnp.ones((), jax.eval_shape(forward, *shapes)[0].dtype)
 
     def once(_: int, state: tuple[list[Array], list[Array]]) -> tuple[list[Array], list[Array]]:
-        _, adjoints = state
-        losses, starts = back((one, adjoints))
+        losses, starts = back((one, state[1]))
         return losses, starts
 
     # Each time round credit goes one iteration further back through the carries.

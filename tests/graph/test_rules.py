@@ -143,8 +143,8 @@ LOSSES: dict[str, Forward] = {
     "minimise": lambda a, b: pjp.minimise(a),
 }
 SOLUTIONS = {
-    "margin_loss": 2 * HOT, "squared_error": C, "equality": C, "absolute_error": C, "at_most": C - 1, "huber": C,
-    "kl_divergence": jax.nn.log_softmax(C),
+    "margin_loss": 2 * HOT, "squared_error": C, "equality": C, "absolute_error": C, "at_most": C - 1,
+    "huber": C, "kl_divergence": jax.nn.log_softmax(C),
 }  # fmt: skip
 """Where a loss is at rest. Cross-entropies and what is minimised are nowhere."""
 
