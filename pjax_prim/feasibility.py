@@ -18,7 +18,7 @@ from ._compat import JAX_VERSION, program_cache
 from .errors import ArgumentError, GraphError
 from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
-from .graph.ir import read
+from .graph.ir import Value, read
 from .graph.program import Program, make_program, trace
 from .metric import metric_of, weigh
 from .primitives._arguments import is_concrete, standard_promotion
@@ -103,6 +103,8 @@ class FeasibilityProblem(eqx.Module):
             closed = trace(function, arrays[: len(parameters)], arrays[len(parameters) :])
         program, captured = make_program(closed, len(parameters), names, counts[0])
         graph = _cached_graph(program) if program.is_pure else build_graph(program)
+        # Put where a transfer guard lets them go.
+        captured = [x if isinstance(x, jax.Array) else jax.device_put(x) for x in captured]
         return cls(graph, parameters, data, captured, fixed, treedef)
 
     def restore(self, arrays: Sequence[Any]) -> Any:
@@ -264,6 +266,14 @@ def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
     return [jnp.sqrt(gap) for gap in problem.forward_gaps(arrays[0])]
 
 
+@_jitted
+def _constants(
+    graph: ConstraintGraph, wanted: tuple[Value, ...], data: list[Any], captured: list[Any]
+) -> list[Any]:
+    environment = graph.constants(data, captured, wanted=wanted)
+    return [read(environment, value) for value in wanted]
+
+
 def check_constants(problem: FeasibilityProblem) -> None:
     """Checks the labels of losses and of threshold neurons, where their values are known."""
     graph = problem.graph
@@ -282,12 +292,8 @@ def check_constants(problem: FeasibilityProblem) -> None:
     if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
     wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
-
-    def evaluate(data: list[Any], captured: list[Any]) -> list[Any]:
-        environment = graph.constants(data, captured, wanted=wanted)
-        return [read(environment, value) for value in wanted]
-
-    environment = dict(zip(wanted, in_automatic_axes(evaluate, problem.data, problem.captured), strict=True))
+    found = jax.device_get(_constants(graph, tuple(wanted), problem.data, problem.captured))
+    environment = dict(zip(wanted, found, strict=True))
     for constraint, values in checked:
         constraint.check([read(environment, value) for value in values])
     for value in signs:

@@ -117,7 +117,7 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     odds = jnp.exp(shifted)
     # Of the likeliest, all but one: there may be several.
     others = jnp.sum(jnp.where(likeliest, 0, odds), -1, keepdims=True)
-    others = others + jnp.sum(likeliest, -1, keepdims=True, dtype=x.dtype) - 1
+    others = others + (jnp.sum(likeliest, -1, keepdims=True, dtype=x.dtype) - 1)
     share, total = 1 / (1 + others), jnp.sum(y, -1, keepdims=True)
     at_likeliest = total * others * share - (total - y)
     return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)

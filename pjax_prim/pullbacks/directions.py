@@ -24,7 +24,7 @@ def settings_of(closed: Any, lam: float | None, weight: Any) -> Settings:
     """The settings of an interpretation: to first order, or of finite steps of the losses."""
     if lam is None:
         return Settings(weight)
-    return Settings(weight, Finite(lam, weight, lam * max(_examples(closed), 1)))
+    return Settings(weight, Finite(lam, lam * max(_examples(closed), 1)))
 
 
 def directions(

@@ -96,7 +96,7 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
     if settings.finite is not None:
         rule = constraint_of(equation, moves)
         if rule is not None:
-            pullback = projecting(rule, settings.finite, weighs)
+            pullback = projecting(rule, settings.finite)
     if pullback is not None and all(is_differentiable(x.aval) for x in equation.outvars):
         results = bind_with_pullback(
             bind, values, dict(equation.params), moves, settings.weight, pullback, primitive.name

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -10,33 +11,34 @@ from jaxtyping import Array
 from ..errors import GraphError
 from ..explicit_axes import in_automatic_axes
 from ..rules import ConstraintRule, Movement, RuleContext, rule_of
-from ..rules.constraint import Asked
+from ..rules.constraint import AbstractConstraint
+from ..rules.steps import AbstractStep, TopK
+from ..rules.threshold import ThresholdDot
 from .registry import Pullback, Step, sum_to
-
-HELD = 1e9
-"""The weight of an operand of a product that depends on no parameter: it all but stays where it is."""
 
 
 class Finite(NamedTuple):
     """How large the steps of finite displacements are.
 
     - `lam`: of the losses' proximal operators.
-    - `weight`: of parameters in products, as in `pjp.displacement`.
     - `scale`: by how much a cotangent is multiplied to be minus a displacement.
     """
 
     lam: float
-    weight: float
     scale: float
 
 
 def constraint_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | None:
     """The constraint that a rule makes of an equation; None for a movement, or without a rule.
 
+    Steps have none, either: their Jacobian is zero, and a signal goes through them as to first order.
+
     **Arguments:** `moves`, for each input whether it depends on a parameter.
     """
     meaning = meaning_of(equation, moves)
-    return meaning if isinstance(meaning, ConstraintRule) else None
+    if not isinstance(meaning, ConstraintRule) or isinstance(meaning.constraint, _STEPS):
+        return None
+    return meaning
 
 
 def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movement | None:
@@ -58,32 +60,48 @@ def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movemen
         return None
 
 
+_STEPS = (AbstractStep, ThresholdDot, TopK)
+
+
 def _number(atom: Any) -> float | None:
     value = getattr(atom, "val", None)
     return None if value is None or np.shape(value) else float(value)
 
 
-def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -> Pullback:
+_HELD = 1e9
+"""The weight in the distance of what depends on no parameter: it all but stays where it is."""
+
+
+def _holding(constraint: AbstractConstraint, wanted: Sequence[bool]) -> AbstractConstraint:
+    """The constraint with operands that do not move; as it is where its projection knows no weights."""
+    if all(wanted):
+        return constraint
+    return constraint.weighted(tuple(1.0 if want else _HELD for want in wanted)) or constraint
+
+
+def projecting(rule: ConstraintRule, settings: Finite) -> Pullback:
     """The pullback that projects onto the constraint of a rule.
 
-    **Arguments:** `weighs`, for each input of the operation whether it is made of parameters only.
+    The projection of a point moves it by J^T t, with the Jacobian J where it ends and a multiplier t that is
+    smaller than the change of the output that is asked for. The pullback is J^T of the whole change, so that
+    signals do not fade from operation to operation. Where an operand has several copies, J is that of their
+    mean.
     """
     constraint, scale = rule.constraint, settings.scale
 
-    moved = sorted(rule.operands)
-
     def pullback(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
-        like = [step.operands[i] for i in moved if step.moves[i]]
-        params = step.params
+        moved = [i for i in sorted(rule.operands) if step.moves[i]]
 
         def run(operands: Any, outputs: Any, cotangents: Any) -> list[Array | None]:
-            return project(Step(operands, outputs, params, step.moves, step.weight), cotangents)
+            return project(Step(operands, outputs, step.params, step.moves, step.weight), *cotangents)
 
-        return in_automatic_axes(run, step.operands, step.outputs, cotangents, like=like)
+        like = [step.operands[i] for i in moved]
+        found: list[Array | None] = in_automatic_axes(run, step.operands, step.outputs, cotangents, like=like)
+        return found
 
-    def project(step: Step, cotangents: tuple[Array, ...]) -> list[Array | None]:
+    def project(step: Step, cotangent: Array) -> list[Array | None]:
         found: list[Array | None] = [None] * len(step.operands)
-        output, cotangent = step.outputs[0], cotangents[0]
+        output = step.outputs[0]
         operands, constants = (
             tuple(
                 jnp.broadcast_to(step.operands[i], output.shape) if rule.broadcast else step.operands[i]
@@ -97,13 +115,15 @@ def projecting(rule: ConstraintRule, settings: Finite, weighs: Sequence[bool]) -
             found[rule.operands[0]] = pulled * each / -settings.lam
             return found
         wanted = [step.moves[i] for i in rule.operands]
-        weights = [settings.weight if weighs[i] else None if step.moves[i] else HELD for i in rule.operands]
-        moves, damping = constraint.displace(
-            Asked(operands, output, -scale * cotangent, constants, wanted, weights)
-        )
-        for position, move in zip(rule.operands, moves, strict=True):
-            if move is not None and step.moves[position]:
-                found[position] = sum_to(move * damping / -scale, step.operands[position].shape)
+        target = output - scale * cotangent
+        projected = _holding(constraint, wanted).project_average(operands, target, constants, wanted)
+        point = [
+            x if move is None else x + move for x, move in zip(operands, projected.displacements, strict=True)
+        ]
+        _, transposed = jax.vjp(lambda *operands: constraint.forward(operands, constants), *point)
+        for position, want, moved in zip(rule.operands, wanted, transposed(cotangent), strict=True):
+            if want:
+                found[position] = sum_to(moved, step.operands[position].shape)
         return found
 
     return pullback

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ... import primitives as pp
@@ -92,7 +93,7 @@ def last_axis(shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
 
 def some_of(step: Any) -> Any:
     """Which elements count."""
-    return jnp.asarray(step) > 0
+    return np.asarray(step) > 0
 
 
 def register(constraint: type[Loss]) -> None:
