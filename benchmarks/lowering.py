@@ -100,21 +100,9 @@ def rows(n: int) -> dict[str, Row]:
             lambda x, w: window.convolve(x, w, None),
         ),
         "cross_entropy": Row((logits, labels, steps)),
-        "displace_convolution": Row(
-            (images, filters, images),
-            {key: value for key, value in wanted.items() if key != "relative"}
-            | {"window": window, "weights": (None, 10.0)},
-            lambda x, w, z: convolutions(x, w, z)[1],
-        ),
         "displace_cross_entropy": Row((logits, labels, steps)),
         "displace_cumsum": Row((many,)),
         "displace_dot": Row((copies, copies, single)),
-        "displace_linear": Row(
-            ((side, side // 2), (side, side // 2), (side, side)),
-            {key: wanted[key] for key in ("wanted", "precision", "operand_dtype")}
-            | {"weights": (None, 10.0)},
-            lambda a, b, z: matmuls(a, b, z)[1:],
-        ),
         "displace_max": Row((many, few)),
         "displace_scalar": Row((one, one), {**curve, "relative": False}),
         "displace_sum": Row((one, one), {"inputs": 4}),

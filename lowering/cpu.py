@@ -23,7 +23,6 @@ from jaxtyping import Array
 from pjax_prim._compat import KEEPS_BARRIERS, evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
-    displace_convolution_p,
     displace_dot_p,
     displace_scalar_p,
     displace_sum_relu_p,
@@ -35,7 +34,6 @@ from pjax_prim.primitives import (
     reflect_dot_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
-from pjax_prim.primitives.displace_convolution import displace_small
 from pjax_prim.primitives.linear import answer_blockwise
 from pjax_prim.primitives.linear import reference as linear_reference
 from pjax_prim.primitives.scalar import Mode
@@ -121,16 +119,6 @@ def _convolve(params: dict[str, Any], lhs: Array, rhs: Array) -> tuple[Array]:
 register(
     convolve_p,
     Rule("channels_last", _channels_last(convolve_p.reference), when="always: fast inside loops, too"),
-    "cpu",
-)
-register(
-    displace_convolution_p,
-    Rule(
-        "first_order_channels_last",
-        _channels_last(displace_small),
-        local=True,
-        when="one device: as convolve, and no convolution forward where no change is large",
-    ),
     "cpu",
 )
 register(

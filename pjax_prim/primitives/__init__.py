@@ -36,8 +36,6 @@ from .cross_entropy import prox_cross_entropy_p as prox_cross_entropy_p
 from .cumsum import displace_cumsum_p as displace_cumsum_p
 from .cumsum import project_cumsum as project_cumsum
 from .cumsum import project_cumsum_p as project_cumsum_p
-from .displace_convolution import displace_convolution_p as displace_convolution_p
-from .displace_linear import displace_linear_p as displace_linear_p
 from .dot import project_dot as project_dot
 from .dot import project_dot_p as project_dot_p
 from .equality import equality as equality

@@ -1,7 +1,6 @@
 """What a kind of constraint has to know: how to evaluate, copy, average and project."""
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -34,37 +33,6 @@ class Projected(NamedTuple):
     displacements: tuple[Array | None, ...]
     moved: Array
     scatter: Array | None = None
-
-
-class Asked(NamedTuple):
-    """A change that is asked for of an operation's output (`AbstractConstraint.displace`).
-
-    - `operands`: the common values; `output`, what they give.
-    - `change`: of the output.
-    - `constants`, `wanted`: as in `project_average`.
-    - `weights`: of each operand in the distance, in units of 1 + the mean squared length of what it is
-      multiplied with; None makes it 1. Only products know weights; elsewhere the operands count alike.
-    """
-
-    operands: Arrays
-    output: Array
-    change: Array
-    constants: Arrays
-    wanted: Sequence[bool]
-    weights: Sequence[float | None]
-
-
-class Displaced(NamedTuple):
-    """What one elementary step of a displacement sweep passes on.
-
-    - `displacements`: for each operand the sum over its copies of their displacements, times its weight;
-      None where it was not asked for.
-    - `damping`: by how much the constraint weakened the change it was given, on average: what
-      the change has to be divided by to be the multiplier of its projection. A number or a scalar.
-    """
-
-    displacements: tuple[Array | None, ...]
-    damping: Array | float
 
 
 class Reflection(NamedTuple):
@@ -174,21 +142,6 @@ class AbstractConstraint(abc.ABC):
                 kept += weight * jnp.sum(wide * np.asarray(count, wide.dtype))
         return jnp.maximum(moved - kept, 0)
 
-    def displace(self, asked: Asked) -> Displaced:
-        """`project_average` for an output that is to change, summed over copies."""
-        copies = self.multiplicity([x.shape for x in asked.operands])
-        enlarged = _enlargement(
-            asked.change, (asked.output, *asked.operands, *asked.constants), self.elementwise
-        )
-        target = asked.output + enlarged * asked.change
-        projected = self.project_average(asked.operands, target, asked.constants, asked.wanted)
-        assert projected.output is not None
-        displacements = tuple(
-            None if mean is None or not want else mean * count / enlarged
-            for mean, want, count in zip(projected.displacements, asked.wanted, copies, strict=True)
-        )
-        return Displaced(displacements, damping(asked.change, (target - projected.output) / enlarged))
-
     def held(self, copies: Arrays, target: Array) -> Any:
         """Arrays from which `reflection` knows the projection of copies without reading them again.
 
@@ -281,32 +234,6 @@ class WeightedConstraint(AbstractConstraint):
 
     def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
         return replace(self, weights=weights)
-
-
-def _enlargement(change: Array, arrays: Arrays, elementwise: bool) -> Array:
-    """By what at least 1 a change is multiplied, so that sums with the arrays keep half of its digits.
-
-    Projections are all but linear in changes as small as that. `elementwise`: a number for each element,
-    else one for all.
-    """
-
-    def size(x: Array) -> Array:
-        x = jnp.where(jnp.isfinite(x), x, 0)  # bounds and masks may be infinite
-        return jnp.abs(x) if elementwise else jnp.sqrt(jnp.mean(jnp.square(x)))
-
-    changed = size(change)
-    floating = (size(x) for x in arrays if jnp.issubdtype(x.dtype, jnp.floating))
-    total = sum(floating, jnp.zeros((), change.dtype))
-    least = math.sqrt(jnp.finfo(change.dtype).eps) * total
-    # Without the bound an all but vanished change would overflow.
-    factor = least / jnp.maximum(changed, jnp.finfo(change.dtype).tiny)
-    return jnp.clip(factor, 1, 1 / math.sqrt(jnp.finfo(change.dtype).tiny))
-
-
-def damping(change: Array, multiplier: Array) -> Array:
-    """The number that makes the multiplier nearest to the change; 1 where nothing changes."""
-    passed = jnp.sum(change * multiplier)
-    return jnp.where(passed > 0, squared_norm(change) / jnp.where(passed > 0, passed, 1), 1)
 
 
 def squared_norm(a: Array) -> Array:

@@ -15,19 +15,16 @@ from jaxtyping import Array
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
 from ..primitives._window import Window
-from ..primitives.displace_convolution import mean_norms
 from .constraint import (
     Arrays,
-    Asked,
     Count,
-    Displaced,
     Number,
     Projected,
     Reflection,
     Target,
     WeightedConstraint,
 )
-from .linear import Linear, dot_damping
+from .linear import Linear
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -123,26 +120,6 @@ class Convolution(WeightedConstraint):
     ) -> Projected:
         """Three convolutions and one elementwise solve (`primitives.convolution`), no copies."""
         return self._projected(operands, target, wanted)
-
-    def displace(self, asked: Asked) -> Displaced:
-        lhs, rhs = self._channels_first(asked.operands)
-        found = iter(
-            pp.displace_convolution_p.bind(
-                lhs,
-                rhs,
-                jnp.transpose(asked.change, self.dimensions.out_spec),
-                window=self.window,
-                wanted=tuple(asked.wanted),
-                weights=tuple(asked.weights),
-                precision=self.precision,
-                operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
-            )
-        )
-        displacements = tuple(
-            jnp.transpose(next(found), _inverse(self._specs[side])) if want else None
-            for side, want in enumerate(asked.wanted)
-        )
-        return Displaced(displacements, dot_damping(*mean_norms(lhs, rhs, self.window), asked.weights))
 
     def _projected(
         self,

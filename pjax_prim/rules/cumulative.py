@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, damping, squared_norm
+from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -35,10 +35,6 @@ class CumulativeSum(AbstractConstraint):
         total = self.forward(operands, constants)
         step, change = self._displace(target - total)
         return Projected(total + change, (step,), squared_norm(step))
-
-    def displace(self, asked: Asked) -> Displaced:
-        step, changed = self._displace(asked.change)
-        return Displaced((step,), damping(asked.change, asked.change - changed))
 
     def _displace(self, residual: Array) -> Arrays:
         """Of inputs and outputs, by the primitive along the last axis."""

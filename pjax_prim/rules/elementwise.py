@@ -13,8 +13,6 @@ from .. import primitives as pp
 from .constraint import (
     AbstractConstraint,
     Arrays,
-    Asked,
-    Displaced,
     Projected,
     Target,
     WeightedConstraint,
@@ -74,12 +72,6 @@ class Sum(WeightedConstraint):
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
 
-    def displace(self, asked: Asked) -> Displaced:
-        (step,) = pp.displace_sum_p.bind(
-            jnp.zeros_like(asked.change), asked.change, inputs=len(asked.operands)
-        )
-        return Displaced(_equal_displacements(self.signs, step, asked.wanted), 1.0 + len(asked.operands))
-
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
 
@@ -135,14 +127,6 @@ class SumRelu(WeightedConstraint):
             _signed(sign, step / weight) for sign, weight in zip(self.signs, self.weights, strict=True)
         )
         return Projected(output, moves, self.squared(moves))
-
-    def displace(self, asked: Asked) -> Displaced:
-        total = _signed_sum(self.signs + self.shifts, asked.operands + asked.constants)
-        # Where the sum is above zero it is the output: measured from it, no digit of the change is lost.
-        above, size = total > 0, len(asked.operands)
-        near, _ = pp.displace_sum_relu_p.bind(total, asked.output + asked.change, inputs=size)
-        step = jnp.where(above, jnp.maximum(asked.change / (size + 1), -total / size), near)
-        return Displaced(_equal_displacements(self.signs, step, asked.wanted), 1.0 + size)
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)

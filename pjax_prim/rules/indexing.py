@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from ..errors import GraphError
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, damping
+from .constraint import AbstractConstraint, Arrays, Projected, Target
 from .registry import ConstraintRule, Movement, RuleContext, register_projection
 
 
@@ -42,10 +42,6 @@ class ScatterSum(AbstractConstraint):
         total = self.forward(operands, constants)
         changed, steps, squared = self._displace(operands, target - total, constants)
         return Projected(total + changed, steps, squared)
-
-    def displace(self, asked: Asked) -> Displaced:
-        changed, steps, _ = self._displace(asked.operands, asked.change, asked.constants)
-        return Displaced(steps, damping(asked.change, asked.change - changed))
 
     def _displace(self, operands: Arrays, residual: Array, constants: Arrays) -> tuple[Array, Arrays, Array]:
         """The displacements of the output and of the operands, and the squared norm of these."""

@@ -11,19 +11,15 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives._arguments import compute_dtype
-from ..primitives.displace_linear import absolute
 from ..primitives.dot import row_dot
 from .constraint import (
     AbstractConstraint,
     Arrays,
-    Asked,
-    Displaced,
     Number,
     Projected,
     Reflection,
     Target,
     WeightedConstraint,
-    squared_norm,
 )
 from .registry import ConstraintRule, RuleContext, register_projection
 
@@ -146,20 +142,6 @@ class Linear(WeightedConstraint):
         """Three matrix products and one elementwise solve (`primitives.linear`), no copies."""
         return self._projected(operands, target, wanted)
 
-    def displace(self, asked: Asked) -> Displaced:
-        a, b = self._canonical(asked.operands)
-        found = pp.displace_linear_p.bind(
-            a,
-            b,
-            asked.change.reshape(*a.shape[:2], b.shape[1]),
-            wanted=tuple(asked.wanted),
-            weights=tuple(asked.weights),
-            precision=self.precision,
-            operand_dtype=self.operand_dtype or jnp.result_type(a, b),
-        )
-        norm_a, norm_b = (squared_norm(x) / max(x.size // x.shape[-1], 1) for x in (a, b))
-        return Displaced(self._by_side(found, asked.wanted), dot_damping(norm_a, norm_b, asked.weights))
-
     def _by_side(self, found: Sequence[Array], wanted: Sequence[bool]) -> tuple[Array | None, ...]:
         """Results for the operands wanted, in these operands' shapes; None for the others."""
         rest = iter(found)
@@ -266,20 +248,10 @@ class EmptyLinear(Linear):
     def held(self, copies: Arrays, target: Array) -> None:
         return None
 
-    def displace(self, asked: Asked) -> Displaced:
-        moves = zip(asked.operands, asked.wanted, strict=True)
-        return Displaced(tuple(jnp.zeros_like(x) if want else None for x, want in moves), 1.0)
-
 
 def _scalar(number: Number, copies: Array) -> Array:
     """A number with the axes of what there is one of for each copy."""
     return jnp.asarray(number, compute_dtype(copies.dtype)).reshape(1, 1, 1)
-
-
-def dot_damping(norm_a: Array, norm_b: Array, weights: Sequence[float | None]) -> Array:
-    """Of dot projections with small changes, to first order, from the mean squared norms of the vectors."""
-    u, v = absolute(norm_b, weights[0]), absolute(norm_a, weights[1])
-    return 1 + norm_a / v + norm_b / u
 
 
 def _dot_general(ctx: RuleContext) -> ConstraintRule:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import Arrays, Asked, Displaced, Target, damping
+from .constraint import Arrays, Target
 from .reductions import Reduction
 from .registry import ConstraintRule, RuleContext, register_projection
 
@@ -29,24 +28,6 @@ class Normalize(Reduction):
         (x,) = copies
         (moved,) = pp.project_normalize_p.bind(self.rows(x), self.rows(target), **self._static)
         return (self.unrows(moved, x.shape),)
-
-    def displace(self, asked: Asked) -> Displaced:
-        """The nearest small displacement: J (1 + J^2)^-1 of the change, with the Jacobian J.
-
-        J is 1/q across t and eps/q^3 along it, q^2 = mean t^2 + eps.
-        """
-        x, change = asked.operands[0], asked.change
-        t, change = self._centered(x), self._centered(change)
-        mean_square = jnp.mean(jnp.square(t), self.axes, keepdims=True)
-        inverse = lax.rsqrt(mean_square + self.eps)
-        across, along = inverse, self.eps * inverse**3
-        share = jnp.sum(t * change, self.axes, keepdims=True)
-        share = share / jnp.maximum(jnp.sum(t * t, self.axes, keepdims=True), jnp.finfo(t.dtype).tiny)
-        part = share * t
-        gain = across / (1 + across**2)
-        step = gain * change + (along / (1 + along**2) - gain) * part
-        reached = across * step + (along - across) * (along / (1 + along**2)) * part
-        return Displaced((step,), damping(asked.change, asked.change - reached))
 
     def _centered(self, x: Array) -> Array:
         return x - jnp.mean(x, self.axes, keepdims=True) if self.center else x

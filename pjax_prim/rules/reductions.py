@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
@@ -75,13 +75,6 @@ class ReduceSum(Reduction):
             moved = weight * count * squared_norm(step)
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
         return Projected(total + count * step, (displacement,), moved)
-
-    def displace(self, asked: Asked) -> Displaced:
-        (x,) = asked.operands
-        count = math.prod(x.shape[axis] for axis in self.axes)
-        (step,) = pp.displace_sum_p.bind(jnp.zeros_like(asked.change), asked.change, inputs=count)
-        displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
-        return Displaced((displacement,), 1.0 + count)
 
 
 @dataclass(frozen=True)

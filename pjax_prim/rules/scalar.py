@@ -12,11 +12,8 @@ from ..primitives.curves import Parameters, curve
 from .constraint import (
     AbstractConstraint,
     Arrays,
-    Asked,
-    Displaced,
     Projected,
     Target,
-    damping,
     squared_norm,
 )
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
@@ -44,12 +41,6 @@ class Scalar(AbstractConstraint):
     ) -> Projected:
         step, output = pp.displace_scalar_p.bind(*operands, target, relative=False, **self._static)
         return Projected(output, (step,), squared_norm(step))
-
-    def displace(self, asked: Asked) -> Displaced:
-        step, changed = pp.displace_scalar_p.bind(
-            *asked.operands, asked.change, relative=True, **self._static
-        )
-        return Displaced((step,), damping(asked.change, asked.change - changed))
 
     @property
     def _static(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Target, damping
+from .constraint import AbstractConstraint, Arrays, Target
 from .registry import ConstraintRule, register_projection
 
 
@@ -20,11 +20,6 @@ class AbstractStep(AbstractConstraint):
     @abc.abstractmethod
     def steps_from_edge(self, x: Array) -> Array:
         """The distance to the nearest edge in units of half a step, up to its sign."""
-
-    def displace(self, asked: Asked) -> Displaced:
-        """The change, weaker the farther an edge is: a small change alone would reach none."""
-        multiplier = asked.change / (1 + jnp.square(self.steps_from_edge(asked.operands[0])))
-        return Displaced((multiplier,), damping(asked.change, multiplier))
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.threshold import threshold_margin
-from .constraint import AbstractConstraint, Arrays, Asked, Displaced, Target
+from .constraint import AbstractConstraint, Arrays, Target
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -40,21 +39,6 @@ class ThresholdDot(AbstractConstraint):
         margin = threshold_margin(copies[0].shape[-1], self.sigma)
         w, x, y = pp.project_threshold_dot_p.bind(*copies, target, margin=margin)
         return (w, x), y
-
-    def displace(self, asked: Asked) -> Displaced:
-        """That of the dot product with the change divided by 1 + (w . x / margin)^2: a flip has to go there.
-
-        The margin is that of weights and inputs of their lengths, |w| |x| / sqrt(n sigma), and the unit
-        of w . x: neurons do not fall asleep as their weights grow.
-        """
-        w, x = asked.operands
-        product, transposed = jax.vjp(lambda w, x: jnp.einsum("...mn,...n->...m", w, x), w, x)
-        squared = jnp.sum(jnp.square(w), -1) * jnp.mean(jnp.square(x), -1)[..., None] / self.sigma
-        some = squared > 0
-        margin = jnp.sqrt(jnp.where(some, squared, 1))
-        multiplier = jnp.where(some, asked.change / (margin * (1 + jnp.square(product / margin))), 0)
-        moves = zip(transposed(multiplier), asked.wanted, strict=True)
-        return Displaced(tuple(move if want else None for move, want in moves), 1.0)
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         w, x = shapes

@@ -185,11 +185,9 @@ pjax.at_most
 pjax.binary_cross_entropy
 pjax.convolve
 pjax.cross_entropy
-pjax.displace_convolution
 pjax.displace_cross_entropy
 pjax.displace_cumsum
 pjax.displace_dot
-pjax.displace_linear
 pjax.displace_max
 pjax.displace_scalar
 pjax.displace_sum

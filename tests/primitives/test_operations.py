@@ -168,30 +168,6 @@ def project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     return rows_of((*results, *again), results[0])
 
 
-def displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype, "weights": (None, 4.0)}
-    large, small = (pp.displace_linear_p.bind(a, b, scale * z, **settings) for scale in (1.0, 1e-10))
-    return rows_of((*large, *(1e10 * x for x in small)), large[0])
-
-
-def plain_displace_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    v = 4 * (1 + jnp.mean(jnp.sum(a**2, -1), -1))[..., None, None]
-
-    def sums(z: jax.Array) -> tuple[jax.Array, ...]:
-        root = jnp.sqrt(v)[..., None]
-        x, y = jnp.broadcast_arrays(a[..., :, None, :] / root, b[..., None, :, :])
-        p_x, p_y = project_rows(x, y, jnp.sum(x * y, -1) + z / root[..., 0])
-        return jnp.sum(root * (p_x - x), -2), jnp.sum(root**2 * (p_y - y), -3)
-
-    def first_order(z: jax.Array) -> tuple[jax.Array, ...]:
-        norm_a, norm_b = (jnp.sum(x**2, -1) for x in (a, b))
-        t = z / (1 + norm_a[..., :, None] / v + norm_b[..., None, :])
-        return jnp.einsum("...pq,...qk->...pk", t, b), jnp.einsum("...pq,...pk->...qk", t, a)
-
-    large = sums(z)
-    return rows_of((*large, *first_order(z)), large[0])
-
-
 def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     p_a, p_b = project_rows(a[..., :, None, :], b[..., None, :, :], z)
     move_a, move_b = p_a - a[..., :, None, :], p_b - b[..., None, :, :]
@@ -230,49 +206,6 @@ def project_convolution(*operands: jax.Array) -> jax.Array:
     )  # fmt: skip
     outer = operands[0].shape[:-4]
     return jnp.concatenate([x.reshape(*outer, -1) for x in results], -1)
-
-
-def displace_convolution(*operands: jax.Array) -> jax.Array:
-    *operands, z = operands
-    settings = {
-        "window": WINDOW, "wanted": (True, True), "precision": None, "operand_dtype": jnp.dtype("float64"),
-        "weights": (None, 4.0),
-    }  # fmt: skip
-    outer = z.shape[:-4]
-    found = [pp.displace_convolution_p.bind(*operands, scale * z, **settings) for scale in (1.0, 1e-10)]
-    parts = [scale * x for of, scale in zip(found, (1.0, 1e10), strict=True) for x in of]
-    return jnp.concatenate([x.reshape(*outer, -1) for x in parts], -1)
-
-
-def plain_displace_convolution(*operands: jax.Array) -> jax.Array:
-    """By the rows of patches and filters, which are those of one product for each group."""
-    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
-    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
-    return jnp.stack([_plain_changes(*one) for one in zip(*rows, strict=True)]).reshape(*outer, -1)
-
-
-def _plain_changes(x: jax.Array, w: jax.Array, z: jax.Array) -> jax.Array:
-    def patches_of(x: jax.Array) -> jax.Array:  # (N, G, 1, *P, C, size)
-        return jnp.moveaxis(WINDOW.patches(WINDOW.grouped(x)), 2, -2)[:, :, None]
-
-    v = 4 * (1 + jnp.sum(x**2) * 12 / x.size)  # elements count as if all patches were inside
-    a, b = jnp.broadcast_arrays(patches_of(x), w.reshape(1, 2, 2, 1, 1, 2, 6))
-    a, b = (y.reshape(*y.shape[:-2], 12) for y in (a, b))
-    change = z.reshape(a.shape[:-1])
-    _, back = jax.vjp(patches_of, x)
-
-    def summed(move_a: jax.Array, move_b: jax.Array) -> list[jax.Array]:
-        shape = (*move_a.shape[:2], 1, *move_a.shape[3:-1], 2, 6)
-        (to_x,) = back(jnp.sum(move_a, 2, keepdims=True).reshape(shape))
-        return [jnp.ravel(to_x), jnp.ravel(jnp.sum(move_b, (0, 3, 4)))]
-
-    root = jnp.sqrt(v)
-    p_a, p_b = project_rows(a / root, b, jnp.sum(a * b, -1) / root + change / root)
-    t = change / (1 + jnp.sum(a**2, -1) / v + jnp.sum(b**2, -1))
-    parts = [
-        *summed(root * p_a - a, v * (p_b - b)), *summed(t[..., None] * b, t[..., None] * a)
-    ]  # fmt: skip
-    return jnp.concatenate(parts)
 
 
 def convolve(*operands: jax.Array) -> jax.Array:
@@ -421,7 +354,6 @@ OPERATIONS = [
         lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 0.1),
         lambda count: [normal(count, 3, 7)],
     ),
-    Operation("displace_linear", pp.displace_linear_p, displace_linear, plain_displace_linear, matrices),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(
         "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,
@@ -430,12 +362,6 @@ OPERATIONS = [
     Operation(
         "leave_dot", pp.leave_dot_p, leave_dot, plain_leave_dot,
         lambda count: [*copies_and_means(count)[:4], *jnp.split(normal(5 * count, 2, 3), 5)],
-    ),
-    Operation(
-        "displace_convolution", pp.displace_convolution_p, displace_convolution, plain_displace_convolution,
-        lambda count: [
-            normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3)), 30 * normal(count, 2, 4, 4, 3)
-        ],
     ),
     Operation(
         "project_convolution", pp.project_convolution_p, project_convolution, plain_project_convolution,
