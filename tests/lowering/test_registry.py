@@ -200,6 +200,10 @@ pjax.margin_loss
 pjax.mean_rows
 pjax.minimise
 pjax.normalize
+pjax.one_hot_argmax
+pjax.project_one_hot_argmax
+pjax.project_top_k_mask
+pjax.top_k_mask
 pjax.project_affine
 pjax.project_at_most
 pjax.project_combination
