@@ -1,8 +1,8 @@
 """A displacement beside the gradient of the same function: `python -m benchmarks.displacement [case ...]`.
 
-For each network it prints the time of a step (median of 15, the two in turn), the CPU seconds of tracing and
-compiling, the peak of temporary memory, and the direction beside the gradient: the cosine of the whole tree, that
-of the worst leaf, and the ratio of lengths. `--lam X` measures finite steps.
+For each network it prints the time of a step (median of 15, the two in turn), the CPU seconds of tracing
+and compiling and the temporary memory, as ratios, and the direction beside the gradient: the cosine of the
+whole tree, that of the worst leaf, and the ratio of lengths. `--lam X` measures finite steps.
 """
 
 import argparse

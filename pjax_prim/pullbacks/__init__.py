@@ -1,5 +1,6 @@
 """Pullbacks: from a displacement of an operation's output to displacements of its inputs."""
 
+from . import calls as calls  # registers its primitives
 from . import losses as losses  # registers their pullbacks
 from . import steps as steps
 from .directions import WEIGHT as WEIGHT

@@ -9,7 +9,7 @@ from jax.extend.core import primitives
 
 from .. import _compat
 from ..dependence import dependence, loop_dependence
-from .interpreter import Entry, Settings, interpret
+from .interpreter import CALLS, Call, Entry, Settings, interpret
 
 
 def _fixed(outputs: Sequence[Entry]) -> list[Any]:
@@ -33,7 +33,7 @@ def _moved(closed: Any, entries: Sequence[Entry], values: Sequence[Any]) -> list
     return [Entry(value, flag) for value, flag in zip(values, flags, strict=True)]
 
 
-def _walk(name: str) -> Callable[[Settings, Any, Sequence[Entry]], list[Entry]]:
+def _walk(name: str) -> Call:
     """A call that means no more than its program."""
 
     def call(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
@@ -116,7 +116,7 @@ def _as_it_is(settings: Settings, equation: Any, entries: Sequence[Entry]) -> li
     return [Entry(value, True) for value in _compat.bind_equation(equation, *_fixed(entries))]
 
 
-CALLS: dict[Any, Callable[[Settings, Any, Sequence[Entry]], list[Entry]]] = {
+CALLS |= {
     primitives.jit_p: _jit,
     primitives.closed_call_p: _walk("call_jaxpr"),
     primitives.call_p: _walk("call_jaxpr"),
@@ -128,4 +128,3 @@ CALLS: dict[Any, Callable[[Settings, Any, Sequence[Entry]], list[Entry]]] = {
     primitives.custom_jvp_call_p: _as_it_is,
     primitives.custom_vjp_call_p: _as_it_is,
 }
-"""How each primitive that calls a program is interpreted."""

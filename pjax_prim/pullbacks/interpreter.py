@@ -50,13 +50,17 @@ class Settings:
     finite: Finite | None = None
 
 
+Call = Callable[[Settings, Any, Sequence[Entry]], list[Entry]]
+
+CALLS: dict[Any, Call] = {}
+"""How each primitive that calls a program is interpreted; `calls.py` fills it."""
+
+
 def interpret(settings: Settings, closed: Any, arguments: Sequence[Entry]) -> list[Entry]:
     """Evaluates a jaxpr with pullbacks.
 
     **Arguments:** `closed`, with its constants; `arguments`, one for each of its inputs.
     """
-    from .calls import CALLS
-
     jaxpr, constants = open_jaxpr(closed)
     environment: dict[Any, Entry] = dict(zip(jaxpr.constvars, map(Entry, constants), strict=True))
     environment.update(zip(jaxpr.invars, arguments, strict=True))
