@@ -112,12 +112,11 @@ def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
     1 - p of the likeliest class is the sum of the others, which keeps its digits.
     """
     x, y = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    shifted = x - jnp.max(x, -1, keepdims=True)
-    likeliest = shifted == 0
-    odds = jnp.exp(shifted)
-    # Of the likeliest, all but one: there may be several.
+    # By its position: a comparison with the maximum fails where a compiler rounds the two differently.
+    position = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    likeliest = position == jnp.argmax(x, -1, keepdims=True)
+    odds = jnp.exp(x - jnp.max(x, -1, keepdims=True))
     others = jnp.sum(jnp.where(likeliest, 0, odds), -1, keepdims=True)
-    others = others + (jnp.sum(likeliest, -1, keepdims=True, dtype=x.dtype) - 1)
     share, total = 1 / (1 + others), jnp.sum(y, -1, keepdims=True)
     at_likeliest = total * others * share - (total - y)
     return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)
