@@ -287,14 +287,24 @@ def test_export_with_a_symbolic_number_of_examples(run: Callable[..., Any]) -> N
         chex.assert_trees_all_close(program.call(*given), run(*given), rtol=1e-4, atol=1e-6)
 
 
-def test_examples_divided_over_a_mesh_add_up() -> None:
-    """Each device has the direction of its own examples; their mean is that of all."""
+@pytest.mark.parametrize("check", [True, False])
+def test_examples_divided_over_a_mesh_add_up(check: bool) -> None:
+    """Each device has the direction of its own examples; their mean is that of all.
+
+    With checks, JAX adds up the cotangents of parameters that are the same on every device.
+    """
     params, x, labels = arguments()
     rows, whole = PartitionSpec("d"), PartitionSpec()
 
     def mean(params: Any, x: Array, labels: Array) -> Any:
         return jax.lax.pmean(displacement(params, x, labels), "d")
 
-    mapped = jax.shard_map(mean, mesh=mesh_of(AxisType.Auto), in_specs=(whole, rows, rows), out_specs=whole)
-    found = jax.jit(mapped)(params, x, labels)
+    mapped = jax.shard_map(
+        mean,
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(whole, rows, rows),
+        out_specs=whole,
+        check_vma=check,
+    )
+    found = jax.tree.map(lambda x: x / 2 if check else x, jax.jit(mapped)(params, x, labels))
     chex.assert_trees_all_close(found, displacement(params, x, labels), rtol=1e-4, atol=1e-6)
