@@ -18,7 +18,6 @@ from jaxtyping import Array
 import pjax_prim as pjp
 from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.graph import ConstraintGraph
-from pjax_prim.problem import ExpandedProblem
 from pjax_prim.rules import registry
 
 X = jax.random.normal(jax.random.key(0), (4, 5, 2))
@@ -149,8 +148,8 @@ def test_forward_pass(name: str) -> None:
     def fn(p: Params, x: Array) -> list[Array]:
         return losses(FORWARDS[name](lax.scan, p, x))
 
-    graph = FeasibilityProblem.of(fn, PARAMS, X).graph
-    problem = ExpandedProblem(graph, graph.constants([X]))
+    given = FeasibilityProblem.of(fn, PARAMS, X)
+    graph, problem = given.graph, given.numbers(form="expanded")
     produced = problem.outputs(jax.tree.leaves(PARAMS))
     for index, node in enumerate(graph.nodes):
         if node.constraint is not None and node.output is not None:
@@ -274,9 +273,9 @@ ERRORS: dict[str, tuple[Callable[[Params, Array], Any], str]] = {
     ),
     "a loss and something else": (
         lambda p, x: lax.scan(
-            lambda h, x: (h + pjp.squared_error(cell(p, START, x), START), h), p["b"][0] * jnp.ones(5), x
+            lambda h, x: (h * pjp.squared_error(cell(p, START, x), START), h), p["b"][0] * jnp.ones(5), x
         )[0],
-        "combines a loss with a value that depends on parameters but passes through no loss",
+        "a loss of a loss has no projection; return the inner loss",
     ),
 }
 
@@ -342,8 +341,8 @@ def test_half_precision() -> None:
 @pytest.mark.parametrize("name", FORWARDS)
 def test_counts_of_uses(name: str) -> None:
     """What is known of them from the movements alone is what their transpose counts."""
-    graph = FeasibilityProblem.of(lambda p, x: losses(FORWARDS[name](lax.scan, p, x)), PARAMS, X).graph
-    constants = graph.constants([X])
+    given = FeasibilityProblem.of(lambda p, x: losses(FORWARDS[name](lax.scan, p, x)), PARAMS, X)
+    graph, constants = given.graph, given.numbers().constants
     operands = [operand for node in graph.nodes for operand in node.operands if operand.path]
     assert operands
     for operand in operands:

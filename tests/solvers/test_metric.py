@@ -187,9 +187,10 @@ def test_consensus_counts_consumers_by_their_factors() -> None:
 
     w, a, b = normal(0, 3), normal(1, 3), normal(2, 3)
     metric = pjp.Metric(nodes=(("scale_0", 3.0), ("sum_0", 0.5)))
-    graph = weigh(pjp.constraint_graph(two)(w, a, b), metric)
+    given = pjp.FeasibilityProblem.of(two, w, a, b)
+    graph = weigh(given.graph.two_coloured, metric)
     assert {"scale_0", "sum_0"} <= {node.name for node in graph.nodes}
-    problem = pjp.solving.CompressedProblem(graph, graph.constants([a, b]))
+    problem = given.numbers(graph)
     uses = {"scale_0": normal(5, 3), "sum_0": normal(6, 3)}
     found = problem.target(
         graph.parameters[0], lambda use: uses[graph.nodes[use.consumer].name], lambda: jnp.zeros(3)

@@ -180,21 +180,6 @@ def test_the_same_function_has_a_gradient() -> None:
     chex.assert_trees_all_close(jax.tree.leaves(found), jax.tree.leaves(expected), rtol=1e-12, atol=1e-12)
 
 
-def test_functions_and_shapes_are_traced_once() -> None:
-    traced = []
-
-    def fn(params: Any, x: Array, target: Array) -> Array:
-        traced.append(x.shape)
-        return SMALL.fn(params, x, target)
-
-    for batch in (4, 4, 2, 4):
-        solution = pjp.solve(
-            fn, PARAMS, X[:batch], TARGET[:batch], solver=pjp.AlternatingProjections(), max_steps=2
-        )
-        del solution
-    assert [shape[0] for shape in traced] == [4, 2]
-
-
 class Doubling(pjp.AbstractSolver):
     """Multiplies the state by `factor`, to overflow at a known step; stands for a user's own solver."""
 
@@ -351,10 +336,3 @@ def test_operations_carry_the_names_of_nodes_and_primitives(solver: pjp.Abstract
     found = scopes(lambda *x: pjp.solve(SMALL.fn, *x, solver=solver, max_steps=2).params)
     for node in ("linear_0", "linear_1", "sum_relu_0"):
         assert any(f"/{node}/pjax_" in name for name in found), node
-
-
-@pytest.mark.parametrize("loops", ["reverse", "parallel"])
-def test_operations_of_displacements_carry_the_names_of_nodes(loops: str) -> None:
-    found = scopes(lambda *x: pjp.displacement(SMALL.fn, loops=loops)(*x))
-    for node in ("linear_0", "linear_1", "sum_relu_0"):
-        assert any(re.search(rf"\b{node}\)*/pjax_", name) for name in found), node
