@@ -196,6 +196,11 @@ def split_transpose(equation: Any) -> bool:
     return bool(equation.params.get("_split_transpose", False))
 
 
+def exclude_from_sources(folder: str) -> None:
+    """Files of the folder are not the user's: an operation's line is that of whoever called them."""
+    source_info_util.register_exclusion(folder)
+
+
 def source_line(equation: Any) -> str:
     """`file:line (function)` of the user's code that made an equation."""
     return source_info_util.summarize(equation.source_info)

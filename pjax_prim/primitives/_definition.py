@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -28,8 +29,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from .._compat import is_jit_disabled
+from .._compat import exclude_from_sources, is_jit_disabled
 from ._arguments import standard_promotion
+
+exclude_from_sources(str(Path(__file__).parent))
 
 Choice = Literal["auto", "xla", "pallas"]
 
