@@ -19,8 +19,8 @@ from .problem import (
 )
 from .problem.base import Readout
 from .solvers import AbstractSolver, iterate
-from .solvers.forward_only import forward_only
 from .solvers.settings import Setting, check_count, check_setting, operands
+from .solvers.without_derivative import without_derivative
 
 
 class RESULTS(eqx.Enumeration):
@@ -99,8 +99,8 @@ def solve(
     **Errors:** `ArgumentError`, `GraphError` and `MissingRuleError`, before any compilation.
 
     **Cost:** in the compressed form a step costs a few gradient steps, in the expanded form a few
-    passes over all copies. May be called inside `jax.jit` and `jax.vmap`, and differentiated in forward
-    mode (`jax.jvp`); `jax.grad` raises an `ArgumentError`.
+    passes over all copies. May be called inside `jax.jit` and `jax.vmap`; its derivative
+    is an `ArgumentError`.
     """
     check_arguments(solver, max_steps, tol, readout)
     problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux)
@@ -172,7 +172,7 @@ def _solved(
         "change": progress.change,
         "first_nonfinite": progress.first_nonfinite,
     }
-    new, state, stats = forward_only((new, progress.state, stats))
+    new, state, stats = without_derivative((new, progress.state, stats))
     return new, state, stats, result
 
 

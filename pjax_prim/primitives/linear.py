@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -246,7 +246,7 @@ def reference(
     precision: Any,
     operand_dtype: Any,
     weights: tuple[float, float] = (1.0, 1.0),
-    scatter: bool = False,
+    scatter: bool | Literal["sums"] = False,
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -282,8 +282,8 @@ def reference(
     mean_a, mean_b = (next(moves) if want else None for want in wanted)
     # Seen from b, the same query with its axes exchanged.
     exchanged = query._replace(product=_turn(p), norm_a=_turn(query.norm_b), norm_b=_turn(query.norm_a))
-    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio)
-    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio)
+    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, scatter != "sums")
+    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, scatter != "sums")
     # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
     stepped = jnp.any(found.step_a != 0, -1)
     kept = jnp.zeros_like(found.moved)
@@ -301,10 +301,12 @@ def _turn(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _scatter(query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float) -> Array:
+def _scatter(
+    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float, forms: bool
+) -> Array:
     """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
 
-    None stands for zero: a constant. Small problems form each difference. In large ones it is what the copies
+    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is what the copies
     moved less what their mean did, which are never alike unless all copies move together.
     """
     size = jnp.abs(e)
@@ -312,7 +314,7 @@ def _scatter(query: Query, a: Array, b: Array, e: Array, mean: Array | None, rat
     across, copies = ratio * e, e.shape[-1]
     if mean is not None and copies == 1:
         return jnp.zeros(e.shape[:-2], e.dtype)
-    if math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
+    if forms and math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
         moves = c[..., None] * a[..., :, None, :] + across[..., None] * b[..., None, :, :]
         differences = moves if mean is None else moves - mean[..., :, None, :]
         return jnp.sum(jnp.square(differences), (-3, -2, -1))
@@ -359,7 +361,8 @@ displacement weighted.
 - `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit
   of a displacement is lost, however small it is beside the operands.
 - `scatter`: the last result is two numbers, (..., 2): the squared displacement, and the squared distance of
-  the projected copies from their means (of what is not wanted, a constant, from where it was).
+  the projected copies from their means (of what is not wanted, a constant, from where it was). With "sums"
+  no difference of copies is formed: divided over devices, copies would be moved.
 - `precision` of the products, `operand_dtype` they take; they accumulate in float32 or wider.
 
 Results: the new output (..., P, Q); the displacements wanted, in the shapes of `a` and `b`; the squared

@@ -22,6 +22,7 @@ from jaxtyping import Array
 from ..graph.graph import Use
 from ..graph.operand import Operand
 from ..rules.constraint import Count, Projected, squared_distance, squared_norm
+from ..rules.linear import divided
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -153,9 +154,13 @@ class CompressedProblem(AbstractProblem):
                 else:
                     wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
                     with self.graph.nodes[index].scope():
-                        projected = constraint.project_average(
-                            operands, target, self.constant_operands(index), wanted
-                        )
+                        reset = divided.set(self.placement is not None)
+                        try:
+                            projected = constraint.project_average(
+                                operands, target, self.constant_operands(index), wanted
+                            )
+                        finally:
+                            divided.reset(reset)
                         held[index], scattered[index] = self._displaced(index, before[index], projected)
                 distances[index] = projected.moved
                 if projected.output is not None:

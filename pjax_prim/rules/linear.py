@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,6 +23,9 @@ from .constraint import (
     WeightedConstraint,
 )
 from .registry import ConstraintRule, RuleContext, register_projection
+
+divided: ContextVar[bool] = ContextVar("divided", default=False)
+"""Whether operands are divided over devices, where no copies may be formed; set by the problem."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Linear(WeightedConstraint):
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             weights=self.weights or (1.0, 1.0),
-            scatter=True,
+            scatter="sums" if divided.get() else True,
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)
