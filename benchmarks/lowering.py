@@ -94,6 +94,19 @@ def rows(n: int) -> dict[str, Row]:
     curve = {"function": "tanh", "parameters": ()}
     half, norm = (1, 1), {"eps": 1e-5, "center": True}
     found = {
+        "absolute_error": Row((one, one, (STEPS, *one))),
+        "at_most": Row((one, one, (STEPS, *one))),
+        "binary_cross_entropy": Row((logits, labels, (STEPS, *logits))),
+        "huber": Row((one, one, (STEPS, *one), (STEPS, *one))),
+        "kl_divergence": Row((logits, labels, steps)),
+        "one_hot_argmax": Row((logits,)),
+        "project_at_most": Row((one, one)),
+        "project_one_hot_argmax": Row((logits, labels)),
+        "project_top_k_mask": Row((logits, labels), {"k": 2}),
+        "prox_absolute_error": Row((one, one, (STEPS, *one)), in_place=(0,)),
+        "prox_binary_cross_entropy": Row((logits, labels, (STEPS, *logits)), in_place=(0,)),
+        "prox_huber": Row((one, one, (STEPS, *one), (STEPS, *one)), in_place=(0,)),
+        "top_k_mask": Row((logits,), {"k": 2}),
         "convolve": Row(
             (images, filters),
             {"window": window, "precision": None, "output_dtype": None},

@@ -46,8 +46,8 @@ def displacement(
 
     **Arguments:**
 
-    - `fn`: `fn(params, *args)` returns a number, as for `eqx.filter_grad`; an array stands for its mean, and
-      several arrays for the sum of theirs. With `has_aux` it returns that and anything else.
+    - `fn`: `fn(params, *args)` returns a number, as for `eqx.filter_grad`; an array stands for its mean. With
+      `has_aux` it returns that and anything else.
     - `lam`: None, or the step of the losses' proximal operators, above zero. The larger it is, the more the
       result differs from a gradient.
     - `weight`: of what the operands of products are multiplied with, above zero. The smaller it is, the more
@@ -136,6 +136,11 @@ def _pair(returned: Any) -> tuple[Any, Any]:
 def _numbers(values: list[Any], returned: Any) -> list[Array]:
     if not values or not all(eqx.is_array_like(x) for x in values):
         raise ArgumentError(f"fn: expected it to return a number or an array, given {returned!r}")
+    if len(values) > 1:
+        raise ArgumentError(
+            f"fn: expected it to return one number or array, given {len(values)}; add losses up, and return "
+            "anything else as auxiliary output (has_aux=True)"
+        )
     return [jnp.asarray(x) for x in values]
 
 

@@ -89,6 +89,11 @@ def plan_endings(function: FlatFunction, equations: Sequence[Equation], varying:
             waiting += [x for x in equation.inputs if x in varying]
         else:
             minimised.append(value)
+    if minimised and len(function.outputs) > 1:
+        raise GraphError(
+            f"fn: one of {len(function.outputs)} results depends on parameters but is no loss; return one "
+            "number, or losses only, and anything else as auxiliary output (has_aux=True)"
+        )
     reported = _after_losses(equations, varying)
     for value in minimised:
         equation = made_by.get(value)

@@ -306,8 +306,8 @@ def _scatter(
 ) -> Array:
     """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
 
-    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is what the copies
-    moved less what their mean did, which are never alike unless all copies move together.
+    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is
+    what the copies moved less what their mean did, which are never alike unless all copies move together.
     """
     size = jnp.abs(e)
     c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)

@@ -49,7 +49,7 @@ def test_a_wrong_name_is_an_error(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lowering", "project_everything"])
     with pytest.raises(SystemExit):
         main()
-    assert "primitives: expected some of pjax_convolve, " in capsys.readouterr().err
+    assert "primitives: expected some of pjax_absolute_error, " in capsys.readouterr().err
 
 
 PROGRAM = """

@@ -159,5 +159,7 @@ def test_state_is_an_argument_and_found_afterwards() -> None:
         outputs, state = apply_to_batch(model, state, x)
         return pjp.cross_entropy(outputs, labels), state
 
-    with pytest.raises(pjp.GraphError, match="depends on parameters but is no loss; return the losses only"):
+    with pytest.raises(
+        pjp.GraphError, match="depends on parameters but is no loss; return one number, or losses only"
+    ):
         pjp.solve(returns_both, model, state, X, LABELS, solver=SOLVER, max_steps=1)
