@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .errors import ArgumentError
-from .feasibility import FeasibilityProblem, check_parameters
+from .feasibility import FeasibilityProblem, check_parameters, pair_of
 from .graph.program import trace
 from .primitives._arguments import is_concrete, positive
 from .pullbacks import WEIGHT, directions, settings_of
@@ -105,7 +105,7 @@ def value_and_displacement(
 
         def flat(leaves: list[Any]) -> list[Any]:
             returned = fn(eqx.combine(jtu.tree_unflatten(treedef, leaves), fixed), *args, **kwargs)
-            value, aux = _pair(returned) if has_aux else (returned, None)
+            value, aux = pair_of(returned) if has_aux else (returned, None)
             arrays, rest = eqx.partition(aux, eqx.is_array)
             values, structure = jtu.tree_flatten(value)
             arrays, inside = jtu.tree_flatten(arrays)
@@ -122,15 +122,6 @@ def value_and_displacement(
         return (value, eqx.combine(jtu.tree_unflatten(inside, outputs[count:]), rest)), moved
 
     return both
-
-
-def _pair(returned: Any) -> tuple[Any, Any]:
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        raise ArgumentError(
-            "fn: expected it to return a pair of value and auxiliary output with has_aux=True, given "
-            f"{returned!r}"
-        )
-    return returned
 
 
 def _numbers(values: list[Any], returned: Any) -> list[Array]:

@@ -92,7 +92,7 @@ class FeasibilityProblem(eqx.Module):
         def function(parameters: list[Any], data: list[Any]) -> list[Any]:
             fixed, args = eqx.combine(jtu.tree_unflatten(data_treedef, data), still)
             returned = fn(eqx.combine(jtu.tree_unflatten(treedef, parameters), fixed), *args)
-            value = _value_of(returned, has_aux)
+            value = pair_of(returned)[0] if has_aux else returned
             results = [x for x in jtu.tree_leaves(value) if eqx.is_array_like(x)]
             if not results:
                 raise GraphError(f"fn: returned no array but {value!r}; return the losses")
@@ -305,15 +305,14 @@ def check_constants(problem: FeasibilityProblem) -> None:
         )
 
 
-def _value_of(returned: Any, has_aux: bool) -> Any:
-    if not has_aux:
-        return returned
+def pair_of(returned: Any) -> tuple[Any, Any]:
+    """The value and the auxiliary output that a function returned."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ArgumentError(
             "fn: expected it to return a pair of value and auxiliary output with has_aux=True, given "
             f"{returned!r}"
         )
-    return returned[0]
+    return returned
 
 
 def is_trained(leaf: Any) -> bool:
@@ -332,10 +331,6 @@ def _is_arraylike(leaf: Any) -> bool:
 
 def _as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
-
-
-def _abstract(array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def check_parameters(params: Any, kind: Any = jnp.floating) -> None:

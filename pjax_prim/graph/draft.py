@@ -18,7 +18,7 @@ from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
 from ..rules.remedies import remedy
 from .compose import compose
 from .endings import Endings, plan_endings, weights_of
-from .ir import FORWARD, Equation, Loop, Value
+from .ir import FORWARD, Equation, Loop, Value, closure
 from .linearise import TOGETHER, hold_inside, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
@@ -128,10 +128,10 @@ def make_draft(function: FlatFunction) -> Draft:
 
     **Errors:** those of `plan_endings`; `MissingRuleError` for an equation without a rule.
     """
-    varying = _closure(set(function.parameters), _solved(function))
+    varying = closure(set(function.parameters), _solved(function))
     function = compose(write_losses(function, varying, is_loss), varying)
     equations = _solved(function)
-    varying = _closure(set(function.parameters), equations)
+    varying = closure(set(function.parameters), equations)
     endings = plan_endings(function, equations, varying)
     needed = _needed(equations, varying, endings)
     draft = Draft(variables=varying)
@@ -186,17 +186,6 @@ def _scaled(step: Array, weight: Array) -> tuple[Array]:
 def _solved(function: FlatFunction) -> list[Equation]:
     """The equations without those that only serve the forward pass, and last the carries."""
     return [*(x for x in function.equations if x.primitive is not FORWARD), *function.carries]
-
-
-def _closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
-    """`values` and all that depends on them. Once round is enough but for the carries of loops."""
-    size = -1
-    while size < len(values):
-        size = len(values)
-        for equation in equations:
-            if any(value in values for value in equation.inputs):
-                values.update(equation.outputs)
-    return values
 
 
 def _needed(equations: Sequence[Equation], varying: set[Value], endings: Endings) -> set[Equation]:

@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from ..errors import GraphError
 from ..rules import Movement, RuleContext, is_loss, rule_of
-from .ir import CARRY, Environment, Equation, Value, abstract, evaluate, read
+from .ir import CARRY, Environment, Equation, Value, abstract, closure, evaluate, read
 from .trace import FlatFunction
 
 _LINEAR = {
@@ -212,13 +212,7 @@ def _after_losses(equations: Sequence[Equation], varying: set[Value]) -> set[Val
         if is_loss(x.primitive) and any(z in varying for z in x.inputs)
         for y in x.outputs
     }
-    size = -1
-    while size < len(reported):
-        size = len(reported)
-        for equation in equations:
-            if any(value in reported for value in equation.inputs):
-                reported.update(equation.outputs)
-    return reported
+    return closure(reported, equations)
 
 
 def _is_linear(equation: Equation, varying: set[Value]) -> bool:

@@ -84,6 +84,17 @@ def evaluate(equations: Iterable[Equation], environment: Environment) -> None:
         environment.update(zip(equation.outputs, results, strict=True))
 
 
+def closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
+    """`values` and all that depends on them. Once round is enough but for the carries of loops."""
+    size = -1
+    while size < len(values):
+        size = len(values)
+        for equation in equations:
+            if any(value in values for value in equation.inputs):
+                values.update(equation.outputs)
+    return values
+
+
 def leading_to(equations: Sequence[Equation], wanted: Iterable[Value]) -> list[Equation]:
     """The equations that some wanted values depend on, in their order."""
     found = []
