@@ -11,8 +11,7 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
-from pjax_prim.graph.draft import _closure
-from pjax_prim.graph.ir import evaluate
+from pjax_prim.graph.ir import closure, evaluate
 from pjax_prim.graph.program import make_program, trace
 from pjax_prim.graph.trace import flatten
 from pjax_prim.graph.written_losses import write_losses
@@ -91,7 +90,7 @@ def losses(f: Callable[[Array], Any], x: Array, name: str) -> int:
     """How many losses of a name stand for those in a function, which stays the same function."""
     program, captured = make_program(trace(lambda x: [f(x)], x), 1, ["x"], 1)
     flat = flatten(program)
-    written = write_losses(flat, _closure(set(flat.parameters), flat.equations), is_loss)
+    written = write_losses(flat, closure(set(flat.parameters), flat.equations), is_loss)
     environment = {**dict(zip(flat.captured, captured, strict=True)), flat.parameters[0]: x}
     evaluate(written.equations, environment)
     expected = f(x)
