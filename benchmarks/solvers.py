@@ -69,7 +69,7 @@ def run(
     def take(model: Any, x: Any, labels: Any) -> Any:
         prepared = FeasibilityProblem.of(loss, model, x, labels)
         graph, arrays = prepared.graph_for(solver), prepared.arrays
-        problem = make_problem(graph, solver.form, arrays)
+        problem = make_problem(graph, solver, arrays)
         flat, unravel = ravel_pytree(solver.init(problem, arrays[0]))
         state = loop(lambda z: ravel_pytree(solver.step(problem, unravel(z))[0])[0], flat, steps)
         return prepared.restore(solver.read(problem, unravel(state), "shadow"))

@@ -150,9 +150,10 @@ register(
 )
 
 
-def _moved_output(total: Array, change: Array, inputs: int) -> Array:
-    store = blocks.elementwise(lambda s, d: (moved_output(s, d, inputs),), block_size=2**20)
-    return store(total, change)[0]
+def _moved_output(total: Array, change: Array, inputs: int | Array) -> Array:
+    number = (inputs,) if isinstance(inputs, jax.Array) else ()
+    store = blocks.elementwise(lambda s, d, *k: (moved_output(s, d, *k or (inputs,)),), block_size=2**20)
+    return store(total, change, *number)[0]
 
 
 if not KEEPS_BARRIERS:

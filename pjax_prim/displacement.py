@@ -11,15 +11,15 @@ from jaxtyping import Array, Float
 from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, check_parameters, pair_of
 from .graph.program import trace
-from .primitives._arguments import is_concrete, positive
 from .pullbacks import WEIGHT, directions, settings_of
+from .settings import Setting, check_positive
 
 
 def displacement(
     fn: Callable[..., Any],
     *,
-    lam: float | None = None,
-    weight: float = WEIGHT,
+    lam: Setting | None = None,
+    weight: Setting = WEIGHT,
     has_aux: bool = False,
 ) -> Callable[..., Any]:
     r"""The direction in which projections move the parameters, to hand to optax.
@@ -54,6 +54,8 @@ def displacement(
       a signal is damped.
     - `has_aux`: whether `fn` returns a pair of value and auxiliary output.
 
+    `lam` and `weight` may be Python's, NumPy's or JAX's numbers, traced ones too, which are not checked.
+
     **Returns:** `direct(params, *args)`, which gives a pytree like `params` with None for what is not
     trained: *minus* the displacement, because optax subtracts gradients, in the units of a gradient; with
     `has_aux` a pair of it and the auxiliary output.
@@ -78,8 +80,8 @@ def displacement(
 def value_and_displacement(
     fn: Callable[..., Any],
     *,
-    lam: float | None = None,
-    weight: float = WEIGHT,
+    lam: Setting | None = None,
+    weight: Setting = WEIGHT,
     has_aux: bool = False,
 ) -> Callable[..., tuple[Any, Any]]:
     """`fn`'s value beside its `displacement`, from one pass: the drop-in for `eqx.filter_value_and_grad`.
@@ -89,10 +91,7 @@ def value_and_displacement(
     **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
     may have any shape.
     """
-    if lam is not None:
-        positive(lam=lam)
-    if is_concrete(weight):
-        positive(weight=weight)
+    check_positive(weight=weight, **({} if lam is None else {"lam": lam}))
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 

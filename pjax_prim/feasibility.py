@@ -20,7 +20,7 @@ from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
 from .graph.ir import Value, read
 from .graph.program import Program, make_program, trace
-from .metric import metric_of, weigh
+from .metric import weigh
 from .primitives._arguments import is_concrete, standard_promotion
 from .primitives._losses import check_signs
 from .problem import (
@@ -35,8 +35,8 @@ from .problem import (
 from .problem.base import Readout
 from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
+from .settings import operands
 from .solvers import AbstractSolver
-from .solvers.settings import operands
 
 PROBLEMS: dict[Form, type[AbstractProblem]] = {
     "compressed": CompressedProblem,
@@ -116,10 +116,14 @@ class FeasibilityProblem(eqx.Module):
         return jtu.tree_unflatten(self._treedef, list(arrays))
 
     def graph_for(self, solver: AbstractSolver) -> ConstraintGraph:
-        """The graph as a solver takes it: two-coloured, and in its metric."""
+        """The graph as a solver takes it: two-coloured where it has to be.
+
+        **Errors:** `ArgumentError` for settings or a metric that do not fit it.
+        """
         graph = self.graph.two_coloured if solver.two_sets else self.graph
         solver.check(graph)
-        return weigh(graph, metric_of(solver.metric))
+        weigh(graph, solver.metric)
+        return graph
 
     def numbers(
         self,
@@ -128,7 +132,8 @@ class FeasibilityProblem(eqx.Module):
         placement: Placement | None = None,
     ) -> AbstractProblem:
         """A graph of this problem with its arrays, in one of the forms of a state."""
-        return make_problem(self.graph if graph is None else graph, form, self.arrays, placement)
+        graph = self.graph if graph is None else graph
+        return PROBLEMS[form](graph, graph.constants(self.data, self.captured), placement)
 
     @property
     def arrays(self) -> "Arrays":
@@ -223,11 +228,12 @@ Arrays = tuple[list[Any], list[Any], list[Any]]  # parameters, data, captured
 
 
 def make_problem(
-    graph: ConstraintGraph, form: Form, arrays: Arrays, placement: Placement | None = None
+    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, placement: Placement | None = None
 ) -> AbstractProblem:
-    """The graph with its numbers, in one of the forms."""
+    """The graph with its numbers, in the form and the metric of a solver."""
     _, data, captured = arrays
-    return PROBLEMS[form](graph, graph.constants(data, captured), placement)
+    graph = weigh(graph, solver.metric)
+    return PROBLEMS[solver.form](graph, graph.constants(data, captured), placement)
 
 
 def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,12 +250,12 @@ def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_jitted
 def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any:
-    return solver.init(make_problem(graph, solver.form, arrays), arrays[0])
+    return solver.init(make_problem(graph, solver, arrays), arrays[0])
 
 
 @_jitted
 def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
-    state, squared = solver.step(make_problem(graph, solver.form, arrays), state)
+    state, squared = solver.step(make_problem(graph, solver, arrays), state)
     return state, jnp.sqrt(squared)
 
 
@@ -257,12 +263,12 @@ def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state:
 def _read(
     graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any, readout: Readout
 ) -> list[Array | None]:
-    return solver.read(make_problem(graph, solver.form, arrays), state, readout)
+    return solver.read(make_problem(graph, solver, arrays), state, readout)
 
 
 @_jitted
 def _gaps(graph: ConstraintGraph, arrays: Arrays) -> list[Array]:
-    problem = make_problem(graph, "compressed", arrays)
+    problem = CompressedProblem(graph, graph.constants(*arrays[1:]))
     return [jnp.sqrt(gap) for gap in problem.forward_gaps(arrays[0])]
 
 
@@ -292,7 +298,8 @@ def check_constants(problem: FeasibilityProblem) -> None:
     if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
     wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
-    found = jax.device_get(_constants(graph, tuple(wanted), problem.data, problem.captured))
+    with jax.ensure_compile_time_eval():  # what a function that is traced closes over is known, too
+        found = jax.device_get(_constants(graph, tuple(wanted), problem.data, problem.captured))
     environment = dict(zip(wanted, found, strict=True))
     for constraint, values in checked:
         constraint.check([read(environment, value) for value in values])

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,11 +12,10 @@ from .errors import ArgumentError
 from .graph import ConstraintGraph
 from .graph.graph import Node
 from .graph.paths import Pattern, matches
-from .primitives._arguments import positive
+from .settings import Setting, Weights, check_positive, is_unit
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(Weights):
     r"""Weights of the squared distances in which projections are nearest points.
 
     A constraint y = f(x, w) of inputs x, of which w are made of parameters alone, is projected onto
@@ -27,7 +26,9 @@ class Metric:
     numbers 1 both are those without a metric, bit for bit. Gaps are measured in the same distances, those of
     a node in units of s.
 
-    **Arguments:** numbers above zero.
+    **Arguments:** numbers above zero. They are settings like those of solvers: operands of the compiled
+    program, so that a new value compiles nothing and `jax.vmap` over them works. A Python 1 takes a weight
+    out of the program.
 
     - `weights`: v. Where it is large, parameters move little, and more of a change goes on to the layers
       below.
@@ -39,24 +40,28 @@ class Metric:
       without one it is 1. All distances of a node share its factor: its own projection does not depend on it.
     """
 
-    weights: float = 1.0
-    activations: float = 1.0
-    outputs: float | Literal["copies"] = 1.0
-    nodes: tuple[tuple[Pattern, float], ...] = ()
+    weights: Setting = 1.0
+    activations: Setting = 1.0
+    outputs: Setting | Literal["copies"] = 1.0
+    nodes: tuple[tuple[Pattern, Setting], ...] = ()
 
-    def __post_init__(self) -> None:
-        positive(weights=self.weights, activations=self.activations)
+    def __check_init__(self) -> None:
+        check_positive(weights=self.weights, activations=self.activations)
         if isinstance(self.outputs, str) and self.outputs != "copies":
             raise ArgumentError(
                 f"outputs: expected a finite number above zero or 'copies', given {self.outputs!r}"
             )
-        if self.outputs != "copies":
-            positive(outputs=self.outputs)
-        object.__setattr__(self, "nodes", tuple((pattern, factor) for pattern, factor in self.nodes))
+        if not isinstance(self.outputs, str):
+            check_positive(outputs=self.outputs)
         for pattern, factor in self.nodes:
-            positive(**{f"nodes ({pattern!r})": factor})
+            check_positive(**{f"nodes ({pattern!r})": factor})
 
-    def factor(self, name: str) -> float:
+    @property
+    def is_unit(self) -> bool:
+        """Whether all distances are as without a metric."""
+        return not self.nodes and all(map(is_unit, (self.weights, self.activations, self.outputs)))
+
+    def factor(self, name: str) -> Setting:
         """The factor of a node in consensus."""
         return next((factor for pattern, factor in self.nodes if matches(pattern, name)), 1.0)
 
@@ -76,25 +81,19 @@ def metric_of(given: Metric | str) -> Metric:
     """A metric, from itself or the name of a preset."""
     if isinstance(given, Metric):
         return given
-    if given not in METRICS:
+    if not isinstance(given, str) or given not in METRICS:
         raise ArgumentError(f"metric: expected a Metric or one of {', '.join(METRICS)}, given {given!r}")
     return METRICS[given]
 
 
 def weigh(graph: ConstraintGraph, metric: Metric) -> ConstraintGraph:
-    """The graph with projections and consensus in a metric.
+    """The graph with projections and consensus in a metric, whose numbers may be traced.
 
     **Errors:** `ArgumentError` for a node whose projection knows no weights, and for a pattern that matches
     none.
     """
-    if metric == Metric():
+    if metric.is_unit:
         return graph
-    if metric not in graph.derived:
-        graph.derived[metric] = _weigh(graph, metric)
-    return graph.derived[metric]
-
-
-def _weigh(graph: ConstraintGraph, metric: Metric) -> ConstraintGraph:
     names = [node.name for node in graph.nodes if node.constraint is not None]
     for pattern, _ in metric.nodes:
         if not any(matches(pattern, name) for name in names):
@@ -102,7 +101,7 @@ def _weigh(graph: ConstraintGraph, metric: Metric) -> ConstraintGraph:
     return replace(
         graph,
         nodes=tuple(_weighed(graph, index, metric) for index in range(len(graph.nodes))),
-        factors=tuple(metric.factor(node.name) for node in graph.nodes),
+        factors=tuple(metric.factor(node.name) for node in graph.nodes) if metric.nodes else (),
     )
 
 
@@ -110,20 +109,18 @@ def _weighed(graph: ConstraintGraph, index: int, metric: Metric) -> Node:
     node = graph.nodes[index]
     if node.constraint is None:
         return node
-    output = _copies(graph, index) if metric.outputs == "copies" else metric.outputs
+    output: Any = _copies(graph, index) if isinstance(metric.outputs, str) else metric.outputs
     unit = 1.0 if node.constraint.is_loss else output
-    weights = tuple(
-        (metric.weights if graph.is_parameter(operand) else metric.activations) / unit
-        for operand in node.operands
-    )
-    if all(weight == 1 for weight in weights):
+    inputs = [metric.weights if graph.is_parameter(x) else metric.activations for x in node.operands]
+    if all(map(is_unit, (unit, *inputs))):
         return node
+    weights = tuple(weight / unit for weight in inputs)
     weighted = node.constraint.weighted(weights)
     if weighted is None:
         raise ArgumentError(
             f"metric: {node.name} ({node.source}) is a {node.kind} constraint, whose projection knows no "
-            "weights: expected its inputs to weigh as much as its output, given "
-            + ", ".join(f"{x:g}" for x in weights)
+            "weights: expected its inputs and its output to weigh 1 each, given "
+            f"{', '.join(map(str, inputs))} and {unit}"
         )
     return replace(node, constraint=weighted)
 

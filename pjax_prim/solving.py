@@ -18,8 +18,8 @@ from .problem import (
     Placement,
 )
 from .problem.base import Readout
+from .settings import Setting, check_count, check_setting, operands
 from .solvers import AbstractSolver, iterate
-from .solvers.settings import Setting, check_count, check_setting, operands
 from .solvers.without_derivative import without_derivative
 
 
@@ -146,7 +146,7 @@ def _solved(
     start: Any,
     placement: Placement | None,
 ) -> tuple[list[Array], Any, dict[str, Any], Any]:
-    problem = make_problem(graph, solver.form, arrays, placement)
+    problem = make_problem(graph, solver, arrays, placement)
     parameters = arrays[0]
     progress = iterate(
         solver,
@@ -208,7 +208,7 @@ def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: 
 def _check_state(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> None:
     with standard_promotion():
         expected = jax.eval_shape(
-            lambda arrays: solver.init(make_problem(graph, solver.form, arrays), arrays[0]), arrays
+            lambda arrays: solver.init(make_problem(graph, solver, arrays), arrays[0]), arrays
         )
     structures: list[Any] = [jax.tree.structure(x) for x in (expected, state)]
     if structures[0] != structures[1]:

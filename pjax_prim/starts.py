@@ -19,8 +19,8 @@ from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
 from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
+from .settings import Setting, check_count, operands
 from .solvers import AbstractSolver
-from .solvers.settings import Setting, check_count, operands
 from .solving import check_arguments
 
 
@@ -118,7 +118,7 @@ def solve_starts(
 
     def problem_of(untrained: list[Array], data: Any) -> AbstractProblem:
         common, captured = data
-        return make_problem(graph, solver.form, ([], [*untrained, *common], captured))
+        return make_problem(graph, solver, ([], [*untrained, *common], captured))
 
     def begin(key: PRNGKeyArray, data: Any) -> _Lane:
         params = make_params(key)

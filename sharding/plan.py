@@ -165,7 +165,7 @@ class Plan:
 
     def _problem(self, data: Sequence[Array]) -> AbstractProblem:
         arrays: Any = ([], list(data), list(self.captured))
-        return make_problem(self.graph, self.solver.form, arrays, self.placement)
+        return make_problem(self.graph, self.solver, arrays, self.placement)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state."""

@@ -83,7 +83,7 @@ def state_bytes(config: TrainConfig) -> int:
     batch = [x[: config.batch_size] for x in (dataset.train_x, dataset.train_y)]
     problem = FeasibilityProblem.of(make_loss(config), config.make_model(dataset), *batch)
     graph, arrays = problem.graph_for(solver), problem.arrays
-    state = jax.eval_shape(lambda a: solver.init(make_problem(graph, solver.form, a), a[0]), arrays)
+    state = jax.eval_shape(lambda a: solver.init(make_problem(graph, solver, a), a[0]), arrays)
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 

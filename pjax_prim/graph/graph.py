@@ -106,7 +106,7 @@ class ConstraintGraph:
     function: FlatFunction
     constant_equations: tuple[Equation, ...]
     colours: tuple[int, ...] | None = None
-    factors: tuple[float, ...] = ()
+    factors: tuple[Any, ...] = ()
     weights: tuple[Value, ...] = ()
 
     @cached_property
@@ -187,12 +187,6 @@ class ConstraintGraph:
                 if not (before and carried)
             }
         return tuple(sets)
-
-    @cached_property
-    def derived(self) -> dict[Any, "ConstraintGraph"]:
-        """Graphs made from this one, by what they were made with: the same object each time, so that
-        nothing is compiled twice."""
-        return {}
 
     @cached_property
     def two_coloured(self) -> "ConstraintGraph":

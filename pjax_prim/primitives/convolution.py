@@ -16,8 +16,8 @@ from ._definition import define
 from ._window import Window
 
 
-def reference(lhs: Array, rhs: Array, target: Array, *, window: Window, **static: Any) -> tuple[Array, ...]:
-    return over_leading_axes(partial(_project, window=window, **static), window)(lhs, rhs, target)
+def reference(*operands: Array, window: Window, **static: Any) -> tuple[Array, ...]:
+    return over_leading_axes(partial(_project, window=window, **static), window)(*operands)
 
 
 def _convolve_reference(
@@ -65,13 +65,12 @@ def _project(
     lhs: Array,
     rhs: Array,
     target: Array,
-    *,
+    *weights: Array,
     window: Window,
     wanted: tuple[bool, bool],
     relative: bool,
     precision: Any,
     operand_dtype: Any,
-    weights: tuple[float, float] = (1.0, 1.0),
     answer: Callable[[linear.Query], linear.Answer] = linear.answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, target))
@@ -98,7 +97,7 @@ def _project(
             target.astype(wide).reshape(batch, groups, queries, -1),
             relative,
         ),
-        weights[::-1],
+        [x.astype(wide)[None, None] for x in weights[::-1]],
         answer,
     )
 
@@ -152,7 +151,7 @@ convolution of e; for `rhs` likewise, by the other transposition: three convolut
 
 - `window`: see `Window`. Zeros of the padding and holes of dilation are constants with copies; an
   element that no window contains has none and displacement zero.
-- `wanted`, `relative`, `precision`, `operand_dtype`, `weights`: as in `project_linear_p`.
+- `wanted`, `relative`, `precision`, `operand_dtype` and two more operands: as in `project_linear_p`.
 
 Results: the new output; the displacements wanted, in the shapes of `lhs` and `rhs`; the squared
 displacement summed over all copies of both, (...)."""

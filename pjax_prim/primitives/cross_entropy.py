@@ -106,7 +106,7 @@ def displace_columns(logits: Array, labels: Array, lam: Array, n: int) -> Array:
     return step
 
 
-def displace_slightly(logits: Array, labels: Array, lam: float) -> Array:
+def displace_slightly(logits: Array, labels: Array, lam: float | Array) -> Array:
     r"""The same to first order in lambda, $\lambda (y - Y p)$ with the softmax p of the logits.
 
     1 - p of the likeliest class is the sum of the others, which keeps its digits.

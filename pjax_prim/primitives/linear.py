@@ -1,7 +1,7 @@
 """The dot projections of a whole matrix product, from consensus and back to it, without copies."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -198,18 +198,20 @@ def _answer_block(query: Query) -> Answer:
 
 
 def answer_weighted(
-    query: Query, weights: tuple[float, float], answer: Callable[[Query], Answer]
-) -> tuple[Answer, float]:
+    query: Query, weights: Sequence[Array], answer: Callable[[Query], Answer]
+) -> tuple[Answer, float | Array]:
     """The answer for the distance u |a' - a|^2 + v |b' - b|^2 + (a' . b' - z)^2.
 
     In a/sqrt(v), b/sqrt(u) and z/sqrt(u v) it is the unweighted one times u v.
 
+    **Arguments:** `weights`, none or (u, v), (..., 1, 1).
+
     **Returns:** the answer and a ratio r: the displacements are $c a + r e b$ and $c b + e a / r$.
     """
-    if weights == (1, 1):
+    if not weights:
         return answer(query), 1.0
     u, v = weights
-    x, y = v**-0.5, u**-0.5
+    x, y = 1 / jnp.sqrt(v), 1 / jnp.sqrt(u)
     found = answer(
         Query(
             query.product * (x * y),
@@ -223,9 +225,9 @@ def answer_weighted(
     )
     unscaled = found._replace(
         output=found.output / (x * y),
-        step_a=found.step_a / x,
-        step_b=found.step_b / y,
-        moved=found.moved * (u * v),
+        step_a=found.step_a / x[..., 0],
+        step_b=found.step_b / y[..., 0],
+        moved=found.moved * (u * v)[..., 0, 0],
     )
     return unscaled, y / x
 
@@ -240,13 +242,12 @@ def reference(
     a: Array,
     b: Array,
     target: Array,
-    *,
+    *weights: Array,
     wanted: tuple[bool, bool],
     relative: bool,
     precision: Any,
     operand_dtype: Any,
-    weights: tuple[float, float] = (1.0, 1.0),
-    scatter: bool | Literal["sums"] = False,
+    scatter: Literal["centred", "sums"] | None = None,
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -266,6 +267,7 @@ def reference(
         target,
         relative,
     )
+    weights = tuple(x.astype(wide)[..., None, None] for x in weights)
     found, ratio = answer_weighted(query, weights, answer)
     results = [found.output]
     if wanted[0]:
@@ -282,18 +284,18 @@ def reference(
     mean_a, mean_b = (next(moves) if want else None for want in wanted)
     # Seen from b, the same query with its axes exchanged.
     exchanged = query._replace(product=_turn(p), norm_a=_turn(query.norm_b), norm_b=_turn(query.norm_a))
-    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, scatter != "sums")
-    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, scatter != "sums")
+    centred = scatter == "centred"
+    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, centred)
+    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, centred)
     # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
     stepped = jnp.any(found.step_a != 0, -1)
     kept = jnp.zeros_like(found.moved)
-    for weight, mean, copies in ((weights[0], mean_a, b.shape[-2]), (weights[1], mean_b, a.shape[-2])):
+    u, v = (x[..., 0, 0] for x in weights) if weights else (1.0, 1.0)
+    for weight, mean, copies in ((u, mean_a, b.shape[-2]), (v, mean_b, a.shape[-2])):
         if mean is not None:
             kept += weight * copies * jnp.sum(jnp.square(mean), (-2, -1))
     rest = jnp.where(stepped, jnp.maximum(found.moved - kept, 0), 0)
-    sides = (
-        jnp.where(stepped, 0, weight * x) for weight, x in zip(weights, (scatter_a, scatter_b), strict=True)
-    )
+    sides = (jnp.where(stepped, 0, weight * x) for weight, x in ((u, scatter_a), (v, scatter_b)))
     return (*results, jnp.stack([found.moved, rest + sum(sides)], -1))
 
 
@@ -302,32 +304,50 @@ def _turn(x: Array) -> Array:
 
 
 def _scatter(
-    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float, forms: bool
+    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float | Array, centred: bool
 ) -> Array:
     """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
 
-    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is
-    what the copies moved less what their mean did, which are never alike unless all copies move together.
+    None stands for zero: a constant.
     """
-    size = jnp.abs(e)
+    size, copies = jnp.abs(e), e.shape[-1]
     c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)
-    across, copies = ratio * e, e.shape[-1]
-    if mean is not None and copies == 1:
+    if mean is not None and copies <= 1:
         return jnp.zeros(e.shape[:-2], e.dtype)
-    if forms and math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
-        moves = c[..., None] * a[..., :, None, :] + across[..., None] * b[..., None, :, :]
-        differences = moves if mean is None else moves - mean[..., :, None, :]
-        return jnp.sum(jnp.square(differences), (-3, -2, -1))
-    moved = jnp.sum(
-        c * c * query.norm_a + 2 * c * across * query.product + across * across * query.norm_b, (-2, -1)
-    )
+    across = ratio * e
+    moved = c * c * query.norm_a + 2 * c * across * query.product + across * across * query.norm_b
+    moved = jnp.maximum(jnp.sum(moved, (-2, -1)), 0)
     if mean is None:
-        return jnp.maximum(moved, 0)
-    return jnp.maximum(moved - copies * jnp.sum(jnp.square(mean), (-2, -1)), 0)
+        return moved
+    apart = moved - copies * jnp.sum(jnp.square(mean), (-2, -1))
+    # What the sums cannot resolve is not taken for zero.
+    apart = jnp.maximum(apart, 2 * jnp.finfo(e.dtype).eps * moved)
+    if not centred:
+        return apart
+    few = jnp.any(apart < _ALIKE * moved)
+    return lax.cond(few, lambda: _centred_scatter(query, a, b, c, across, mean), lambda: apart)
 
 
-_FEW = 2**16
-"""Up to so many numbers in copies, they are formed for their distance from their mean."""
+_ALIKE = 1e-3
+"""Copies whose squared distance from their mean is a smaller part of what they moved have lost digits."""
+
+
+def _centred_scatter(query: Query, a: Array, b: Array, c: Array, across: Array, mean: Array) -> Array:
+    """The squared distance of copies, which moved by c a + across b, from a mean that they are all near.
+
+    Every term is made of deviations from means over copies, of c, `across` and b, so that it is as small as
+    the result.
+    """
+    # Up to a constant, across b = level b' + (across - level) b with b' = b - centre; so is its mean made.
+    level, centre = jnp.mean(across, -1, keepdims=True), jnp.mean(b, -2, keepdims=True)
+    apart, rise = b - centre, across - level
+    lengths, along = (jnp.sum(apart * x, -1)[..., None, :] for x in (apart, b))
+    steps, pulls = (x - jnp.mean(x, -1, keepdims=True) for x in (c, across * query.product))
+    rest = mean - jnp.mean(c, -1)[..., None] * a - level * centre
+    positive = rise * rise * query.norm_b + steps * steps * query.norm_a
+    mixed = level * level * lengths + 2 * (level * rise * along + steps * pulls)
+    found = jnp.sum(positive + mixed, (-2, -1)) - c.shape[-1] * jnp.sum(jnp.square(rest), (-2, -1))
+    return jnp.maximum(found, jnp.finfo(c.dtype).eps * jnp.sum(positive, (-2, -1)))
 
 
 def mean(x: Array, axis: int) -> Array:
@@ -354,15 +374,16 @@ $\Delta w = c\,w + e\,x$ with matrices $c$, $e$ of the output's shape (`dot.disp
 means move by $a\,\bar c + e b / Q$ and $b\,\bar c + e^T a / P$: three matrix products and memory of
 the output, where the copies would be 2 P Q K numbers.
 
-With `weights` (u, v) the distance is u |x' - x|^2 + v |w' - w|^2 + (x' . w' - z)^2; so is the squared
-displacement weighted.
+With two more operands, numbers u and v (...), the distance is u |x' - x|^2 + v |w' - w|^2 + (x' . w' - z)^2;
+so is the squared displacement weighted.
 
 - `wanted`: whether the mean displacement of `a`, of `b` is a result. What is not wanted is not computed.
 - `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit
   of a displacement is lost, however small it is beside the operands.
 - `scatter`: the last result is two numbers, (..., 2): the squared displacement, and the squared distance of
-  the projected copies from their means (of what is not wanted, a constant, from where it was). With "sums"
-  no difference of copies is formed: divided over devices, copies would be moved.
+  the projected copies from their means (of what is not wanted, a constant, from where it was). "centred"
+  keeps its digits however nearly alike the copies move; "sums" takes no mean that nothing else needs, and
+  where the sums cannot resolve the distance gives what they can.
 - `precision` of the products, `operand_dtype` they take; they accumulate in float32 or wider.
 
 Results: the new output (..., P, Q); the displacements wanted, in the shapes of `a` and `b`; the squared

@@ -7,14 +7,16 @@ from . import _arguments as arguments
 from ._definition import define
 
 
-def _displace_reference(total: Array, z: Array, *, inputs: int) -> tuple[Array]:
-    total, z = arguments.widen(total, z)
-    return (arguments.missing_where(arguments.finite_or_zero((z - total) / (inputs + 1)), z),)
+def _displace_reference(total: Array, z: Array, *number: Array, inputs: int | None = None) -> tuple[Array]:
+    total, z, *number = arguments.widen(total, z, *number)
+    k = number[0] if inputs is None else inputs
+    return (arguments.missing_where(arguments.finite_or_zero((z - total) / (k + 1)), z),)
 
 
 displace_sum_p = define("pjax_displace_sum", _displace_reference)
 """(s, z) -> d: how far each of `inputs` inputs of sum s moves when their sum is to be z. The same
-for all of them, so that it is one array however many there are."""
+for all of them, so that it is one array however many there are. Without `inputs` their number is a third
+operand, which may be no integer: inputs whose squared distance has a weight w count 1 / w each."""
 
 
 def _reference(a: Array, z: Array) -> tuple[Array]:

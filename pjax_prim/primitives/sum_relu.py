@@ -5,6 +5,7 @@ import math
 import operator
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,13 +13,17 @@ from . import _arguments as arguments
 from ._definition import define
 
 
-def moved_output(s: Array, d: Array, inputs: int) -> Array:
+def moved_output(s: Array, d: Array, inputs: int | Array) -> Array:
     """The relu of a sum s of so many inputs that moved by d each."""
     return jnp.maximum(s + inputs * d, 0)
 
 
 def displace_reference(
-    total: Array, z: Array, *, inputs: int, output: Callable[[Array, Array, int], Array] = moved_output
+    total: Array,
+    z: Array,
+    *number: Array,
+    inputs: int | None = None,
+    output: Callable[[Array, Array, int | Array], Array] = moved_output,
 ) -> tuple[Array, Array]:
     r"""All inputs move by one d. With s their sum, the cheapest point of the active branch has
     $d = \max((z - s)/(k + 1), -s/k)$, that of the inactive branch $d = \min(-s/k, 0)$.
@@ -30,9 +35,10 @@ def displace_reference(
 
     No square is formed, so the choice is right at every scale.
     """
-    k, (s, z) = inputs, arguments.widen(total, z)
+    s, z, *number = arguments.widen(total, z, *number)
+    k = number[0] if inputs is None else inputs
     active = (z - s) / (k + 1)
-    gain = math.sqrt(k + 1) - 1
+    gain = (jnp.sqrt(k + 1) if isinstance(k, jax.Array) else math.sqrt(k + 1)) - 1
     d = jnp.where(s > 0, jnp.maximum(active, -s / k), jnp.where(-s < gain * z, active, 0))
     d = arguments.missing_where(arguments.finite_or_zero(d), z)
     return d, output(s, d, k)
@@ -40,7 +46,8 @@ def displace_reference(
 
 displace_sum_relu_p = define("pjax_displace_sum_relu", displace_reference)
 """(s, z) -> (d, output): how far each of `inputs` inputs of sum s moves when their relu is to be z,
-and what it becomes. The same for all inputs, so that it is one array however many there are."""
+and what it becomes. The same for all inputs, so that it is one array however many there are. Without
+`inputs` their number is a third operand, as in `displace_sum_p`."""
 
 
 def _project_reference(*arrays: Array) -> tuple[Array, ...]:

@@ -31,7 +31,7 @@ class ConsensusProblem(AbstractProblem):
     ) -> tuple[tuple[Thing, ...], ...]:
         raise ArgumentError("placement: the consensus form has none; divide the parameters and the data")
 
-    def displace(self, state: State, lam: float | None, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
+    def displace(self, state: State, lam: Any, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
         """From the losses, which move the outputs, through every operation back to the parameters.
 
         **Returns:** the displacements of the parameters, as those of `pjp.displacement`, and for each loss

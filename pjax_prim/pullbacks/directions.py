@@ -20,7 +20,7 @@ WEIGHT = 100.0
 """The weight of what a product's operands are multiplied with, by default."""
 
 
-def settings_of(closed: Any, lam: float | None, weight: Any) -> Settings:
+def settings_of(closed: Any, lam: Any, weight: Any) -> Settings:
     """The settings of an interpretation: to first order, or of finite steps of the losses."""
     if lam is None:
         return Settings(weight)

@@ -24,8 +24,8 @@ class Finite(NamedTuple):
     - `scale`: by how much a cotangent is multiplied to be minus a displacement.
     """
 
-    lam: float
-    scale: float
+    lam: Any
+    scale: Any
 
 
 def constraint_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | None:

@@ -66,7 +66,7 @@ class AbstractConstraint(abc.ABC):
     (`pjax_prim.metric`); None if all are 1.
     """
 
-    weights: tuple[float, ...] | None = field(default=None, kw_only=True)
+    weights: tuple[Number, ...] | None = field(default=None, kw_only=True)
     kind: ClassVar[str]
     is_loss: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
@@ -132,15 +132,18 @@ class AbstractConstraint(abc.ABC):
     ) -> Array:
         """`Projected.scatter` where no copy is formed: what copies moved less what their means did.
 
-        Exact to rounding of `moved`, unless all copies move together.
+        Exact to rounding of `moved`, and not below it: what the sums cannot resolve is not taken for zero.
         """
-        kept: Array | float = 0.0
         counts = self.multiplicity([x.shape for x in operands])
+        single = all(isinstance(count, int) and count == 1 or np.all(count == 1) for count in counts)
+        if single and all(mean is not None for mean in displacements):
+            return jnp.zeros_like(moved)
+        kept: Array | float = 0.0
         for weight, mean, count in zip(self.weights_of(len(counts)), displacements, counts, strict=True):
             if mean is not None:
                 wide = jnp.square(mean.astype(jnp.promote_types(mean.dtype, jnp.float32)))
                 kept += weight * jnp.sum(wide * np.asarray(count, wide.dtype))
-        return jnp.maximum(moved - kept, 0)
+        return jnp.maximum(moved - kept, 2 * jnp.finfo(moved.dtype).eps * moved)
 
     def held(self, copies: Arrays, target: Array) -> Any:
         """Arrays from which `reflection` knows the projection of copies without reading them again.
@@ -205,7 +208,7 @@ class AbstractConstraint(abc.ABC):
         """
         return ()
 
-    def weighted(self, weights: tuple[float, ...]) -> "AbstractConstraint | None":
+    def weighted(self, weights: tuple[Number, ...]) -> "AbstractConstraint | None":
         """The constraint with projections in a distance of these weights; None if it knows none."""
         return None
 
@@ -219,7 +222,7 @@ class AbstractConstraint(abc.ABC):
         pairs = zip(self.weights_of(len(a)), a, b, strict=True)
         return sum((weight * squared_distance(x, y) for weight, x, y in pairs), jnp.zeros(()))
 
-    def weights_of(self, operands: int) -> tuple[float, ...]:
+    def weights_of(self, operands: int) -> tuple[Number, ...]:
         """The weight of each of so many operands."""
         return self.weights or (1,) * operands
 
@@ -232,8 +235,13 @@ class AbstractConstraint(abc.ABC):
 class WeightedConstraint(AbstractConstraint):
     """A constraint whose projections know `weights`."""
 
-    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+    def weighted(self, weights: tuple[Number, ...]) -> AbstractConstraint:
         return replace(self, weights=weights)
+
+
+def weight_operands(weights: tuple[Number, ...] | None, shape: tuple[int, ...]) -> list[Array]:
+    """Weights as operands of a projection, each an array of this shape; none if all are 1."""
+    return [jnp.full(shape, weight, jnp.result_type(float, weight)) for weight in weights or ()]
 
 
 def squared_norm(a: Array) -> Array:

@@ -23,6 +23,7 @@ from .constraint import (
     Reflection,
     Target,
     WeightedConstraint,
+    weight_operands,
 )
 from .linear import Linear
 from .registry import ConstraintRule, RuleContext, register_projection
@@ -133,12 +134,12 @@ class Convolution(WeightedConstraint):
             lhs,
             rhs,
             jnp.transpose(target, self.dimensions.out_spec),
+            *weight_operands(self.weights, ()),
             window=self.window,
             wanted=tuple(wanted),
             relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
-            weights=self.weights or (1.0, 1.0),
         )
         displacements: list[Array | None] = [None, None]
         for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):

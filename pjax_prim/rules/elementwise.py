@@ -1,6 +1,5 @@
 """Constraints of elementwise operations: sums, products, relu, maxima."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,9 +9,11 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
+from ..primitives._arguments import compute_dtype
 from .constraint import (
     AbstractConstraint,
     Arrays,
+    Number,
     Projected,
     Target,
     WeightedConstraint,
@@ -53,22 +54,21 @@ class Sum(WeightedConstraint):
         return _signed_sum(self.signs + self.shifts, operands + constants)
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        if self.weights is not None:
+            return _moved(copies, self.project_average(copies, target, constants, (True,) * len(copies)))
         target = target - _signed_sum(self.shifts, constants)
-        # A weight w is that of sqrt(w) x.
-        roots = [math.sqrt(weight) for weight in self.weights or (1.0,) * len(copies)]
-        coefficients = tuple(sign / root for sign, root in zip(self.signs, roots, strict=True))
-        if self.weights is None:
-            return tuple(pp.project_combination_p.bind(*copies, target, coefficients=coefficients))
-        scaled = (root * x for root, x in zip(roots, copies, strict=True))
-        moved = pp.project_combination_p.bind(*scaled, target, coefficients=coefficients)
-        return tuple(x / root for root, x in zip(roots, moved, strict=True))
+        return tuple(
+            pp.project_combination_p.bind(*copies, target, coefficients=tuple(map(float, self.signs)))
+        )
 
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        if self.weights is not None:
-            return super().project_average(operands, target, constants, wanted)
         total = _signed_sum(self.signs + self.shifts, operands + constants)
+        if self.weights is not None:
+            number = _number_of_inputs(self.weights, total)
+            (step,) = pp.displace_sum_p.bind(total, target, number)
+            return _steps(self, self.signs, step, total + number * step, wanted)
         (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
 
@@ -89,12 +89,7 @@ class SumRelu(WeightedConstraint):
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         if self.weights is not None:
-            return tuple(
-                x if move is None else x + move
-                for x, move in zip(
-                    copies, self._weighted(copies, target, constants).displacements, strict=True
-                )
-            )
+            return _moved(copies, self.project_average(copies, target, constants, (True,) * len(copies)))
         # Signs are isometries and a constant shifts the first input; both are undone afterwards.
         offset = _signed_sum(self.shifts, constants)
         inputs = [_signed(sign, copy) for sign, copy in zip(self.signs, copies, strict=True)]
@@ -108,25 +103,13 @@ class SumRelu(WeightedConstraint):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        if self.weights is not None:
-            found = self._weighted(operands, target, constants)
-            kept = zip(found.displacements, wanted, strict=True)
-            return found._replace(displacements=tuple(x if want else None for x, want in kept))
         total = _signed_sum(self.signs + self.shifts, operands + constants)
+        if self.weights is not None:
+            number = _number_of_inputs(self.weights, total)
+            step, output = pp.displace_sum_relu_p.bind(total, target, number)
+            return _steps(self, self.signs, step, output, wanted)
         step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
         return _equal_steps(self.signs, step, output, wanted)
-
-    def _weighted(self, operands: Arrays, target: Array, constants: Arrays) -> Projected:
-        """Inputs of weights w_i move by d / w_i, as if there were sum(1 / w_i) of them."""
-        assert self.weights is not None
-        total = _signed_sum(self.signs + self.shifts, operands + constants)
-        step, output = pp.displace_sum_relu_p.bind(
-            total, target, inputs=math.fsum(1 / weight for weight in self.weights)
-        )
-        moves = tuple(
-            _signed(sign, step / weight) for sign, weight in zip(self.signs, self.weights, strict=True)
-        )
-        return Projected(output, moves, self.squared(moves))
 
     def describe(self) -> str:
         return _describe_signs(self.signs, self.shifts)
@@ -164,7 +147,7 @@ class Product(WeightedConstraint):
         if self.weights is None:
             return tuple(pp.project_product_p.bind(*copies, target))
         # As in `linear.Linear.project`.
-        root_u, root_v = map(math.sqrt, self.weights)
+        root_u, root_v = map(jnp.sqrt, self.weights)
         a, b = pp.project_product_p.bind(copies[0] / root_v, copies[1] / root_u, target / (root_u * root_v))
         return a * root_v, b * root_u
 
@@ -232,9 +215,9 @@ class ShiftedRelu(AbstractConstraint):
         return "above" if self.negate else "below"
 
 
-def _project_scale(x: Array, factor: Array, target: Array, weight: float) -> Array:
+def _project_scale(x: Array, factor: Array, target: Array, weight: Number) -> Array:
     """Onto y = factor x, where x has a weight: that of sqrt(weight) x."""
-    root = math.sqrt(weight)
+    root = jnp.sqrt(weight)
     (moved,) = pp.project_scale_p.bind(root * x, factor / root, target, jnp.zeros_like(factor))
     return moved / root
 
@@ -243,6 +226,31 @@ def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Seq
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
     displacements = _equal_displacements(signs, step, wanted)
     return Projected(output, displacements, len(signs) * squared_norm(step))
+
+
+def _number_of_inputs(weights: tuple[Number, ...], total: Array) -> Array:
+    """Inputs of weights w_i move by d / w_i, as if there were sum(1 / w_i) of them."""
+    number = sum(1 / weight for weight in weights)
+    return jnp.full_like(total, number, dtype=compute_dtype(total.dtype))
+
+
+def _steps(
+    constraint: AbstractConstraint,
+    signs: tuple[int, ...],
+    step: Array,
+    output: Array,
+    wanted: Sequence[bool],
+) -> Projected:
+    """Each input of a sum moves by the step over its weight, up to its sign."""
+    weights = constraint.weights_of(len(signs))
+    moves = tuple(_signed(sign, step / weight) for sign, weight in zip(signs, weights, strict=True))
+    kept = tuple(move if want else None for move, want in zip(moves, wanted, strict=True))
+    return Projected(output, kept, constraint.squared(moves))
+
+
+def _moved(copies: Arrays, projected: Projected) -> Arrays:
+    pairs = zip(copies, projected.displacements, strict=True)
+    return tuple(x if move is None else (x + move).astype(x.dtype) for x, move in pairs)
 
 
 def _equal_displacements(

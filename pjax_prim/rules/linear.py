@@ -21,11 +21,12 @@ from .constraint import (
     Reflection,
     Target,
     WeightedConstraint,
+    weight_operands,
 )
 from .registry import ConstraintRule, RuleContext, register_projection
 
 divided: ContextVar[bool] = ContextVar("divided", default=False)
-"""Whether operands are divided over devices, where no copies may be formed; set by the problem."""
+"""Whether operands are divided over devices, where means for the gap alone would be exchanged."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Linear(WeightedConstraint):
         if self.weights is None:
             return tuple(pp.project_dot_p.bind(a, b, z))
         # In a / sqrt(v) and b / sqrt(u) it is the unweighted one times u v.
-        root_u, root_v = map(math.sqrt, self.weights)
+        root_u, root_v = map(jnp.sqrt, self.weights)
         new_a, new_b = pp.project_dot_p.bind(a / root_v, b / root_u, z / (root_u * root_v))
         return new_a * root_v, new_b * root_u
 
@@ -163,12 +164,12 @@ class Linear(WeightedConstraint):
             a,
             b,
             target.reshape(*a.shape[:2], b.shape[1]),
+            *weight_operands(self.weights, (1,)),
             wanted=tuple(wanted),
             relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
-            weights=self.weights or (1.0, 1.0),
-            scatter="sums" if divided.get() else True,
+            scatter="sums" if divided.get() else "centred",
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)

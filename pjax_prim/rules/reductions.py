@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
+from ..primitives._arguments import compute_dtype
+from .constraint import AbstractConstraint, Arrays, Number, Projected, Target, squared_norm
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
@@ -55,7 +56,7 @@ class ReduceSum(Reduction):
         (moved,) = pp.project_sum_p.bind(self.rows(copies[0]), target)
         return (self.unrows(moved, copies[0].shape),)
 
-    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+    def weighted(self, weights: tuple[Number, ...]) -> AbstractConstraint:
         return replace(self, weights=weights)
 
     def project_average(
@@ -70,7 +71,8 @@ class ReduceSum(Reduction):
         else:
             # As if there were count / w of them, which move by d / w.
             (weight,) = self.weights
-            (step,) = pp.displace_sum_p.bind(total, target, inputs=count / weight)
+            number = jnp.full_like(total, count / weight, dtype=compute_dtype(total.dtype))
+            (step,) = pp.displace_sum_p.bind(total, target, number)
             step = step / weight
             moved = weight * count * squared_norm(step)
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError
 from ..problem import AbstractProblem
 from ..problem.base import Readout
-from .settings import Setting, check_share
+from ..settings import Setting, check_share
 from .wrapper import AbstractWrapper
 
 

@@ -14,7 +14,7 @@ from ..graph import ConstraintGraph
 from ..metric import Metric, metric_of
 from ..problem import AbstractProblem, Form, State
 from ..problem.base import Readout
-from .settings import Setting
+from ..settings import Setting
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
 
@@ -33,13 +33,12 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
     a traced one out of its range is not noticed. What changes the program is static: fields marked so.
     """
 
-    metric: Metric | str = eqx.field(static=True, default="unit", kw_only=True)
+    metric: Metric = eqx.field(converter=metric_of, default="unit", kw_only=True)
     form: eqx.AbstractVar[Form]
     forms: eqx.AbstractClassVar[tuple[Form, ...]]
     two_sets: eqx.AbstractClassVar[bool]
 
     def __check_init__(self) -> None:
-        metric_of(self.metric)
         if self.form not in self.forms:
             raise ArgumentError(
                 f"form: {type(self).__name__} runs in the form(s) {', '.join(map(repr, self.forms))}, "
@@ -48,7 +47,7 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     def _only_unit(self, why: str) -> None:
         """Raises `ArgumentError` for a metric."""
-        if metric_of(self.metric) != Metric():
+        if not self.metric.is_unit:
             raise ArgumentError(f"metric: {type(self).__name__} {why}, given {self.metric!r}")
 
     def check(self, graph: ConstraintGraph) -> None:

@@ -7,8 +7,8 @@ import jax
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
+from ..settings import Setting, check_range
 from .base import AbstractSolver, combine
-from .settings import Setting, check_range
 
 
 class DifferenceMap(AbstractSolver[ExpandedProblem]):

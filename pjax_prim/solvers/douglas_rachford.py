@@ -6,8 +6,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State, Summary
+from ..settings import Setting, check_range
 from .base import AbstractSolver
-from .settings import Setting, check_range
 
 
 class DouglasRachford(AbstractSolver[ExpandedProblem]):

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from ..problem import ConsensusProblem, Form, State
 from ..pullbacks import WEIGHT
+from ..settings import Setting, check_positive
 from .base import AbstractSolver, combine
-from .settings import Setting, check_positive
 
 
 class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
@@ -33,8 +33,8 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
     """
 
     rate: Setting = 0.5
-    lam: float | None = eqx.field(static=True, default=None)
-    weight: float = eqx.field(static=True, default=WEIGHT)
+    lam: Setting | None = None
+    weight: Setting = WEIGHT
     form: Form = eqx.field(static=True, default="consensus")
     forms: ClassVar[tuple[Form, ...]] = ("consensus",)
     two_sets: ClassVar[bool] = False

@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..problem import AbstractProblem, State
+from ..settings import Setting
 from .base import AbstractSolver
-from .settings import Setting
 
 
 class Progress(NamedTuple):

@@ -12,8 +12,8 @@ from ..primitives.threshold import threshold_margin
 from ..problem import DividedProblem, Form, State
 from ..restrictions import AbstractRestriction, FixedNorm
 from ..rules.threshold import ThresholdDot
+from ..settings import Setting, check_setting, check_share
 from .base import AbstractSolver
-from .settings import Setting, check_setting, check_share
 
 Restrictions: TypeAlias = AbstractRestriction | tuple[tuple[Pattern, AbstractRestriction | None], ...] | None
 

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
-from ..metric import Metric, metric_of
 from ..problem import AbstractProblem, Form, State
 from ..problem.base import Readout
 from .base import AbstractSolver
@@ -37,7 +36,7 @@ class AbstractWrapper(AbstractSolver[Any]):
     forms: ClassVar[tuple[Form, ...]] = ("compressed", "expanded", "consensus")
 
     def __check_init__(self) -> None:
-        if metric_of(self.solver.metric) != Metric():
+        if not self.solver.metric.is_unit:
             name = type(self).__name__
             raise ArgumentError(f"solver: expected one with the metric 'unit'; give {name} the metric")
 

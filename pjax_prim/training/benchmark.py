@@ -178,12 +178,12 @@ def _solver_parts(
     graph, arrays = given.graph_for(solver), given.arrays
 
     def first(arrays: Any) -> Any:
-        problem = make_problem(graph, solver.form, arrays)
+        problem = make_problem(graph, solver, arrays)
         state = solver.init(problem, arrays[0])
         return state, solver.summary(problem, state)
 
     def step(held: Any, arrays: Any) -> Any:
-        state, summary, squared = solver.advance(make_problem(graph, solver.form, arrays), *held)
+        state, summary, squared = solver.advance(make_problem(graph, solver, arrays), *held)
         return (state, summary), squared
 
     return graph, arrays, first, step

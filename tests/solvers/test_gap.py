@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pjax_prim as pjp
+from pjax_prim.primitives import project_dot_p, project_linear_p
 
 from .problems import SMALL, normal
 
@@ -63,3 +64,59 @@ def test_a_gap_is_not_zero_where_it_is_below_what_sums_resolve() -> None:
     )
     for node, gap in exact.stats["gap_per_node"].items():
         np.testing.assert_allclose(found.stats["gap_per_node"][node], gap, rtol=1e-3, atol=1e-8)
+
+
+ALIKE = [
+    (40, 30, 1.0, 1.0),
+    (300, 200, 1e-2, 0.1),
+    (300, 200, 1e-4, 1e-2),
+    (64, 1, 1e-4, 1.0),
+    (30, 20, 0.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("rows", "columns", "apart", "residual"), ALIKE)
+@pytest.mark.parametrize("wanted", [(True, True), (False, True)])
+def test_copies_that_move_nearly_alike(
+    rows: int, columns: int, apart: float, residual: float, wanted: tuple[bool, bool]
+) -> None:
+    """The distance from their means is far below the lengths of their moves."""
+    inputs = 7
+    a, b = (
+        normal(i, 1, inputs) + apart * normal(i + 2, size, inputs) for i, size in ((0, rows), (1, columns))
+    )
+    z = a @ b.T + residual * (1 + apart * normal(4, rows, columns))
+    a, b, z = (x.astype("float32").astype("float64") for x in (a, b, z))
+    copies = (
+        jnp.broadcast_to(a[:, None], (rows, columns, inputs)),
+        jnp.broadcast_to(b, (rows, columns, inputs)),
+    )
+    exact = 0.0
+    for axis, (old, new, want) in enumerate(zip(copies, project_dot_p.bind(*copies, z), wanted, strict=True)):
+        moves = new - old
+        exact += float(jnp.sum(jnp.square(moves - want * jnp.mean(moves, 1 - axis, keepdims=True))))
+    for dtype, digits in (("float64", 1e-9), ("float32", 1e-3)):
+        *_, (moved, scatter) = project_linear_p.bind(
+            *(x.astype(dtype) for x in (a, b, z)), wanted=wanted, relative=False, precision="highest",
+            operand_dtype=jnp.dtype(dtype), scatter="centred",
+        )  # fmt: skip
+        rounding = 100 * float(jnp.finfo(dtype).eps) ** 2 * float(moved)
+        np.testing.assert_allclose(scatter, exact, rtol=digits, atol=rounding)
+
+
+def test_a_difference_of_sums_is_never_taken_for_zero() -> None:
+    """A constant image and a constant filter: all copies of an element move alike."""
+    image, kernel = jnp.ones((1, 1, 9, 9), "float32"), jnp.ones((1, 1, 2, 2), "float32")
+
+    def fn(kernel: Any) -> Any:
+        return pjp.equality(
+            jax.lax.conv(image, kernel, (2, 2), "VALID"), jnp.full((1, 1, 4, 4), 5.0, "float32")
+        )
+
+    graph = pjp.constraint_graph(fn)(kernel)
+    (constraint,) = (node.constraint for node in graph.nodes if node.kind == "convolution")
+    projected = constraint.project_average(
+        (image, kernel), jnp.full((1, 1, 4, 4), 5.0, "float32"), (), (True, True)
+    )
+    # Of the image each element has one copy, which is where its mean is.
+    assert 0 < float(projected.scatter) < 1e-6 * float(projected.moved)

@@ -1,17 +1,19 @@
 """What every loss knows: its value, its proximal step, and how it pulls in a displacement."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from ... import primitives as pp
 from ...errors import GraphError
+from ...primitives._arguments import is_concrete
 from ...primitives._losses import moved_by
-from ..constraint import AbstractConstraint, Arrays, Target
+from ..constraint import AbstractConstraint, Arrays, Number, Target
 from ..registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -46,14 +48,14 @@ class Loss(AbstractConstraint):
         """The proximal point of x: the minimum of the loss plus |x' - x|^2 / (2 step), element by element."""
 
     @abc.abstractmethod
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         """By how much the proximal operator moves the operand, with step `lam` in place of the constant.
 
         Of a condition (margin, equality) it is that of half the squared distance from its set. For
         small steps this is minus `lam` times the gradient, to full relative precision.
         """
 
-    def weighted(self, weights: tuple[float, ...]) -> AbstractConstraint:
+    def weighted(self, weights: tuple[Number, ...]) -> AbstractConstraint:
         """A proximal step lam in a distance of weight w is one of lam / w."""
         return replace(self, weights=weights)
 
@@ -75,7 +77,7 @@ class Condition(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return moved_by(x, self.nearest(x, targets), of_elements(step, x))
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (*targets, _) = operands, constants
         return (self.nearest(x, tuple(targets)) - x) * (lam / (1 + lam))
 
@@ -83,6 +85,17 @@ class Condition(Loss):
 def of_elements(step: Array, x: Array) -> Array:
     """The steps with axes of size 1 where an element of the loss extends in x."""
     return step.reshape(step.shape + (1,) * (x.ndim - step.ndim))
+
+
+def by_size(lam: Number, dtype: Any, small: Callable[[], Array], any_size: Callable[[], Array]) -> Array:
+    """What a step of size `lam` gives: to first order where that is exact up to half of the digits.
+
+    Both are computed where `lam` is traced.
+    """
+    is_small = lam**2 <= jnp.finfo(dtype).eps
+    if is_concrete(is_small):
+        return small() if is_small else any_size()
+    return jnp.where(is_small, small(), any_size())
 
 
 def last_axis(shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

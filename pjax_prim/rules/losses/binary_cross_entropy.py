@@ -10,7 +10,7 @@ from jaxtyping import Array
 from ... import primitives as pp
 from ...primitives._losses import check_probabilities
 from ...primitives.binary_cross_entropy import displace_binary
-from ..constraint import Arrays
+from ..constraint import Arrays, Number
 from .base import Loss, register, some_of
 
 
@@ -25,7 +25,7 @@ class BinaryCrossEntropy(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_binary_cross_entropy_p.bind(x, *targets, step)[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (labels, _) = operands, constants
         return displace_binary(x, labels, jnp.full_like(x, lam))
 

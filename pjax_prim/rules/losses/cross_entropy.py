@@ -10,8 +10,8 @@ from jaxtyping import Array
 from ... import primitives as pp
 from ...primitives._losses import check_weights
 from ...primitives.cross_entropy import displace_slightly
-from ..constraint import Arrays
-from .base import Loss, last_axis, register, some_of
+from ..constraint import Arrays, Number
+from .base import Loss, by_size, last_axis, register, some_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class CrossEntropy(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_cross_entropy_p.bind(x, *targets, step)[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (labels, step) = operands, constants
-        if lam**2 <= jnp.finfo(x.dtype).eps:
-            # A step so small is its first order, up to half of the digits.
-            return displace_slightly(x, labels, lam)
-        return pp.displace_cross_entropy_p.bind(x, labels, jnp.full_like(step, lam))[0]
+        return by_size(
+            lam,
+            x.dtype,
+            lambda: displace_slightly(x, labels, lam),
+            lambda: pp.displace_cross_entropy_p.bind(x, labels, jnp.full_like(step, lam))[0],
+        )
 
     def check(self, constants: Sequence[Any]) -> None:
         labels, step = constants

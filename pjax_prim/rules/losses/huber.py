@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from ... import primitives as pp
 from ...primitives.huber import displace_huber
-from ..constraint import Arrays
+from ..constraint import Arrays, Number
 from .base import Loss, register
 
 
@@ -21,7 +21,7 @@ class Huber(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_huber_p.bind(x, *targets, step)[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (target, delta, _) = operands, constants
         return displace_huber(x, target, delta, jnp.full_like(x, lam))
 

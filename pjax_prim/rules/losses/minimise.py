@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ... import primitives as pp
-from ..constraint import Arrays
+from ..constraint import Arrays, Number
 from .base import Loss, register
 
 
@@ -20,7 +20,7 @@ class Minimise(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_minimise_p.bind(x, step)[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         return jnp.full_like(operands[0], -lam)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ... import primitives as pp
-from ..constraint import Arrays
-from .base import Loss
+from ..constraint import Arrays, Number
+from .base import Loss, by_size
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class OwnLoss(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return self.prox.bind(x, *targets, step, ranks=self.ranks)[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (target, step) = operands, constants
-        if lam**2 > jnp.finfo(x.dtype).eps:
-            return self.proximal(x, (target,), jnp.full_like(step, lam)) - x
-        # A step so small is its first order, up to half of the digits.
-        value, back = jax.vjp(lambda x: self.forward((x,), constants), x)
-        return -lam * back(jnp.ones_like(value))[0]
+
+        def small() -> Array:
+            value, back = jax.vjp(lambda x: self.forward((x,), constants), x)
+            return -lam * back(jnp.ones_like(value))[0]
+
+        return by_size(lam, x.dtype, small, lambda: self.proximal(x, (target,), jnp.full_like(step, lam)) - x)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         axes = len(shapes[0])

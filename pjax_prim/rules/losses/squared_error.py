@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Array
 
 from ... import primitives as pp
-from ..constraint import Arrays
+from ..constraint import Arrays, Number
 from .base import Loss, of_elements, register
 
 
@@ -19,7 +19,7 @@ class SquaredError(Loss):
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_squared_error_p.bind(x, *targets, of_elements(step, x))[0]
 
-    def pull(self, operands: Arrays, constants: Arrays, lam: float) -> Array:
+    def pull(self, operands: Arrays, constants: Arrays, lam: Number) -> Array:
         (x,), (target, _) = operands, constants
         return (target - x) * (lam / (1 + lam))
 

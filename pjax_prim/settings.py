@@ -11,14 +11,23 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
 
-from .._compat import as_weak
-from ..errors import ArgumentError
-from ..primitives._arguments import is_concrete
+from ._compat import as_weak
+from .errors import ArgumentError
+from .primitives._arguments import is_concrete
 
 Setting = float | Array
 """A number, or an array of numbers: with axes only where `jax.vmap` over the solver takes them away."""
 
 Tree = TypeVar("Tree")
+
+
+class Weights(eqx.Module):
+    """Settings that multiply something: a Python 1 is no operand, the product is left out of the program."""
+
+
+def is_unit(value: Any) -> bool:
+    """Whether a weight is left out of the program."""
+    return isinstance(value, int | float) and value == 1
 
 
 def check_setting(name: str, value: Any, allowed: str, is_allowed: Callable[[Any], Any]) -> None:
@@ -66,6 +75,8 @@ def operands(tree: Tree) -> Tree:
     """
 
     def operand(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Weights):
+            return jax.tree.map(lambda x: x if is_unit(x) else operand(path, x), leaf)
         if not _is_number(leaf):
             return leaf
         if np.ndim(leaf):
@@ -78,7 +89,7 @@ def operands(tree: Tree) -> Tree:
         value = float(leaf) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else int(leaf)
         return jax.device_put(value)  # a transfer guard refuses the implicit `jnp.asarray`
 
-    return jtu.tree_map_with_path(operand, tree)
+    return jtu.tree_map_with_path(operand, tree, is_leaf=lambda x: isinstance(x, Weights))
 
 
 def _is_number(value: Any) -> bool:
