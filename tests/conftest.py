@@ -1,4 +1,4 @@
-"""Settings of every test: the CPU as eight devices, 64-bit types on.
+"""Settings of every test: the CPU as eight devices, 64-bit types on, programs that compile quickly.
 
 Set through `jax.config` rather than the environment, so that a subprocess of a test starts
 as a user's would. With `JAX_PLATFORMS=cuda,cpu` the tests of kernels run on a GPU.
@@ -6,7 +6,10 @@ as a user's would. With `JAX_PLATFORMS=cuda,cpu` the tests of kernels run on a G
 
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,6 +17,43 @@ import pytest
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
+
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+"""What the processes of a run of tests share: a program that several of them need compiles once."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="pjax-prim-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ.update(CACHE | {"JAX_COMPILATION_CACHE_DIR": folder})  # for workers and subprocesses
+    for name in CACHE:  # JAX has read the environment already
+        value = os.environ.get(name)
+        if value is not None:
+            default = getattr(jax.config, name.lower())
+            jax.config.update(name.lower(), value if default is None else type(default)(value))
+    start_backend()
+
+
+def start_backend() -> None:
+    """Starts XLA, which reads its flags then and never again: subprocesses do not inherit them.
+
+    Without MLIR's fusion emitters and threads of its own the compiler takes half the time.
+    """
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if jax.__version_info__ < (0, 12):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *([before] if before else [])])
+    jax.devices()
+    if before is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = before
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,11 +67,12 @@ def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 _tests = itertools.count(1)
+_MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture(autouse=True)
 def free_executables() -> Iterator[None]:
     """Those of the CPU backend map memory, and a process has 65,530 maps by default."""
     yield
-    if next(_tests) % 100 == 0:
+    if next(_tests) % 50 == 0 and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
