@@ -17,26 +17,29 @@ import pytest
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
-
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": "",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-"""What the processes of a run of tests share: a program that several of them need compiles once."""
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="pjax-prim-tests-")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None or config.getoption("numprocesses", None) is None:  # this process runs tests
+        folder = Path(tempfile.mkdtemp(prefix="pjax-prim-tests-"))
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        os.environ.update(CACHE | {"JAX_COMPILATION_CACHE_DIR": folder})  # for workers and subprocesses
-    for name in CACHE:  # JAX has read the environment already
-        value = os.environ.get(name)
-        if value is not None:
-            default = getattr(jax.config, name.lower())
-            jax.config.update(name.lower(), value if default is None else type(default)(value))
-    start_backend()
+        keep_programs(folder)
+        start_backend()
+
+
+def keep_programs(folder: Path) -> None:
+    """A program that tests, or the subprocesses of tests, need again is not compiled again.
+
+    JAX writes entries piece by piece: processes that write at the same time or are killed have another
+    folder than this one, where a torn entry would be a warning and so an error.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(folder / "own"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "subprocesses")
+    for name, value in (("min_compile_time_secs", 0), ("min_entry_size_bytes", -1)):
+        jax.config.update(f"jax_persistent_cache_{name}", value)
+        os.environ[f"JAX_PERSISTENT_CACHE_{name.upper()}"] = str(value)
 
 
 def start_backend() -> None:
@@ -60,10 +63,9 @@ def start_backend() -> None:
 def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
     """XLA optimises less, to save minutes, but for the modules marked `optimised`."""
     optimised = request.node.get_closest_marker("optimised") is not None
-    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", not optimised)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 _tests = itertools.count(1)
