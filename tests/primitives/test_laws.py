@@ -1,6 +1,7 @@
 """What holds for every projection under every transformation of JAX."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,6 +31,15 @@ def queries(case: Case, count: int = 8, dtype: Any = "float64") -> list[jax.Arra
     return [jnp.asarray(row, dtype) for row in rows]
 
 
+@cache
+def batched(case: Case, *axes: int | None) -> Callable[..., tuple[Any, ...]]:
+    """The projection of many queries, compiled: what the tests of a row compare with.
+
+    `test_variants` holds it against the projection that is not compiled.
+    """
+    return jax.jit(jax.vmap(case.project, axes or 0))
+
+
 def assert_close(actual: Any, expected: Any) -> None:
     chex.assert_trees_all_close(tuple(actual), tuple(expected), rtol=1e-12, atol=1e-12)
 
@@ -48,7 +58,7 @@ def test_names_follow_the_functions() -> None:
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_points_of_the_set_stay(case: Case) -> None:
     query = [jnp.asarray(row) for row in case.feasible(*queries(case, 64))]
-    moved = jax.vmap(case.project)(*query)
+    moved = batched(case)(*query)
     for x, q in zip(moved, query, strict=False):
         scale = sum(float(jnp.max(jnp.abs(y))) for y in query)
         np.testing.assert_allclose(x, q, rtol=0, atol=1e-14 * scale * scale + 1e-14 * scale)
@@ -58,7 +68,7 @@ def test_points_of_the_set_stay(case: Case) -> None:
 def test_vmap_is_a_loop(case: Case) -> None:
     query = queries(case)
     expected = [jnp.stack(x) for x in zip(*(case.project(*q) for q in zip(*query, strict=True)), strict=True)]
-    assert_close(jax.vmap(case.project)(*query), expected)
+    assert_close(batched(case)(*query), expected)
 
 
 @every_projection
@@ -68,7 +78,7 @@ def test_vmap_with_operands_in_common(case: Case) -> None:
         axes = [None if i == common else 0 for i in range(len(query))]
         operands = [q[0] if i == common else q for i, q in enumerate(query)]
         tiled = [jnp.broadcast_to(q[0], q.shape) if i == common else q for i, q in enumerate(query)]
-        assert_close(jax.vmap(case.project, axes)(*operands), jax.vmap(case.project)(*tiled))
+        assert_close(batched(case, *axes)(*operands), batched(case)(*tiled))
 
 
 @every_projection
@@ -81,10 +91,11 @@ def test_derivatives_are_differences(case: Case) -> None:
         for kind, q in zip(case.operands, query, strict=True)
     ]
 
+    @jax.jit
     def at(t: Any) -> Any:
         return jax.vmap(case.project)(*(q + t * v for q, v in zip(query, tangents, strict=True)))
 
-    _, found = jax.jvp(at, (jnp.zeros(()),), (jnp.ones(()),))
+    _, found = jax.jit(lambda t, v: jax.jvp(at, (t,), (v,)))(0.0, 1.0)
     for below, above, derivative in zip(at(-size), at(size), found, strict=True):
         expected = (above - below) / (2 * size)
         np.testing.assert_allclose(derivative, expected, rtol=1e-5, atol=1e-6 * jnp.max(jnp.abs(expected)))
@@ -92,24 +103,33 @@ def test_derivatives_are_differences(case: Case) -> None:
 
 @every_projection
 def test_vmap_of_vmap(case: Case) -> None:
-    query = queries(case, 6)
-    expected = [x.reshape(2, 3, *x.shape[1:]) for x in jax.vmap(case.project)(*query)]
-    nested = [q.reshape(2, 3, *q.shape[1:]) for q in query]
-    assert_close(jax.vmap(jax.vmap(case.project))(*nested), expected)
+    query = queries(case)
+    one_by_one = batched(case)(*query)
+    nested = [q.reshape(2, 4, *q.shape[1:]) for q in query]
     # The outer axis is absent from the first operand, the inner one from the last.
     first, *middle, last = nested
     axes_in = [0] * (len(nested) - 1) + [None]
     axes_out = [None] + [0] * (len(nested) - 1)
-    mixed = jax.vmap(jax.vmap(case.project, axes_in), axes_out)(first[0], *middle, last[:, 0])
     tiled = [
         jnp.broadcast_to(first[:1], first.shape),
         *middle,
         jnp.broadcast_to(last[:, :1], last.shape),
     ]
-    assert_close(mixed, jax.vmap(jax.vmap(case.project))(*tiled))
-    # Other positions of the mapped axis.
     turned = [jnp.moveaxis(q, 0, -1) for q in query]
-    assert_close(jax.vmap(case.project, -1)(*turned), jax.vmap(case.project)(*query))
+
+    @jax.jit
+    def project(nested: Any, mixed: Any, turned: Any) -> tuple[Any, ...]:
+        return (
+            jax.vmap(jax.vmap(case.project))(*nested),
+            jax.vmap(jax.vmap(case.project, axes_in), axes_out)(*mixed),
+            jax.vmap(case.project, -1)(*turned),  # another position of the mapped axis
+        )
+
+    found = project(nested, (first[0], *middle, last[:, 0]), turned)
+    assert_close(found[0], [x.reshape(2, 4, *x.shape[1:]) for x in one_by_one])
+    flat = batched(case)(*(x.reshape(8, *x.shape[2:]) for x in tiled))
+    assert_close(found[1], [x.reshape(2, 4, *x.shape[1:]) for x in flat])
+    assert_close(found[2], one_by_one)
 
 
 class Variants(chex.TestCase):
@@ -119,7 +139,7 @@ class Variants(chex.TestCase):
     def test_variants(self) -> None:
         for case in ONE_EACH:
             query = queries(case)
-            expected = jax.jit(jax.vmap(case.project))(*query)
+            expected = batched(case)(*query)
             assert_close(self.variant(jax.vmap(case.project))(*query), expected)
 
 
@@ -138,7 +158,7 @@ def test_scan(case: Case) -> None:
         return carry + jnp.sum(moved[0]), moved
 
     total, moved = jax.lax.scan(body, jnp.zeros(()), query)
-    expected = jax.vmap(case.project)(*query)
+    expected = batched(case)(*query)
     assert_close(moved, expected)
     np.testing.assert_allclose(total, jnp.sum(expected[0]), rtol=1e-12)
 
@@ -152,23 +172,22 @@ def test_shard_map_with_checked_varying_axes(case: Case, common: int | None) -> 
     specs = [P("data")] * len(query)
     if common is not None:
         query[common], axes[common], specs[common] = query[common][0], None, P()
-    batched = jax.vmap(case.project, axes)
     repeatable = common is None or common % len(query) >= case.moved  # results have the shapes of operands
 
     @jax.jit
     @jax.shard_map(mesh=mesh, in_specs=tuple(specs), out_specs=P("data"), check_vma=True)
     def sharded(*rows: jax.Array) -> tuple[Any, ...]:
-        def step(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
-            return tuple(batched(*carry, *rows[case.moved :])), None
+        project = jax.vmap(case.project, axes)
 
-        start = tuple(batched(*rows))  # a scan carry keeps its varying axes
+        def step(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+            return tuple(project(*carry, *rows[case.moved :])), None
+
+        start = tuple(project(*rows))  # a scan carry keeps its varying axes
         return jax.lax.scan(step, start, None, length=1)[0] if repeatable else start
 
-    expected = batched(*query)
+    expected = batched(case, *axes)(*query)
     if repeatable:
-        expected = jax.vmap(case.project, [0] * case.moved + axes[case.moved :])(
-            *expected, *query[case.moved :]
-        )
+        expected = batched(case, *[0] * case.moved, *axes[case.moved :])(*expected, *query[case.moved :])
     assert_close(sharded(*query), expected)
 
 
@@ -176,7 +195,7 @@ def test_shard_map_with_checked_varying_axes(case: Case, common: int | None) -> 
 def test_explicit_mesh(case: Case) -> None:
     mesh = jax.make_mesh((4,), ("data",))
     query = queries(case)
-    expected = jax.vmap(case.project)(*query)
+    expected = batched(case)(*query)
     with jax.set_mesh(mesh):
         rows = [jax.device_put(q, jax.NamedSharding(mesh, P("data"))) for q in query]
 
@@ -202,7 +221,7 @@ def test_explicit_mesh(case: Case) -> None:
 def test_export(case: Case) -> None:
     query = queries(case)
     exported = jax.export.export(jax.jit(jax.vmap(case.project)), platforms=["cpu", "cuda", "tpu"])(*query)
-    expected = jax.vmap(case.project)(*query)
+    expected = batched(case)(*query)
     assert_close(exported.call(*query), expected)
     if find_spec("flatbuffers"):  # what `serialize` needs
         assert_close(jax.export.deserialize(exported.serialize()).call(*query), expected)
@@ -218,13 +237,13 @@ def test_name_in_lowered_text(row: Any) -> None:
     query = queries(row) if isinstance(row, Case) else row.operands(8)
     call = f"call @{row.definition.name}("
     assert call in lowered(function, [q[0] for q in query])
-    assert call in lowered(jax.vmap(function), query)
+    many = (batched(row) if isinstance(row, Case) else jax.jit(jax.vmap(function))).lower(*query)
+    assert call in many.as_text()
     nested = [q.reshape(2, 4, *q.shape[1:]) for q in query]
     assert call in lowered(jax.vmap(jax.vmap(function)), nested)
     if row.name in ("project_equality", "minimise"):
         return  # they leave no instruction
-    compiled = jax.jit(jax.vmap(function)).lower(*query).compile().as_text()
-    assert row.definition.name in compiled  # profiles show the name
+    assert row.definition.name in many.compile().as_text()  # profiles show the name
 
 
 def test_a_primitive_of_ones_own() -> None:
@@ -245,7 +264,12 @@ def test_a_primitive_of_ones_own() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_dtypes_are_kept(case: Case, dtype: str) -> None:
     query = queries(case, dtype=dtype)
-    for moved in (case.project(*(q[0] for q in query)), jax.vmap(case.project)(*query)):
+
+    @jax.jit
+    def project(*query: jax.Array) -> tuple[Any, ...]:
+        return case.project(*(q[0] for q in query)), jax.vmap(case.project)(*query)
+
+    for moved in project(*query):
         for x, q in zip(moved, query, strict=False):
             assert x.dtype == q.dtype and not x.weak_type and bool(jnp.isfinite(x).all())
 
@@ -295,7 +319,7 @@ def test_never_nan(case: Case) -> None:
             else rng.choice(STEPS if kind == "step" else values, row.shape)
             for kind, row in zip(case.operands, case.random(rng, 4000, n), strict=True)
         ]
-        for x in jax.jit(jax.vmap(case.project))(*query):
+        for x in batched(case)(*query):
             assert not jnp.isnan(x).any()
 
 
@@ -313,7 +337,7 @@ def test_nan_in_is_nan_out(case: Case) -> None:
         spoilt = np.array(values).reshape(len(values), -1)
         spoilt[3, -1] = np.nan
         given = [jnp.asarray(spoilt.reshape(q.shape)) if i == operand else q for i, q in enumerate(query)]
-        missing = [np.isnan(np.asarray(x)).reshape(len(x), -1).any(1) for x in jax.vmap(case.project)(*given)]
+        missing = [np.isnan(np.asarray(x)).reshape(len(x), -1).any(1) for x in batched(case)(*given)]
         np.testing.assert_array_equal(np.any(missing, 0), np.arange(len(values)) == 3)
 
 

@@ -11,9 +11,9 @@ import pjax_prim.primitives as pp
 Rows = tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One projection.
+    """One projection; a row is equal to itself alone.
 
     - `project(*operands)`: the public function on one query, returning a tuple.
     - `operands`: the kind of each: "vector", "scalar", "labels", "weights", "share" (from 0 to 1) or
