@@ -87,6 +87,7 @@ class FeasibilityProblem(eqx.Module):
         moving, still = eqx.partition((fixed, args), is_data)
         data, data_treedef = jtu.tree_flatten(moving)
         data = [_as_array(leaf) for leaf in data]
+        _check_sizes(args)
         counts: list[int] = []
 
         def function(parameters: list[Any], data: list[Any]) -> list[Any]:
@@ -320,6 +321,16 @@ def pair_of(returned: Any) -> tuple[Any, Any]:
             f"{returned!r}"
         )
     return returned
+
+
+def _check_sizes(args: tuple[Any, ...]) -> None:
+    """A graph counts copies, so every size is a number."""
+    for path, leaf in jtu.tree_leaves_with_path(args):
+        if not all(isinstance(size, int) for size in getattr(leaf, "shape", ())):
+            raise ArgumentError(
+                f"args{jtu.keystr(path)}: expected an array of known sizes, given shape {leaf.shape}; a "
+                "solver counts copies: export it for each size (pjp.displacement takes symbolic ones)"
+            )
 
 
 def is_trained(leaf: Any) -> bool:

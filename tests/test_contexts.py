@@ -287,6 +287,15 @@ def test_export_with_a_symbolic_number_of_examples(run: Callable[..., Any]) -> N
         chex.assert_trees_all_close(program.call(*given), run(*given), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("run", [gap, solve(pjp.AlternatingProjections())], ids=["gap", "solve"])
+def test_a_solver_takes_no_symbolic_number_of_examples(run: Callable[..., Any]) -> None:
+    params, x, labels = arguments()
+    (b,) = jax.export.symbolic_shape("b")
+    shapes = jax.ShapeDtypeStruct((b, 3), x.dtype), jax.ShapeDtypeStruct((b,), labels.dtype)
+    with pytest.raises(pjp.ArgumentError, match=r"args\[0\]: expected an array of known sizes, given .*b, 3"):
+        jax.export.export(jax.jit(run))(params, *shapes)
+
+
 @pytest.mark.parametrize("check", [True, False])
 def test_examples_divided_over_a_mesh_add_up(check: bool) -> None:
     """Each device has the direction of its own examples; their mean is that of all.
