@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .errors import ArgumentError
-from .feasibility import FeasibilityProblem, check_parameters, pair_of
+from .feasibility import FeasibilityProblem, check_data, check_parameters, pair_of
 from .graph.program import trace
 from .pullbacks import WEIGHT, directions, settings_of
 from .settings import Setting, check_positive
@@ -97,6 +97,7 @@ def value_and_displacement(
 
     def both(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         check_parameters(params, jnp.inexact)
+        check_data((*args, kwargs) if kwargs else args)
         trained, fixed = eqx.partition(params, eqx.is_inexact_array)
         leaves, treedef = jtu.tree_flatten(trained)
         leaves = [jnp.asarray(leaf) for leaf in leaves]

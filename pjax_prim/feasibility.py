@@ -80,6 +80,7 @@ class FeasibilityProblem(eqx.Module):
         if not callable(fn):
             raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
         check_parameters(params)
+        check_data(args)
         trained, fixed = eqx.partition(params, is_trained)
         with_paths, treedef = jtu.tree_flatten_with_path(trained)
         names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
@@ -323,6 +324,24 @@ def pair_of(returned: Any) -> tuple[Any, Any]:
     return returned
 
 
+def check_data(args: tuple[Any, ...]) -> None:
+    """What JAX takes for no array is an error that names the argument."""
+    for path, leaf in jtu.tree_leaves_with_path(args):
+        if isinstance(leaf, np.ndarray):
+            _check_array(f"args{jtu.keystr(path)}", leaf)
+
+
+def _check_array(name: str, leaf: Any) -> None:
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise ArgumentError(f"{name}: expected an array without a mask, given a masked one; fill it")
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # PRNG keys
+        return
+    if not np.dtype(leaf.dtype).isnative:
+        raise ArgumentError(
+            f"{name}: expected the byte order of this machine, given dtype {leaf.dtype} (shape {leaf.shape})"
+        )
+
+
 def _check_sizes(args: tuple[Any, ...]) -> None:
     """A graph counts copies, so every size is a number."""
     for path, leaf in jtu.tree_leaves_with_path(args):
@@ -368,10 +387,7 @@ def check_parameters(params: Any, kind: Any = jnp.floating) -> None:
         name, dtype = f"params{jtu.keystr(path)}", np.dtype(leaf.dtype)
         given = f"given dtype {leaf.dtype} (shape {leaf.shape})"
         allowed = "expected a bfloat16, float16, float32 or float64 array"
-        if isinstance(leaf, np.ma.MaskedArray):
-            raise ArgumentError(f"{name}: expected an array without a mask, given a masked one; fill it")
-        if not dtype.isnative:
-            raise ArgumentError(f"{name}: expected the byte order of this machine, {given}")
+        _check_array(name, leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating) and kind is jnp.floating:
             raise ArgumentError(
                 f"{name}: {allowed}, {given}; train the real and the imaginary part, or pass it in *args"

@@ -8,8 +8,8 @@ from ._definition import define
 
 
 def _displace_reference(total: Array, z: Array, *number: Array, inputs: int | None = None) -> tuple[Array]:
-    total, z, *number = arguments.widen(total, z, *number)
-    k = number[0] if inputs is None else inputs
+    total, z, *rest = arguments.widen(total, z, *number)
+    k = rest[0] if inputs is None else inputs
     return (arguments.missing_where(arguments.finite_or_zero((z - total) / (k + 1)), z),)
 
 

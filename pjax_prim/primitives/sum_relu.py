@@ -35,8 +35,8 @@ def displace_reference(
 
     No square is formed, so the choice is right at every scale.
     """
-    s, z, *number = arguments.widen(total, z, *number)
-    k = number[0] if inputs is None else inputs
+    s, z, *rest = arguments.widen(total, z, *number)
+    k = rest[0] if inputs is None else inputs
     active = (z - s) / (k + 1)
     gain = (jnp.sqrt(k + 1) if isinstance(k, jax.Array) else math.sqrt(k + 1)) - 1
     d = jnp.where(s > 0, jnp.maximum(active, -s / k), jnp.where(-s < gain * z, active, 0))

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from ..graph.graph import Use
 from ..graph.operand import Operand
-from ..rules.constraint import Count, Projected, squared_distance, squared_norm
+from ..rules.constraint import Count, Number, Projected, squared_distance, squared_norm
 from ..rules.linear import divided
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
@@ -258,7 +258,7 @@ class CompressedProblem(AbstractProblem):
                 distance += weights[position] * _squared_norm(a - b, count)
         return distance
 
-    def _weights(self, index: int) -> tuple[float, ...]:
+    def _weights(self, index: int) -> tuple[Number, ...]:
         """Of a constraint's operands in the distance."""
         node = self.graph.nodes[index]
         assert node.constraint is not None

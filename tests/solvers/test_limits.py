@@ -42,6 +42,27 @@ def test_dtypes_of_parameters(array: Any, message: str) -> None:
         pjp.solve(product, params, X, TARGET, solver=pjp.AlternatingProjections(), max_steps=1)
 
 
+@pytest.mark.parametrize("run", ["solve", "displacement"])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((4, 3), ">f4"), "expected the byte order of this machine, given dtype >f4 (shape (4, 3))"),
+        (np.ma.masked_array(np.ones((4, 3)), mask=np.eye(4, 3)), "expected an array without a mask"),
+    ],
+    ids=["big-endian", "masked"],
+)
+def test_arrays_that_are_none_of_jax_s(array: Any, message: str, run: str) -> None:
+    def fn(w: Array, data: Any, target: Array) -> Array:
+        return pjp.squared_error(data["x"] @ w, target)
+
+    runs: dict[str, Any] = {
+        "solve": lambda *x: pjp.solve(fn, *x, solver=pjp.AlternatingProjections(), max_steps=1),
+        "displacement": pjp.displacement(fn),
+    }
+    with pytest.raises(pjp.ArgumentError, match=re.escape(f"args[0]['x']: {message}")):
+        runs[run](jnp.ones((3, 2)), {"x": array}, TARGET)
+
+
 def test_complex_parameters_of_a_module() -> None:
     class Model(eqx.Module):
         poles: Array
