@@ -13,14 +13,12 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
-from jax.interpreters import mlir
 
+from pjax_prim._compat import is_whole_on_each_device, lower_as_composite, register_lowering
 from pjax_prim.errors import ArgumentError
 from pjax_prim.primitives import Choice, Definition
 from pjax_prim.primitives import choice as _choice
 from pjax_prim.primitives._arguments import standard_promotion
-
-from .composite import lower_as_composite
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -87,7 +85,7 @@ def register(definition: Definition, rule: Rule | None = None, platform: Platfor
     rule = rule or Rule("reference", definition.reference)
     rules = RULES.setdefault(definition.name, {})
     rules[platform] = (rule, *rules.get(platform, ()))
-    mlir.register_lowering(
+    register_lowering(
         definition.primitive, partial(_lower, definition, platform), platform=platform, inline=False
     )
 
@@ -105,12 +103,12 @@ def table() -> list[tuple[str, str, str, str]]:
 def _lower(
     definition: Definition,
     platform: Platform | None,
-    ctx: mlir.LoweringRuleContext,
+    ctx: Any,
     *operands: Any,
     lowering: Choice = "auto",
     **static: Any,
 ) -> Any:
-    rule = _select(definition, platform, lowering, _is_local(ctx), ctx.avals_in, static)
+    rule = _select(definition, platform, lowering, is_whole_on_each_device(ctx), ctx.avals_in, static)
 
     def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         with jax.named_scope(definition.name), standard_promotion():
@@ -152,12 +150,3 @@ def _select(
         and rule.supports(*operands, **static)
     )
     return next(usable)
-
-
-def _is_local(ctx: mlir.LoweringRuleContext) -> bool:
-    """Whether an equation's operands are whole on each device that runs it."""
-    context = ctx.module_context.axis_context
-    if isinstance(context, mlir.SPMDAxisContext):
-        manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
-        return manual >= set(context.mesh.axis_names)
-    return isinstance(context, mlir.ShardingContext) and context.num_devices == 1

@@ -17,6 +17,8 @@ from jax._src.linear_util import WrappedFun
 from jax._src.named_sharding import UnspecifiedValue
 from jax._src.shard_map import shard_map_p as shard_map_p
 from jax.extend.core import ClosedJaxpr, Literal, primitives
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import func, stablehlo
 from jax.interpreters import mlir
 from jax.lax import cond_p
 
@@ -211,7 +213,81 @@ def coordination_client() -> Any | None:
     return _distributed.global_state.client
 
 
-def ir_type(ctx: Any, aval: Any) -> Any:
+def is_traced(value: Any) -> bool:
+    """Whether a value is traced, so that it cannot be looked at."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def register_lowering(
+    primitive: Any, rule: Callable[..., Any], platform: str | None = None, inline: bool = True
+) -> None:
+    """How a primitive is lowered: `rule(context, *operands, **params)`; for all platforms if None.
+
+    Without `inline` equal equations share one function of the primitive's name.
+    """
+    mlir.register_lowering(primitive, rule, platform=platform, inline=inline)
+
+
+def is_whole_on_each_device(ctx: Any) -> bool:
+    """In a lowering rule: whether each device that runs an equation holds all of its operands."""
+    context = ctx.module_context.axis_context
+    if isinstance(context, mlir.SPMDAxisContext):
+        manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
+        return manual >= set(context.mesh.axis_names)
+    return isinstance(context, mlir.ShardingContext) and context.num_devices == 1
+
+
+def lower_as_composite(
+    name: str,
+    version: int,
+    function: Callable[..., Any],
+    attributes: dict[str, Any],
+    ctx: Any,
+    *operands: ir.Value,
+) -> Any:
+    """In a lowering rule: values of `function` of the operands, as one operation that is decomposed into it.
+
+    Other MLIR tools can match `stablehlo.composite "pjax.project_dot" ... version = 1` and replace it; others
+    run its decomposition. `jax.lax.composite` would do for one platform, but the composites it makes in an
+    export for several do not pass the verifier (jax issue 40486). Where a shape is symbolic the function is
+    lowered in place: shapes are not refined through composites.
+
+    **Arguments:** `attributes`: numbers, strings and booleans stay what they are, others become text.
+    """
+    lowered = mlir.lower_fun(function, multiple_results=True)
+    if not all(isinstance(size, int) for aval in (*ctx.avals_in, *ctx.avals_out) for size in aval.shape):
+        return lowered(ctx, *operands)
+    module, outer = ctx.module_context, tuple(ctx.dim_var_values)
+    results = [_ir_type(ctx, aval) for aval in ctx.avals_out]
+    inputs = (*outer, *operands)
+    dialects: tuple[Any, Any] = func, stablehlo  # whose stubs lack what Python adds to them
+    function_op, composite_op = dialects[0].FuncOp, dialects[1].CompositeOp
+    decomposition = function_op(
+        f"{name}.v{version}", ir.FunctionType.get([x.type for x in inputs], results), ip=module.ip
+    )
+    decomposition.attributes["sym_visibility"] = ir.StringAttr.get("private")
+    symbol = module.symbol_table.insert(decomposition).value  # which makes it unique
+    body = decomposition.add_entry_block()
+    with ir.InsertionPoint(body):
+        inner = ctx.replace(dim_var_values=tuple(body.arguments[: len(outer)]), tokens_out=None)
+        func.return_(list(lowered(inner, *body.arguments[len(outer) :])))
+    return composite_op(
+        results,
+        list(inputs),
+        name=ir.StringAttr.get(name),
+        decomposition=ir.FlatSymbolRefAttr.get(symbol),
+        composite_attributes=ir.DictAttr.get({k: _attribute(v) for k, v in sorted(attributes.items())}),
+        version=mlir.i32_attr(version),
+    ).results
+
+
+def _attribute(value: Any) -> ir.Attribute:
+    if isinstance(value, bool | int | float | str):
+        return mlir.ir_attribute(value)
+    return ir.StringAttr.get(str(value))
+
+
+def _ir_type(ctx: Any, aval: Any) -> Any:
     """The MLIR type of an abstract value, in a lowering rule."""
     convert: Any = mlir.aval_to_ir_type
     if jax.__version_info__ >= (0, 10, 1):

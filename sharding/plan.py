@@ -13,6 +13,7 @@ import jax.tree_util as jtu
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from .._compat import is_traced
 from ..errors import ArgumentError
 from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
 from ..graph import ConstraintGraph
@@ -94,7 +95,7 @@ class Plan:
         def place(leaf: Any, sharding: NamedSharding | None) -> Any:
             if sharding is None:
                 return leaf
-            inside = isinstance(leaf, jax.core.Tracer)
+            inside = is_traced(leaf)
             return eqx.filter_shard(leaf, sharding) if inside else jax.device_put(leaf, sharding)
 
         return tuple(

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("cli",),
 )
+PRIVATE = ("jax._src", "jax.interpreters.mlir", "jax.extend.mlir")
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -94,14 +95,18 @@ def layer_violations(source: str, name: str, is_package: bool = False) -> list[s
 
 
 def compat_violations(source: str, name: str, is_package: bool = False) -> list[str]:
-    """Uses of `jax._src` or of a version, which only `_compat` may make."""
+    """Uses of what is JAX's own in all but name, or of a version, which only `_compat` may make."""
     found = [
         f"{name}:{line} imports {target}"
         for line, target in imported(source, name, is_package)
-        if target.startswith("jax._src") or target.endswith(".__version__")
+        if target.startswith(PRIVATE) or target.endswith(".__version__")
     ]
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and node.attr in ("_src", "__version__", "__version_info__"):
+        if not isinstance(node, ast.Attribute):
+            continue
+        if node.attr in ("Tracer", "symbol_table", "module_context"):
+            found.append(f"{name}:{node.lineno} reads {node.attr}")
+        if node.attr in ("_src", "__version__", "__version_info__"):
             if isinstance(node.value, ast.Name) and node.value.id in ("jax", "jaxlib"):
                 found.append(f"{name}:{node.lineno} reads {node.value.id}.{node.attr}")
     return found
@@ -153,6 +158,10 @@ def test_layer_check_itself(source: str, name: str, is_package: bool, bad: bool)
         ("import jax\njax._src", True),
         ("import jax\nif jax.__version_info__ > (0, 11): pass", True),
         ("from jax import __version__", True),
+        ("from jax.interpreters import mlir", True),
+        ("from jax.interpreters import ad", False),
+        ("import jax\nisinstance(x, jax.core.Tracer)", True),
+        ("ctx.module_context.symbol_table", True),
         ("import jax.extend.core", False),
     ],
 )

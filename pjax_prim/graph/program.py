@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from .._compat import open_jaxpr, without_constants, wrapped_parts
+from .._compat import is_traced, open_jaxpr, without_constants, wrapped_parts
 from ..errors import GraphError
 
 _NEEDS_VALUES = (
@@ -75,7 +75,7 @@ def make_program(
     held: list[Any] = []
     body = _key_of(jaxpr, held)
     key = (body, parameters, tuple(names), results)
-    is_pure = not any(isinstance(x, jax.core.Tracer) for x in held)
+    is_pure = not any(is_traced(x) for x in held)
     program = Program(without_constants(jaxpr), parameters, tuple(names), results, key, is_pure)
     return program, list(constants)
 
@@ -157,7 +157,7 @@ class _Functions:
             return type(value), tuple(self.key(x, inside_jax) for x in value)
         if isinstance(value, bool | int | float | complex | str | type(None)):
             return type(value), repr(value)
-        if isinstance(value, jax.core.Tracer):
+        if is_traced(value):
             self.held.append(value)
         found = self._parts(value)
         if found is None:

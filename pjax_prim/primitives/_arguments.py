@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._compat import is_traced
 from ..errors import ArgumentError
 
 
@@ -141,6 +142,6 @@ def missing_where(result: Array, *given: Array) -> Array:
 
 def is_concrete(value: Any) -> bool:
     """Whether the values of an array can be looked at: not traced, all on this process."""
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return False
     return not isinstance(value, jax.Array) or value.is_fully_addressable

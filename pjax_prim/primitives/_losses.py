@@ -60,7 +60,7 @@ def examples(
     target = target if isinstance(target, jax.Array) else np.asarray(target)
     if axis not in (-1, x.ndim - 1):
         if target.shape == x.shape:
-            target = jnp.moveaxis(target, axis, -1) if _is_traced(target) else np.moveaxis(target, axis, -1)
+            target = np.moveaxis(target, axis, -1) if is_concrete(target) else jnp.moveaxis(target, axis, -1)
         x = jnp.moveaxis(x, axis, -1)
     shape = x.shape[:-1]
     some = None if where is None else mask(where, shape)
@@ -71,10 +71,6 @@ def examples(
     target = labels_for(x, target, name=names[1], check=check, some=some)
     step = steps_of(lam, x.dtype, shape)
     return Examples(x, target, step if some is None else jnp.where(some, step, 0), some)
-
-
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer) or not is_concrete(x)
 
 
 def mask(where: Any, shape: tuple[int, ...]) -> Any:

@@ -5,8 +5,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
+from .._compat import register_lowering
 from ..errors import ArgumentError
 
 Tree = TypeVar("Tree")
@@ -45,4 +46,4 @@ _without_derivative_p.def_impl(lambda x: x)
 _without_derivative_p.def_abstract_eval(lambda x: x)
 ad.primitive_jvps[_without_derivative_p] = _refuse
 batching.primitive_batchers[_without_derivative_p] = _batch
-mlir.register_lowering(_without_derivative_p, lambda ctx, x: [x])
+register_lowering(_without_derivative_p, lambda ctx, x: [x])
