@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from .._compat import coordination_client
 from ..errors import ArgumentError, LostProcessError, PjaxError, ProcessError
+from .rendezvous import meet
 
 Result = TypeVar("Result")
 _BROKEN = re.compile(r"gloo|UNAVAILABLE|DEADLINE|ABORTED|coordination|heartbeat|connection|barrier", re.I)
@@ -174,13 +175,16 @@ def start(
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
         raise ArgumentError(f"process_id: expected 0 to {(num_processes or 1) - 1}, given {process_id}")
     seconds = max(1, round(timeout))
+    if coordinator not in (None, "auto") and num_processes is not None and process_id is not None:
+        meet(coordinator, num_processes, process_id, timeout)
     try:
         jax.distributed.initialize(
             None if coordinator == "auto" else coordinator,
             num_processes,
             process_id,
             initialization_timeout=seconds,
-            heartbeat_timeout_seconds=seconds,
+            # JAX aborts a process that misses another; `Group.waiting` ends it before, with a message.
+            heartbeat_timeout_seconds=10 * seconds,
             shutdown_timeout_seconds=min(seconds, 30),
         )
     except (RuntimeError, ValueError) as error:
