@@ -14,7 +14,7 @@ from pjax_prim.lowering.kernels import elementwise, gpu_cross_entropy, gpu_dot, 
 from pjax_prim import primitives as pp
 from pjax_prim.primitives.scalar import Mode
 
-from .test_cpu import DOT_STEPS, copies, dot_step
+from .test_cpu import DOT_STEPS, copies, dot_step, reference
 
 needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
 SLOW = pytest.mark.slow
@@ -33,7 +33,7 @@ SCALARS = pytest.mark.parametrize(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dot_steps_interpreted(name: str, sizes: tuple, dtype: str) -> None:
     definition, operands, static = dot_step(name, copies(*sizes, dtype))
-    plain = definition.reference(*operands, **static)
+    plain = reference(definition, operands, **static)
     found = jax.jit(partial(getattr(gpu_dot, name), interpret=True, **static))(*operands)
     assert [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in plain]
     tolerance = 2e-2 if dtype == "bfloat16" else 1e-4
@@ -60,7 +60,7 @@ def steps(lam: float, shape: tuple[int, ...]) -> jax.Array:
 def test_the_cross_entropy_interpreted(lam: float, shape: tuple[int, ...], dtype: str) -> None:
     operands = *labelled_logits(shape, dtype), steps(lam, shape)
     (found,) = jax.jit(partial(gpu_cross_entropy.displace, interpret=True))(*operands)
-    (plain,) = pp.displace_cross_entropy_p.reference(*operands)
+    (plain,) = reference(pp.displace_cross_entropy_p, list(operands))
     chex.assert_trees_all_equal_shapes_and_dtypes(found, plain)
     chex.assert_trees_all_close(found, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-6)
 
@@ -72,7 +72,7 @@ def scalar_queries(scale: float) -> tuple[jax.Array, jax.Array]:
 
 def assert_same_distance(found, x: jax.Array, z: jax.Array, function: str) -> None:
     static = {"function": function, "parameters": (), "relative": True}
-    plain = pp.displace_scalar_p.reference(x.astype("float64"), z.astype("float64"), **static)
+    plain = reference(pp.displace_scalar_p, [x.astype("float64"), z.astype("float64")], **static)
     got, wanted = (jnp.square(step) + jnp.square(change - z) for step, change in (found, plain))
     chex.assert_trees_all_close(got, wanted.astype(got.dtype), rtol=1e-3, atol=1e-8)
 
@@ -81,7 +81,7 @@ def assert_same_distance(found, x: jax.Array, z: jax.Array, function: str) -> No
 @pytest.mark.parametrize("kernel", [gpu_elementwise.elementwise, elementwise.elementwise], ids=["gpu", "tpu"])
 @pytest.mark.parametrize("scale", [1e-4, 3.0], ids="{:g}".format)
 def test_scalar_functions_interpreted(function: str, kernel: Callable, scale: float) -> None:
-    reference = partial(
+    straight = partial(
         pp.displace_scalar_p.reference,
         function=function,
         parameters=(),
@@ -89,7 +89,7 @@ def test_scalar_functions_interpreted(function: str, kernel: Callable, scale: fl
         mode=Mode(stops=True, apart=True),
     )
     x, z = scalar_queries(scale)
-    found = jax.jit(partial(kernel, reference, interpret=True))(x, z)
+    found = jax.jit(partial(kernel, straight, interpret=True))(x, z)
     assert_same_distance(found, x, z, function)
 
 

@@ -192,8 +192,8 @@ def plain_displace_max(a: jax.Array, z: jax.Array) -> jax.Array:
 
 def plain_displace_cross_entropy(x: jax.Array, y: jax.Array) -> jax.Array:
     x, y = jnp.broadcast_arrays(x, y)
-    rows = zip(x.reshape(-1, 5), y.reshape(-1, 5), strict=True)
-    return jnp.stack([pp.prox_cross_entropy(*row, lam=0.3) for row in rows]).reshape(x.shape) - x
+    rows = x.reshape(-1, 5), y.reshape(-1, 5)
+    return jax.vmap(lambda *row: pp.prox_cross_entropy(*row, lam=0.3))(*rows).reshape(x.shape) - x
 
 
 WINDOW = Window((2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), (2, 1), 2)
@@ -382,7 +382,7 @@ every_loss = pytest.mark.parametrize("row", LOSSES, ids=str)
 @every_operation
 def test_value(row: Operation) -> None:
     operands = row.operands(8)
-    expected = row.plain(*operands)
+    expected = jax.jit(row.plain)(*operands)
     for apply in (row.apply, jax.jit(row.apply), jax.vmap(row.apply)):
         np.testing.assert_allclose(apply(*operands), expected, rtol=1e-12, atol=1e-15)
 
@@ -391,14 +391,14 @@ def test_value(row: Operation) -> None:
 def test_vmap_of_vmap(row: Operation) -> None:
     operands = row.operands(6)
     nested = [x.reshape(2, 3, *x.shape[1:]) for x in operands]
-    result = jax.vmap(jax.vmap(row.apply))(*nested)
+    result = jax.jit(jax.vmap(jax.vmap(row.apply)))(*nested)
     np.testing.assert_allclose(
-        result.reshape(6, *result.shape[2:]), row.plain(*operands), rtol=1e-12, atol=1e-15
+        result.reshape(6, *result.shape[2:]), jax.jit(row.plain)(*operands), rtol=1e-12, atol=1e-15
     )
     if len(operands) > 1:
-        shared = jax.vmap(row.apply, (0, *[None] * (len(operands) - 1)))
+        shared = jax.jit(jax.vmap(row.apply, (0, *[None] * (len(operands) - 1))))
         one = [x[0] for x in operands[1:]]
-        expected = row.plain(operands[0], *one)
+        expected = jax.jit(row.plain)(operands[0], *one)
         np.testing.assert_allclose(shared(operands[0], *one), expected, rtol=1e-12, atol=1e-15)
 
 
@@ -411,13 +411,13 @@ def test_derivatives(row: Operation) -> None:
         return lambda x: jnp.sum(jnp.sin(apply(x, *rest)))
 
     steps = ("quantize", "one_hot_argmax", "top_k_mask")
-    expected = 0 * first if row.name in steps else jax.grad(total(row.plain))(first)
+    expected = 0 * first if row.name in steps else jax.jit(jax.grad(total(row.plain)))(first)
     for transform in (lambda f: f, jax.jit):
         gradient = transform(jax.grad(total(row.apply)))(first)
         np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
         forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
         np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
-    per_row = jax.vmap(jax.grad(lambda x, *r: jnp.sum(jnp.sin(row.apply(x, *r)))))(first, *rest)
+    per_row = jax.jit(jax.vmap(jax.grad(lambda x, *r: jnp.sum(jnp.sin(row.apply(x, *r))))))(first, *rest)
     np.testing.assert_allclose(per_row, expected, rtol=1e-11, atol=1e-13)
 
 
