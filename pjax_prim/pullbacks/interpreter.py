@@ -18,7 +18,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation, open_jaxpr
-from .products import DAMPED
+from .products import DAMPED, Product
 from .projections import Finite, constraint_of, projecting
 from .registry import bind_with_pullback, is_differentiable, pullback_of
 from .steps import choose, heaviside
@@ -108,7 +108,8 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         return [Entry(value, True) for value in results]
     results = bind(*values)
     if primitive in DAMPED and any(weighs):
-        results = (DAMPED[primitive](results[0], values, equation.params, moves, settings.weight),)
+        product = Product(values, equation.params, moves, weighs, settings.weight)
+        results = (DAMPED[primitive](results[0], product),)
     weigh = primitive in _MOVEMENTS and all(w or not m for w, m in zip(weighs, moves, strict=True))
     return [Entry(value, True, weigh) for value in results]
 
