@@ -159,14 +159,17 @@ def _of_comparisons(equation: Any, entries: Sequence[Entry]) -> Entry | None:
     boolean = equation.outvars[0].aval.dtype == jnp.bool_ and len(equation.outvars) == 1
     if boolean and (primitive in _LOGIC or primitive in _MOVEMENTS):
         dtype = jnp.result_type(*(entry.soft for entry in entries if entry.soft is not None))
-        softs = [
-            entry.value.astype(dtype) if entry.soft is None and entry.value.dtype == jnp.bool_
-            else entry.value if entry.soft is None else entry.soft.astype(dtype)
-            for entry in entries
-        ]  # fmt: skip
+        softs = [_number_of(entry, dtype) for entry in entries]
         (value,) = bind_equation(equation, *values)
         if primitive in _LOGIC:
             return Entry(value, True, soft=_LOGIC[primitive](*softs))
         (soft,) = bind_equation(equation, *softs)
         return Entry(value, True, soft=soft)
     return None
+
+
+def _number_of(entry: Entry, dtype: Any) -> Any:
+    """The result of a comparison, or another boolean, as a number; others, as indices, as they are."""
+    if entry.soft is not None:
+        return entry.soft.astype(dtype)
+    return jnp.asarray(entry.value, dtype) if jnp.result_type(entry.value) == jnp.bool_ else entry.value

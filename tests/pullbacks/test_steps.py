@@ -48,6 +48,15 @@ def test_both_of_two_comparisons() -> None:
     np.testing.assert_allclose(found, C * slope, rtol=1e-9)
 
 
+def test_a_comparison_and_a_boolean_that_is_known() -> None:
+    """Of one number the boolean is a literal of the program."""
+    for known, slope in ((True, 1), (False, 0)):
+        found = direction(lambda x: jnp.where((x[3] > 0.5) & known, 3.0, 1.0) * jnp.ones(7))  # noqa: B023
+        expected = np.zeros(7)
+        expected[3] = 2 * slope * np.sum(C) / (1 + 4 * (X[3] - 0.5) ** 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_a_condition_of_values_that_move_is_held() -> None:
     np.testing.assert_allclose(
         direction(lambda x: jnp.where(x > 0, x, 0.1 * x)), C * jnp.where(X > 0, 1, 0.1)

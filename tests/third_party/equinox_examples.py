@@ -160,7 +160,7 @@ class UNet(eqx.Module):
             "into": nn.Conv2d(1, 4, 3, padding=1, key=k[0]),
             "down": nn.Conv2d(4, 8, 3, 2, 1, key=k[1]),
             "middle": nn.Conv2d(8, 8, 3, padding=1, groups=4, key=k[2]),
-            "up": nn.ConvTranspose2d(8, 4, 4, 2, 1, key=k[3]),
+            "up": nn.ConvTranspose2d(8, 4, 2, 2, key=k[3]),
             "out": nn.Conv2d(8, 1, 1, key=k[4]),
             "norms": [nn.GroupNorm(2, 4), nn.GroupNorm(4, 8)],
         }

@@ -63,7 +63,10 @@ def other(name: str) -> Problem:
 
 
 model("coupling flow of fleqx", "fleqx", "distreqx")(lambda: other("coupling_flow"))
-model("planar flow of fleqx", "fleqx", "distreqx")(lambda: other("planar_flow"))
+model(
+    "planar flow of fleqx", "fleqx", "distreqx", worst=-1.0,
+    reason="The slope of a leaky relu, one of two constants, is part of the loss: a step of what it depends on.",
+)(lambda: other("planar_flow"))  # fmt: skip
 
 
 @model("mixture of normal distributions", "distreqx")

@@ -17,8 +17,8 @@ def decoder(architecture: str, **settings: Any) -> Problem:
         tie_word_embeddings=True, attention_bias=False, rope_scaling=None,
         **{"qk_norm": False, **settings},
     )  # fmt: skip
-    x = tokens(32, 2, 8)
-    return CausalLM(config, key=key()), lambda m: classification(jax.vmap(lambda x: m(x)[0])(x))
+    x = tokens(32, 8)
+    return CausalLM(config, key=key()), lambda m: classification(m(x)[0])
 
 
 model("Llama", "eqx_zoo")(lambda: decoder("LlamaForCausalLM"))

@@ -116,7 +116,7 @@ def equilibrium() -> Problem:
 
     def loss(m: Any) -> Array:
         adjoint = Implicit(Picard(rtol=1e-6), Picard(rtol=1e-6))
-        found: banax.Solution = adjoint((lambda z, m, x: m(z, x), m, x), jnp.zeros(4))
+        found: banax.Solution = adjoint((lambda z, m, x: m(z, x), (m, x)), jnp.zeros(4))
         return squared(found.value)
 
     return Cell(), loss

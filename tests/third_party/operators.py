@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .registry import Problem, key, model, normal, squared
 
@@ -37,14 +38,18 @@ def fno() -> Problem:
 
 def score(network: Any, size: int) -> Problem:
     x = normal(2, 1, size, size)
-    return network, lambda m: squared(jax.vmap(lambda x: m(0.3, x))(x))
+    return network, lambda m: squared(jax.vmap(lambda x: m(jnp.array(0.3), x, key=key(1)))(x))
 
 
 @model("U-Net of a score model", "sbgm")
 def unet() -> Problem:
     from sbgm.models import UNet
 
-    return score(UNet(8, dim_mults=(1, 2), attn_dim_head=4, attn_heads=2, key=key()), 8)
+    network = UNet(
+        8, dim_mults=(1, 2), attn_dim_head=4, attn_heads=2, learned_sinusoidal_cond=True,
+        random_fourier_features=True, learned_sinusoidal_dim=8, key=key(),
+    )  # fmt: skip
+    return score(network, 8)
 
 
 @model("diffusion transformer", "sbgm")

@@ -30,8 +30,11 @@ def discretised(name: str, **settings: Any) -> Problem:
     x = normal(4, 12, 3)
 
     def loss(network: Any) -> Array:
-        mapped = jax.vmap(network, axis_name="batch", in_axes=(0, None, None), out_axes=(0, None))
-        return classification(mapped(x, state, key(5))[0])
+        def one(x: Array, state: Any) -> Any:
+            return network(x, state, key=key(5))
+
+        mapped = jax.vmap(one, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+        return classification(mapped(x, state)[0])
 
     return network, loss
 
