@@ -1,6 +1,7 @@
 """Displacements of programs as users write them, beside their gradients."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -129,6 +130,15 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "einsum": lambda w: jnp.mean(jnp.square(jnp.einsum("bi,ij,kj->bk", X, w, w) - 1)),
     "attention": lambda w: error(jax.nn.softmax((X @ w) @ (X @ w).T) @ (X @ w)),
 }
+
+
+@contextlib.contextmanager
+def optimised() -> Iterator[None]:
+    """Programs are compiled as for users."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def agree(direction: Any, gradient: Any, cosine: float = 0.99, length: float = 1.1) -> None:
@@ -288,3 +298,25 @@ def test_memory_of_a_checkpoint() -> None:
     kept, dropped = (bytes_of(pjp.displacement, policy) for policy in (False, True))
     assert dropped < kept / 2
     assert dropped < 1.15 * bytes_of(jax.grad, True)
+
+
+def test_nothing_of_the_size_of_an_output_is_kept_for_the_damping() -> None:
+    """Between the passes there are lengths of rows only."""
+    x = jax.random.normal(K(1), (256, 16))
+    sizes = (16, 64), (64, 16)
+    layers = [[eqx.nn.Linear(*size, key=K(2 * i + j)) for j, size in enumerate(sizes)] for i in range(4)]
+
+    def residual(layers: Any) -> Array:
+        h = x
+        for first, second in layers:
+            h = h + jax.vmap(lambda v, a=first, b=second: b(jax.nn.gelu(a(v))))(h)
+        return jnp.mean(h**2)
+
+    def bytes_of(transform: Any) -> int:
+        arrays, static = eqx.partition(layers, eqx.is_array)
+        direct = transform(lambda arrays: residual(eqx.combine(arrays, static)))
+        with optimised():
+            compiled = jax.jit(direct).lower(arrays).compile()
+        return int(compiled.memory_analysis().temp_size_in_bytes)
+
+    assert bytes_of(pjp.displacement) < 1.15 * bytes_of(jax.grad)
