@@ -19,9 +19,9 @@ from jaxtyping import Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def damp(output: Array, lengths: Sequence[Array], weight: Array, order: tuple[int, ...]) -> Array:
-    """`output`, whose cotangent is divided by 1 + the sum of n / (weight (1 + n)) over one or two `lengths` n.
+    """`output`, whose cotangent is divided by 1 + the sum of n / (weight (1 + n)) over the `lengths` n.
 
-    `order` is the order of axes in which that happens, and in which lengths broadcast: with the axes of a
+    They are the squared lengths of the rows of one operand or of both. `order` is the order of axes in which that happens, and in which lengths broadcast: with the axes of a
     parameter last, as layers arrange their outputs, the transpositions around it cancel.
     """
     del lengths, weight, order

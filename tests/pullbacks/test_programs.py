@@ -302,14 +302,17 @@ def test_memory_of_a_checkpoint() -> None:
 
 def test_nothing_of_the_size_of_an_output_is_kept_for_the_damping() -> None:
     """Between the passes there are lengths of rows only."""
-    x = jax.random.normal(K(1), (256, 16))
+    x = jax.random.normal(K(1), (8, 32, 16), "float32")
     sizes = (16, 64), (64, 16)
-    layers = [[eqx.nn.Linear(*size, key=K(2 * i + j)) for j, size in enumerate(sizes)] for i in range(4)]
+    layers = [
+        [eqx.nn.Linear(*size, dtype="float32", key=K(2 * i + j)) for j, size in enumerate(sizes)]
+        for i in range(4)
+    ]
 
     def residual(layers: Any) -> Array:
         h = x
         for first, second in layers:
-            h = h + jax.vmap(lambda v, a=first, b=second: b(jax.nn.gelu(a(v))))(h)
+            h = h + jax.vmap(jax.vmap(lambda v, a=first, b=second: b(jax.nn.gelu(a(v)))))(h)
         return jnp.mean(h**2)
 
     def bytes_of(transform: Any) -> int:

@@ -108,7 +108,13 @@ class Block(eqx.Module):
 @model("vision transformer with dropout")
 def vision_transformer() -> Problem:
     blocks = [Block(8, seed) for seed in (1, 2)]
-    network = nn.Linear(16, 8, key=key()), 0.1 * normal(5, 8), normal(1, 8), blocks, nn.Linear(8, 5, key=key(3))
+    network = (
+        nn.Linear(16, 8, key=key()),
+        0.1 * normal(5, 8),
+        normal(1, 8),
+        blocks,
+        nn.Linear(8, 5, key=key(3)),
+    )
     x = normal(3, 1, 8, 8)
 
     def loss(m: Any) -> Array:
@@ -117,8 +123,8 @@ def vision_transformer() -> Problem:
         def one(x: Array, k: Array) -> Array:
             patches = x.reshape(2, 4, 2, 4).transpose(0, 2, 1, 3).reshape(4, 16)
             h = jnp.concatenate([token, jax.vmap(into)(patches)]) + positions
-            for block, k in zip(blocks, jax.random.split(k, 2), strict=True):
-                h = block(h, None, True, k)
+            for block, dropout in zip(blocks, jax.random.split(k, 2), strict=True):
+                h = block(h, None, True, dropout)
             return out(h[0])
 
         return classification(jax.vmap(one)(x, jax.random.split(key(6), 3)))
@@ -140,8 +146,8 @@ def bert() -> Problem:
             position = jnp.arange(10)
             h = jax.vmap(words)(ids) + jax.vmap(kinds)(position // 5) + jax.vmap(places)(position)
             h, mask = jax.vmap(norm)(h), jnp.outer(ids > 0, ids > 0)
-            for block, k in zip(blocks, jax.random.split(k, 2), strict=True):
-                h = block(h, mask, False, k)
+            for block, dropout in zip(blocks, jax.random.split(k, 2), strict=True):
+                h = block(h, mask, False, dropout)
             return out(jnp.tanh(pooler(h[0])))
 
         return classification(jax.vmap(one)(ids, jax.random.split(key(6), 3)))

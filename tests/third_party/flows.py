@@ -65,7 +65,7 @@ def other(name: str) -> Problem:
 model("coupling flow of fleqx", "fleqx", "distreqx")(lambda: other("coupling_flow"))
 model(
     "planar flow of fleqx", "fleqx", "distreqx", worst=-1.0,
-    reason="The slope of a leaky relu, one of two constants, is part of the loss: a step of what it depends on.",
+    reason="The slope of a leaky relu, one of two constants, is in the loss: a step function.",
 )(lambda: other("planar_flow"))  # fmt: skip
 
 

@@ -75,9 +75,8 @@ def mamba() -> Problem:
 
 def recurrent(name: str, *settings: Any, **named: Any) -> Problem:
     from rnn_jax import cells
-    from rnn_jax.layers.rnn import RNN, RNNEncoder
+    from rnn_jax.layers.rnn import RNNEncoder
 
-    del RNN
     network = RNNEncoder(getattr(cells, name)(3, *settings, key=key(), **named), key=key(1))
     x = normal(2, 10, 3)
     return network, lambda network: squared(jax.vmap(network)(x))
@@ -134,7 +133,9 @@ def spiking() -> Problem:
     import jaxpike
 
     network = jaxpike.Sequential(
-        jaxpike.Dense(6, 16, key=key(), gain=3.0), jaxpike.LIF(5.0), jaxpike.Dense(16, 4, key=key(1), gain=3.0)
+        jaxpike.Dense(6, 16, key=key(), gain=3.0),
+        jaxpike.LIF(5.0),
+        jaxpike.Dense(16, 4, key=key(1), gain=3.0),
     )
     x = (normal(20, 6) > 0).astype("float32")
     return network, lambda network: squared(jaxpike.unroll(network, x)[0])

@@ -14,17 +14,19 @@ import pytest
 
 import pjax_prim as pjp
 
-from . import (
-    equinox_examples as equinox_examples,
-    flows as flows,
-    graphs as graphs,
-    language as language,
-    odes as odes,
-    operators as operators,
-    sequences as sequences,
-    vision as vision,
-)
 from .registry import MODELS
+
+for module in (
+    "equinox_examples",
+    "flows",
+    "graphs",
+    "language",
+    "odes",
+    "operators",
+    "sequences",
+    "vision",
+):
+    importlib.import_module(f".{module}", __package__)  # adds its rows
 
 pytestmark = [pytest.mark.third_party, pytest.mark.filterwarnings("ignore")]
 

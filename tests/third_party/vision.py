@@ -91,18 +91,8 @@ def lowformer() -> Problem:
 def partialformer() -> Problem:
     from equimo.vision.models.partialformer import PartialFormer
 
-    network = PartialFormer(28, 3, 8, [2, 2], [1, 1], 0.5, patch_size=7, num_classes=5, key=key())
-    return images(network, 28)
-
-
-@model("single-head attention (SHViT)", "equimo")
-def shvit() -> Problem:
-    from equimo.vision.models.shvit import SHViT
-
-    network = SHViT(
-        3, [16, 16, 16], [4, 4, 4], [4, 4, 4], [1, 1, 1], ["i", "s", "s"], num_classes=5, key=key()
-    )
-    return images(network, 64)
+    network = PartialFormer(112, 3, 8, [2, 2], [1, 1], 0.5, patch_size=7, num_classes=5, key=key())
+    return images(network, 112, batch=1)
 
 
 @model("AttNet", "equimo")
@@ -111,7 +101,7 @@ def attnet() -> Problem:
 
     two = [True, True]
     network = AttNet(
-        3, dims=[8, 16], depths=[1, 1], exp_rates=[2, 2], kernel_sizes=[3, 3], glu_dwconv=two, glu_norm=two,
+        3, dims=[16, 32], depths=[1, 1], exp_rates=[2, 2], kernel_sizes=[3, 3], glu_dwconv=two, glu_norm=two,
         num_classes=5, key=key(),
     )  # fmt: skip
     return images(network, 32)
@@ -134,7 +124,7 @@ def spectrogram() -> Problem:
 
     network = AudioSpectrogramTransformer(16, 16, 16, 8, 4, 4, 2, [1], num_classes=5, key=key())
     x = normal(2, 16, 16)
-    return network, lambda network: classification(jax.vmap(network)(x))
+    return network, lambda m: classification(jax.vmap(lambda x: m(x, key(5), inference=False))(x))
 
 
 def stateful(network: Any, state: Any, size: int, apply: Callable[..., Any], batch: int = 6) -> Problem:
@@ -143,7 +133,10 @@ def stateful(network: Any, state: Any, size: int, apply: Callable[..., Any], bat
 
     def loss(network: Any) -> Array:
         mapped = jax.vmap(
-            lambda x, state: apply(network, x, state), axis_name="batch", in_axes=(0, None), out_axes=(0, None)
+            lambda x, state: apply(network, x, state),
+            axis_name="batch",
+            in_axes=(0, None),
+            out_axes=(0, None),
         )
         return classification(mapped(x, state)[0])
 
@@ -177,7 +170,7 @@ def swin() -> Problem:
     from jaxonmodels.models import swin_transformer as swin
 
     network, state = swin._swin_transformer(
-        key(), inference=False, num_classes=5, patch_size=[4, 4], embed_dim=8, depths=[2, 2],
+        key(), inference=True, num_classes=5, patch_size=[4, 4], embed_dim=8, depths=[2, 2],
         num_heads=[2, 2], window_size=[2, 2], stochastic_depth_prob=0.1, block=swin.SwinTransformerBlock,
         downsample_layer=swin.PatchMerging, attn_layer=swin.ShiftedWindowAttention,
     )  # fmt: skip
@@ -188,6 +181,6 @@ def swin() -> Problem:
 def clip_vit() -> Problem:
     from jaxonmodels.models.clip import VisionTransformer
 
-    network = VisionTransformer(16, 4, 16, 1, 2, 5, key=key())
+    network = VisionTransformer(16, 4, 16, 1, 2, 5, key=key(), inference=False, dtype=jax.numpy.float32)
     x = normal(3, 3, 16, 16)
-    return network, lambda network: classification(jax.vmap(network)(x))
+    return network, lambda network: classification(jax.vmap(lambda x: network(x)[0])(x))
