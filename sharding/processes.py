@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn, TypeVar
 
@@ -19,12 +19,19 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from .._compat import coordination_client
-from ..errors import ArgumentError, LostProcessError, PjaxError, ProcessError
+from ..errors import ArgumentError, LostProcessError, ProcessError
 from .rendezvous import meet
 
 Result = TypeVar("Result")
-_BROKEN = re.compile(r"gloo|UNAVAILABLE|DEADLINE|ABORTED|coordination|heartbeat|connection|barrier", re.I)
-"""What messages about broken connections say, and others do not."""
+_BROKEN = re.compile(
+    r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)\b|\bgloo\b|coordination service|heartbeat"
+    r"|connection (reset|closed|refused)|barrier timed out",
+    re.IGNORECASE,
+)
+"""What messages about broken connections say, and others do not: their status, or their source in full."""
+
+_numbers = count()
+"""Of all meetings of this process, whichever group they are of: keys of the service are never used twice."""
 
 GONE = 70
 """Exit status of a process that lost the others."""
@@ -45,7 +52,6 @@ class Group:
     """
 
     timeout: float = 300.0
-    _numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -60,7 +66,8 @@ class Group:
     ) -> Result:
         """`make()` on all processes; none goes on unless it succeeded on all, with equal results.
 
-        Hashes are compared through the coordination service, before any collective.
+        Hashes are compared through the coordination service. `make` must use no collective: where it fails on one
+        process, the others would wait for that one inside theirs.
 
         **Arguments:** `what`, in words; `describe(result)`, the fields to be equal, ready for JSON.
 
@@ -71,19 +78,19 @@ class Group:
         client = coordination_client()
         if client is None or jax.process_count() == 1:
             return make()
-        failure: PjaxError | None = None
+        failure: Exception | None = None
         fields: dict[str, Any] = {}
         try:
             result = make()
             fields = describe(result)
-        except PjaxError as error:
+        except Exception as error:  # of any kind: the others must not wait for this process
             failure = error
-        place = f"pjax_prim/{next(self._numbers)}"
+        place = f"pjax_prim/{next(_numbers)}"
         text = json.dumps(fields, sort_keys=True, default=str)
         mine = {
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
             "fields": json.loads(text),
-            "error": None if failure is None else str(failure),
+            "error": None if failure is None else str(failure) or type(failure).__name__,
         }
         client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(mine))
         answers = [self._answer(client, what, f"{place}/{i}", i) for i in range(jax.process_count())]

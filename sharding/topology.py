@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from ..errors import ArgumentError
 from .collectives import Collective, collectives, summary
@@ -97,11 +98,15 @@ def analyse(topology: str, plan: Plan) -> Analysis:
 
     **Cost:** a compilation, a minute or more for networks of many different layers.
     """
+    step: Any = plan.step
+    return analyse_step(topology, plan.mesh, step.lower(plan.abstract_state(), plan.abstract_arguments()[1]))
+
+
+def analyse_step(topology: str, mesh_of: Mesh, lowered: Any) -> Analysis:
+    """Compiles a step that was lowered for a mesh, whose devices are those of a topology."""
     chip = chip_of(topology)
-    mesh = ",".join(f"{name}={size}" for name, size in plan.mesh.shape.items() if size > 1)
-    chips = plan.mesh.size
-    lowered: Any = plan.step
-    lowered = lowered.lower(plan.abstract_state(), plan.abstract_arguments()[1])
+    mesh = ",".join(f"{name}={size}" for name, size in mesh_of.shape.items() if size > 1)
+    chips = mesh_of.size
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

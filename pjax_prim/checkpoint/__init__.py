@@ -12,6 +12,7 @@ from .params import WHICH as WHICH
 from .params import export_params as export_params
 from .params import import_params as import_params
 from .params import restore_params as restore_params
+from .params import restore_part as restore_part
 from .policy import Retention as Retention
 from .policy import SavePolicy as SavePolicy
 from .preemption import EXIT_CODE as EXIT_CODE

@@ -71,6 +71,23 @@ def restore_params(
     return with_arrays(like, {name: restored[full[source]] for name, source in pairs.items()})
 
 
+def restore_part(run: str | Path, like: PyTree, path: str, *, step: int | None = None) -> PyTree:
+    """A part of the state of a run's checkpoint, by its path in that state.
+
+    **Arguments:** `run`, `step`: as for `restore_params`; `like`: of the saved structure, shapes and dtypes.
+
+    **Errors:** those of `CheckpointFolder.restore`.
+    """
+    folder = CheckpointFolder(Path(run) / CHECKPOINTS)
+    if step is None:
+        step = folder.choose()
+    else:
+        folder.verify(step)
+    arrays = named_arrays(like)
+    restored = folder.read(step, {f"{path}.{name}": x for name, x in arrays.items()})
+    return with_arrays(like, {name: restored[f"{path}.{name}"] for name in arrays})
+
+
 def export_params(model: PyTree, path: str | Path) -> None:
     """Writes the arrays of a model to one file.
 

@@ -1,69 +1,96 @@
-"""The command line `pjax-prim`: one file per command, each with `add_arguments` and `run`."""
+"""The command line `pjax-prim`: one file per command, each with a function `run`."""
 
 import argparse
+import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 import pjax_prim as pjp
 
-from ..checkpoint import EXIT_CODE
-from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
-from ..sharding.processes import leave
-from . import aot, bench, export, graph, inspect, seeds, train
-from . import eval as eval_command
+from ..errors import ArgumentError, LostProcessError, NonFiniteError, PjaxError, PreemptedError
 
 COMMANDS = {
-    "train": train,
-    "seeds": seeds,
-    "eval": eval_command,
-    "inspect": inspect,
-    "export": export,
-    "graph": graph,
-    "bench": bench,
-    "aot": aot,
+    "train": "train a task and leave checkpoints, metrics, model and curves in a run folder",
+    "seeds": "train several seeds at once, and show how far they differ",
+    "eval": "report the figures of a run's newest checkpoint",
+    "inspect": "list a run's checkpoints, with their arrays, sizes, metrics and configuration",
+    "export": "write the parameters of a run to one file, .eqx or .safetensors",
+    "graph": "print the constraint graph of a task on one batch",
+    "bench": "time a step of a task beside an Adam step",
+    "aot": "compile a step for TPU pods ahead of time: memory, communication, predicted time",
+    "prepare": "write a text as a file of tokens for memory-mapped reading",
 }
+"""What each command does; its file is imported when it is called."""
+
+EXTRAS = {
+    **dict.fromkeys(("tyro", "rich", "grain", "sklearn", "matplotlib", "yaml"), "train"),
+    "safetensors": "safetensors",
+    "tensorboardX": "tensorboard",
+    "tokenizers": "tokenizers",
+}
+"""Packages that not every command needs, and the extra that brings them."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """The parser of what stands before a command's own options."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
     parser = argparse.ArgumentParser(
-        prog="pjax-prim", description="Train networks by projections, without gradients.", allow_abbrev=False
+        prog="pjax-prim",
+        usage="pjax-prim COMMAND [FILE.py] [options]",
+        description="Train networks by projections, without gradients.\n\ncommands:\n" + "\n".join(lines),
+        epilog="pjax-prim COMMAND --help lists a command's options; after FILE.py those of its task, too.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=pjp.__version__)
-    subparsers = parser.add_subparsers(dest="command", required=True)
-    for name, command in COMMANDS.items():
-        summary = (command.__doc__ or "").splitlines()[0]
-        subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        command.add_arguments(subparser)
-        subparser.add_argument(
-            "--json", action="store_true", help="end with one line of JSON on standard output"
-        )
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of these")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad
-    input (also by `SystemExit`, from argparse); 75 where training was asked to stop by SIGTERM,
-    saved a checkpoint and can be resumed; 70 where another process of a run was lost. Messages go to
-    standard error, and with `--json` so does all else but the JSON line.
+    **Returns:** the exit status: 0; 1 where training met a value that is not finite; 2 for bad input (for
+    the command's name by `SystemExit`, from argparse); 75 where training was asked to stop by SIGTERM, saved
+    a checkpoint and can be resumed; 70 where another process of a run was lost; 130 after SIGINT. Messages
+    go to standard error, and with `--json` so does all else but the JSON line.
     """
-    options = make_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = make_parser().parse_args(given[:1]).command
     try:
-        result = COMMANDS[options.command].run(options)
+        result = importlib.import_module(f".{name}", __package__).run(given[1:])
+        if "--json" in given and result is not None:
+            print(json.dumps(result), flush=True)
+        else:
+            sys.stdout.flush()
     except PreemptedError as error:
+        from ..checkpoint import EXIT_CODE
+
         print(f"pjax-prim: {error}", file=sys.stderr)
         return EXIT_CODE
     except PjaxError as error:
         print(f"pjax-prim: error: {error}", file=sys.stderr)
         if isinstance(error, LostProcessError):
+            from ..sharding.processes import leave
+
             leave()
         return 1 if isinstance(error, NonFiniteError) else 2
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        missing = f"{name}: needs the package {error.name}; pip install 'pjax-prim[{EXTRAS[error.name]}]'"
+        print(f"pjax-prim: error: {ArgumentError(missing)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Nobody reads the results, which is no error; the interpreter would try to write them once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"pjax-prim: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("pjax-prim: interrupted", file=sys.stderr)
         return 130
-    if options.json and result is not None:
-        print(json.dumps(result))
     return 0

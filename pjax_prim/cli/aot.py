@@ -1,73 +1,82 @@
 """Compile a sharded solver step for TPU pods ahead of time: memory, communication, predicted time."""
 
-import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import tyro
 from rich.table import Table
 
 from .. import sharding
 from ..errors import ArgumentError
-from ..sharding.topology import Analysis, analyse, topology_devices
-from ..training import make_loss
-from ..training.config import FROM_FORWARD_PASS, TrainConfig
-from ..training.steps import make_solver
-from .options import NETWORK, TRAINING, add_options, console, given_fields
+from ..feasibility import is_trained
+from ..sharding.topology import Analysis, analyse, analyse_step, topology_devices
+from ..training import Method, Task, TrainConfig
+from ..training.config import FROM_FORWARD_PASS
+from ..training.placing import Packed
+from ..training.trainer import Parts
+from .options import Output, choose_task, parse
 
-SOLVER = {
-    "solver": (str, "the projection solver (default: ap)"),
-    **{name: TRAINING[name] for name in ("relaxation", "beta", "form", "metric")},
-}
 LARGEST = 5
 """How many arrays are named where a step does not fit."""
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim aot`."""
-    parser.add_argument(
-        "--topology", action="append", required=True, metavar="CHIP:AxB",
-        help="such as v5e:16x16, v5p:8x8x8, v6e:16x16; again for each row of a table",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mesh", action="append", required=True, dest="meshes", metavar="data=N,model=N",
-        help="how the chips are divided; -1 is inferred; once, or once for each topology",
-    )  # fmt: skip
-    add_options(parser, {**NETWORK, **SOLVER})
-    parser.add_argument(
-        "--batch-per-data", type=int, metavar="N",
-        help="instead of --batch-size: examples for each part of the mesh's data axis",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32",
-        help="of parameters and data (default: float32)",
-    )  # fmt: skip
-    parser.add_argument("--show-plan", action="store_true", help="print how every array is divided")
+Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Chips:
+    """What is compiled for what.
+
+    Attributes:
+        topology: such as v5e:16x16, v5p:8x8x8, v6e:16x16; again for each row of a table.
+        mesh: how the chips are divided, such as data=16,model=16; -1 is inferred; once, or once for each
+        topology.
+        batch_per_data: examples for each part of the mesh's data axis, in place of the task's batch.
+        dtype: of parameters and data.
+        show_plan: print how every array is divided.
+    """
+
+    topology: Repeated
+    mesh: Repeated
+    batch_per_data: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    show_plan: bool = False
+
+
+def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Prints a table with a row for each topology; returns the figures."""
-    config = TrainConfig(**{"solver": "ap", **given_fields(options)})
-    if config.solver in FROM_FORWARD_PASS:
-        raise ArgumentError(f"solver: aot compiles solvers that keep copies, given {config.solver}")
-    several = len(options.topology)
-    meshes = options.meshes * several if len(options.meshes) == 1 else options.meshes
+    file, start, rest = choose_task(arguments)
+    parts = {"task": (file.options, start), "method": (Method, Method(solver="ap")),
+             "chips": (Chips, Chips((), ())), "output": (Output, Output())}  # fmt: skip
+    options = parse("aot", rest, parts, __doc__ or "")
+    chips, method = options.chips, options.method
+    for name in ("topology", "mesh"):
+        if not getattr(chips, name):
+            raise ArgumentError(f"--{name}: expected at least one, given none")
+    several = len(chips.topology)
+    meshes = chips.mesh * several if len(chips.mesh) == 1 else chips.mesh
     if len(meshes) != several:
         raise ArgumentError(
             f"mesh: expected one, or one for each of {several} topologies, given {len(meshes)}"
         )
-    out = console(options)
+    task = file.make(options.task)
+    out = options.output.console()
     results, problems = [], []
-    for topology, mesh in zip(options.topology, meshes, strict=True):
-        plan = make_plan(config, topology, mesh, options.dtype, options.batch_per_data)
-        if options.show_plan:
-            out.print(str(plan), markup=False, soft_wrap=True)
-        analysis = analyse(topology, plan)
+    for topology, mesh in zip(chips.topology, meshes, strict=True):
+        parts_of = make_parts(task, method, topology, mesh, chips.dtype, chips.batch_per_data)
+        plan = make_plan(parts_of)
+        if plan is None:
+            analysis = analyse_step(topology, *lower_step(parts_of))
+        else:
+            if chips.show_plan:
+                out.print(str(plan), markup=False, soft_wrap=True)
+            analysis = analyse(topology, plan)
         results.append(analysis.to_json())
         if not analysis.fits:
             problems.append(_does_not_fit(analysis, plan))
-    out.print(_table(config, results))
+    out.print(_table(f"{method.solver}, {task.name}", results))
     for row in results:
         if row["fits"]:
             out.print(_exchanged(row), markup=False, soft_wrap=True)
@@ -76,24 +85,47 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return results[0] if len(results) == 1 else {"topologies": results}
 
 
-def make_plan(
-    config: TrainConfig, topology: str, mesh: str, dtype: str, batch_per_data: int | None
-) -> sharding.Plan:
-    """The plan of a network's solver on the chips of a topology."""
-    chips = sharding.make_mesh(mesh, topology_devices(topology))
-    dataset = config.load_data()
-    batch = config.batch_size if batch_per_data is None else batch_per_data * chips.shape["data"]
-    model = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, dtype) if isinstance(x, jax.ShapeDtypeStruct) else x,
-        eqx.filter_eval_shape(config.make_model, dataset),
+def make_parts(
+    task: Task, method: Method, topology: str, mesh: str, dtype: str, batch_per_data: int | None
+) -> Parts:
+    """A run of the task on the chips of a topology, as shapes with their shardings."""
+    devices = topology_devices(topology)
+    parts = sharding.make_mesh(mesh, devices).shape["data"]
+
+    def convert(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) if is_trained(x) else x, tree
+        )
+
+    def with_rows(x: Any) -> Any:
+        if batch_per_data is None or not x.shape:
+            return x
+        return jax.ShapeDtypeStruct((batch_per_data * parts, *x.shape[1:]), x.dtype)
+
+    config = TrainConfig(method=method, mesh=mesh)
+    return Parts.make(task, config, devices, lambda x: jax.tree.map(with_rows, convert(x)), convert)
+
+
+def make_plan(parts: Parts) -> sharding.Plan | None:
+    """The plan of a projection solver; None for what keeps nothing but parameters."""
+    if parts.config.method.solver in FROM_FORWARD_PASS:
+        return None
+    return parts.placing.plan
+
+
+def lower_step(parts: Parts) -> tuple[Any, Any]:
+    """The mesh, and the step lowered for it."""
+    packed = Packed.of(parts.placing.abstract(parts.shapes), lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    placing = parts.placing
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placing.rows(x)), parts.batch
     )
-    x = jax.ShapeDtypeStruct((batch, dataset.features), jnp.dtype(dtype))
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    return sharding.make_plan(make_loss(config), model, x, labels, solver=make_solver(config), mesh=chips)
+    jitted, _ = placing.jit(parts.make_step(), packed, batch)
+    return placing.mesh, jitted.lower(packed.leaves, batch)
 
 
-def _table(config: TrainConfig, results: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"{config.solver}, {config.model} {list(config.hidden)}: one step, per chip")
+def _table(title: str, results: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"{title}: one step, per chip")
     table.add_column("topology", no_wrap=True)
     table.add_column("mesh")
     numbers = ("chips", "peak GiB", "arith. ms", "memory ms", "links ms", "step ms")
@@ -117,12 +149,14 @@ def _exchanged(row: dict[str, Any]) -> str:
     return f"{row['topology']}: {text or 'nothing'} between chips"
 
 
-def _does_not_fit(analysis: Analysis, plan: sharding.Plan) -> str:
-    rows = sorted(plan.rows(), key=lambda row: -row.bytes_per_device)[:LARGEST]
+def _does_not_fit(analysis: Analysis, plan: sharding.Plan | None) -> str:
+    held = [] if plan is None else plan.rows()
+    rows = sorted(held, key=lambda row: -row.bytes_per_device)[:LARGEST]
     arrays = ", ".join(
         f"{row.name} {row.dtype}{list(row.shape)} ({row.bytes_per_device / 2**30:.2f})" for row in rows
     )
-    return (
+    text = (
         f"{analysis.topology}: does not fit: {analysis.peak_bytes / 2**30:.2f} GiB per chip, which has "
-        f"{analysis.capacity / 2**30:.0f}. The largest arrays, in GiB per chip: {arrays}"
+        f"{analysis.capacity / 2**30:.0f}."
     )
+    return f"{text} The largest arrays, in GiB per chip: {arrays}" if arrays else text

@@ -1,64 +1,47 @@
-"""Time a solver step beside an Adam step and a copy of the state."""
+"""Time a step of a task beside an Adam step and a copy of the state."""
 
-import argparse
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from rich.table import Table
 
 from ..errors import ArgumentError
-from ..training.benchmark import CASES, Call, benchmark
-from ..training.config import HIDDEN, check_hidden
-from .options import SIZES, console
+from ..training.benchmark import CASES, case_of, compare
+from .options import Output, choose_task, parse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim bench`."""
-    parser.add_argument("--case", choices=tuple(CASES), default="ap", help="the solver (default: ap)")
-    parser.add_argument("--model", choices=tuple(HIDDEN), default="mlp", help="the network (default: mlp)")
-    parser.add_argument(
-        "--hidden",
-        type=int,
-        nargs="*",
-        metavar="N",
-        help=f"widths; of a cnn, channels (default: {SIZES})",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=256, metavar="N", help="examples per batch (default: 256)"
-    )
-    parser.add_argument("--repeats", type=int, default=11, metavar="N", help="timed calls (default: 11)")
-    parser.add_argument(
-        "--call",
-        choices=get_args(Call),
-        default="keep",
-        help="each call gives new arrays, overwrites the state, or takes 10 steps (default: keep)",
-    )
-    parser.add_argument(
-        "--no-skip", action="store_true", help="the output layer reads the last hidden layer only"
-    )
+@dataclass(frozen=True)
+class Bench:
+    """What is timed.
+
+    Attributes:
+        case: the solver.
+        repeats: timed calls.
+        call: each call gives new arrays, overwrites the state, or takes 10 steps.
+        seed: of the parameters and the data.
+    """
+
+    case: Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"] = "ap"
+    repeats: int = 11
+    call: Literal["keep", "give", "loop"] = "keep"
+    seed: int = 0
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints and returns the figures."""
-    hidden = HIDDEN[options.model] if options.hidden is None else tuple(options.hidden)
-    if problem := check_hidden(options.model, hidden):
-        raise ArgumentError(f"--hidden: {problem}")
-    sizes = {"--batch-size": options.batch_size, "--repeats": options.repeats, "--hidden": hidden}
-    for flag, value in sizes.items():
-        if any(number < 1 for number in (value if flag == "--hidden" else [value])):
-            raise ArgumentError(f"{flag}: expected whole numbers of at least 1, given {value}")
-    figures = benchmark(
-        options.case,
-        hidden,
-        options.batch_size,
-        model=options.model,
-        skip=not options.no_skip,
-        repeats=options.repeats,
-        call=options.call,
-    )
-    table = Table(title=f"{options.case}, {options.model} {list(hidden)}, batch {options.batch_size}")
+def run(arguments: Sequence[str]) -> dict[str, Any]:
+    """Prints and returns the figures. Without a task, of a network on random examples."""
+    file, start, rest = choose_task(arguments, default="random")
+    parts = {"task": (file.options, start), "bench": (Bench, Bench()), "output": (Output, Output())}
+    options = parse("bench", rest, parts, __doc__ or "")
+    bench = options.bench
+    if bench.repeats < 1:
+        raise ArgumentError(f"repeats: expected at least 1, given {bench.repeats}")
+    task = file.make(options.task)
+    figures = compare(CASES[bench.case], *case_of(task, bench.seed), bench.repeats, bench.call)
+    table = Table(title=f"{bench.case}, {task.name}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
-    console(options).print(table)
+    options.output.console().print(table)
     return figures

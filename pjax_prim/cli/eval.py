@@ -1,38 +1,59 @@
-"""Report the accuracies of a run's newest checkpoint."""
+"""Report the figures of a run's newest checkpoint."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from ..checkpoint import WHICH
+from ..errors import ArgumentError
 from ..training import RunFolder, evaluate_run
-from .options import console
+from .options import Choice, Output, choose_task, parse, peek
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim eval`."""
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", required=True, help="the folder of the run")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data lie now (default: as in training)")
-    add_choice(parser)
+@dataclass(frozen=True)
+class Run:
+    """What is evaluated.
+
+    Attributes:
+        run_dir: the folder of the run.
+    """
+
+    run_dir: Path
 
 
-def add_choice(parser: argparse.ArgumentParser) -> None:
-    """The options that choose parameters of a run."""
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint (default: the newest)")
-    parser.add_argument(
-        "--parameters", choices=tuple(WHICH), default="last", help="which of its parameters (default: last)"
-    )
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates; returns accuracies and the hash of the parameters."""
-    folder = RunFolder(options.run_dir)
-    result = evaluate_run(folder, options.data_dir, which=options.parameters, step=options.step)
-    table = Table(title=str(options.run_dir))
-    for name in ("train_accuracy", "test_accuracy"):
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_row(f"{result['train_accuracy']:.2%}", f"{result['test_accuracy']:.2%}")
-    console(options).print(table)
+def run(arguments: Sequence[str]) -> dict[str, Any]:
+    """Evaluates; returns all figures and the hash of the parameters. Options of the task are as in
+    training."""
+    place = peek(arguments, "--run-dir")
+    helps = place is None and {"--help", "-h"} & {*arguments}
+    if place is None and not helps:
+        raise ArgumentError("--run-dir: needs the folder of the run")
+    folder = RunFolder(Path(place or "."))
+    file, start, rest = choose_task(arguments, saved=None if helps else folder)
+    parts = {"task": (file.options, start), "run": (Run, Run(folder.path)), "choice": (Choice, Choice()),
+             "output": (Output, Output())}  # fmt: skip
+    options = parse("eval", rest, parts, __doc__ or "")
+    task = file.make(options.task)
+    result = evaluate_run(task, folder, which=options.choice.parameters, step=options.choice.step)
+    options.output.console().print(make_table(str(folder.path), result))
     return result
+
+
+def make_table(title: str, figures: dict[str, Any]) -> Table:
+    """A row for each number."""
+    table = Table(title=title)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        if not isinstance(value, str):
+            table.add_row(name.replace("_", " "), show(name, value))
+    return table
+
+
+def show(name: str, value: Any) -> str:
+    """A figure as a table has it: accuracies in percent."""
+    if value is None:
+        return "-"
+    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"

@@ -1,32 +1,49 @@
 """Write the parameters of a run to one file, .eqx or .safetensors."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from ..checkpoint import export_params
+from ..errors import ArgumentError
 from ..training import RunFolder, load_run_model, params_sha256
-from .eval import add_choice
-from .options import console
+from .options import Choice, Output, choose_task, parse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim export`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="the folder of the run")
-    parser.add_argument(
-        "--to", type=Path, metavar="FILE", required=True, help="the file; it ends in .eqx or .safetensors"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data lie now (default: as in training)")
-    add_choice(parser)
+@dataclass(frozen=True)
+class Export:
+    """What is written where.
+
+    Attributes:
+        run_dir: the folder of the run.
+        to: the file; it ends in .eqx or .safetensors.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    to: Path
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Exports; returns the file, its size and the hash of the parameters."""
-    folder = RunFolder(options.run_dir)
-    config = folder.load_config()
-    dataset = config.load_data(options.data_dir)
-    model = load_run_model(folder, dataset, which=options.parameters, step=options.step)
-    export_params(model, options.to)
-    size = options.to.stat().st_size
-    console(options).print(f"{options.to}: {size:,} bytes", soft_wrap=True)
-    return {"file": str(options.to), "bytes": size, "params_sha256": params_sha256(model)}
+    rest = list(arguments)
+    task = [rest.pop(0)] if rest and rest[0].endswith(".py") else []
+    helps = {"--help", "-h"} & {*rest}
+    if not helps and (not rest or rest[0].startswith("-")):
+        raise ArgumentError("export: expected the folder of the run before the options")
+    folder = None if helps else RunFolder(Path(rest[0]))
+    file, start, rest = choose_task([*task, *rest], saved=folder)
+    parts = {"task": (file.options, start), "run": (Export, Export(tyro.MISSING, tyro.MISSING)),
+             "choice": (Choice, Choice()), "output": (Output, Output())}  # fmt: skip
+    options = parse("export", rest, parts, __doc__ or "")
+    found = RunFolder(options.run.run_dir)
+    model, _ = load_run_model(
+        file.make(options.task), found, which=options.choice.parameters, step=options.choice.step
+    )
+    target = options.run.to
+    export_params(model, target)
+    size = target.stat().st_size
+    options.output.console().print(f"{target}: {size:,} bytes", soft_wrap=True)
+    return {"file": str(target), "bytes": size, "params_sha256": params_sha256(model)}

@@ -1,27 +1,42 @@
-"""Print the constraint graph of a network on one batch."""
+"""Print the constraint graph of a task on one batch."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import equinox as eqx
+import jax
 
 import pjax_prim as pjp
 
-from .. import data
-from ..training import make_loss
-from .options import NETWORK, add_options, console, make_config
+from ..data import open_stream
+from ..training import TaskLoss
+from ..training.trainer import batch_shapes
+from .options import Output, choose_task, parse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim graph`."""
-    add_options(parser, NETWORK)
+@dataclass(frozen=True)
+class Graph:
+    """The run that it is of.
+
+    Attributes:
+        seed: of the data.
+    """
+
+    seed: int = 0
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Prints the graph; returns its size."""
-    config = make_config(options)
-    dataset = config.load_data()
-    batch = data.batch(dataset, config.batch_size, seed=config.seed, step=0)
-    graph = pjp.constraint_graph(make_loss(config))(config.make_model(dataset), *batch)
-    console(options).print(str(graph), markup=False, soft_wrap=True)
+    file, start, rest = choose_task(arguments)
+    parts = {"task": (file.options, start), "graph": (Graph, Graph()), "output": (Output, Output())}
+    options = parse("graph", rest, parts, __doc__ or "")
+    task = file.make(options.task)
+    key = jax.random.key(options.graph.seed)
+    model, state = eqx.filter_eval_shape(lambda: task.make_model(key))
+    batch = batch_shapes(open_stream(task.data(options.graph.seed)))
+    graph = pjp.constraint_graph(TaskLoss(task).value)(*task.split(model), state, batch, key)
+    options.output.console().print(str(graph), markup=False, soft_wrap=True)
     parameters = sum(node.constraint is None for node in graph.nodes)
     return {
         "parameters": parameters,

@@ -1,44 +1,56 @@
 """List a run's checkpoints, with their arrays, sizes, metrics and configuration."""
 
-import argparse
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 from rich.table import Table
 
 from ..checkpoint import CheckpointFolder
 from ..errors import CheckpointError
 from ..training import RunFolder
-from .options import console
+from .eval import show
+from .options import Output, parse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim inspect`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="the folder of the run")
-    parser.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+@dataclass(frozen=True)
+class Inspect:
+    """What is looked at.
+
+    Attributes:
+        run_dir: the folder of the run.
+        verify: compare every file with its checksum.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    verify: bool = False
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Prints what is in the folder; returns it."""
+    parts = {"run": (Inspect, Inspect(tyro.MISSING)), "output": (Output, Output())}
+    parsed = parse("inspect", arguments, parts, __doc__ or "")
+    options = parsed.run
     folder = RunFolder(options.run_dir)
-    config = folder.load_config()
+    config, origin = folder.load_config(), folder.load_origin()
     checkpoints = folder.checkpoints
     found = [_describe(checkpoints, step, options.verify) for step in checkpoints.steps()]
-    out = console(options)
+    out = parsed.output.console()
     table = Table(title=str(options.run_dir))
-    for heading in ("step", "batch", "bytes", "test accuracy", "gap or loss", "state"):
+    for heading in ("step", "batch", "bytes", "metrics", "state"):
         table.add_column(heading, justify="right")
     for entry in found:
-        metrics = entry.get("metrics", {})
-        accuracy, measure = metrics.get("test_accuracy"), metrics.get("gap", metrics.get("loss"))
+        metrics = {name: x for name, x in entry.get("metrics", {}).items() if name != "batch"}
         table.add_row(
             str(entry["step"]),
             _text(entry.get("batch")),
             _text(entry.get("bytes"), ","),
-            _text(accuracy, ".2%"),
-            _text(measure, ".3e"),
+            ", ".join(f"{name} {show(name, x)}" for name, x in metrics.items()),
             entry["problem"] or ("verified" if options.verify else "complete"),
         )
     out.print(table)
@@ -53,14 +65,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             size = _size(array)
             table.add_row(name, str(array["shape"]), array["dtype"], "" if size is None else f"{size:,}")
         out.print(table)
-    out.print("configuration: " + config.to_json(), markup=False, soft_wrap=True)
-    return {"run_dir": str(options.run_dir), "config": config.to_dict(), "checkpoints": found}
+    whole = {"task": origin, "config": config.to_dict()}
+    out.print("configuration: " + json.dumps(whole, indent=2), markup=False, soft_wrap=True)
+    return {"run_dir": str(options.run_dir), **whole, "checkpoints": found}
 
 
 def _describe(checkpoints: CheckpointFolder, step: int, verify: bool) -> dict[str, Any]:
     try:
         info = checkpoints.info(step)
-        entry = {name: info[name] for name in ("batch", "start", "metrics", "versions", "data", "arrays")}
+        entry = {
+            name: info[name]
+            for name in ("batch", "start", "position", "metrics", "versions", "data", "arrays")
+        }
         entry |= {"step": step, "bytes": checkpoints.bytes(step), "problem": None}
         if verify:
             checkpoints.verify(step)

@@ -1,100 +1,183 @@
-"""Options that several commands share, and the configuration they give."""
+"""From the words after a command to its options: dataclasses, read by tyro."""
 
-import argparse
-from dataclasses import fields
-from typing import Any
+import contextlib
+import io
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import tyro
 
-from ..training.config import CHOICES, HIDDEN, ONLY_FOR, SOLVERS, TrainConfig
+from ..errors import ArgumentError, RunError
+from ..tasks import TaskFile, built_in
+from ..training import RunFolder
+from ..training.configuration import from_plain
 
-DEFAULTS = TrainConfig()
-SIZES = "; ".join(f"{model}: {' '.join(map(str, widths))}" for model, widths in HIDDEN.items())
-SOLVER = "; ".join(f"{model}: {solver}" for model, solver in SOLVERS.items())
-BY_MODEL = ("hidden", "solver")
-"""Options whose default depends on the model."""
+if TYPE_CHECKING:
+    from rich.console import Console
 
-NETWORK = {
-    "data": (str, "the data set"),
-    "data_dir": (str, "folder of the data files (none for digits)"),
-    "length": (int, "characters in an example (default: 64)"),
-    "model": (str, "the network"),
-    "hidden": (int, f"widths of the hidden layers; of a cnn, channels (default: {SIZES})"),
-    "skip": (bool, "the output layer reads all hidden layers"),
-    "loss": (str, "the output condition"),
-    "lam": (float, "step of the loss's proximal operator"),
-    "batch_size": (int, "examples per batch"),
-    "seed": (int, "of the initial parameters and the order of examples"),
-}
-TRAINING = {
-    "solver": (
-        str,
-        "how to train: projections, their direction for Adam (displacement), or adam and sgd for "
-        f"comparison (default: {SOLVER})",
-    ),
-    "relaxation": (float, "relaxation"),
-    "beta": (float, "beta"),
-    "rate": (float, "how far parameters move in a step"),
-    "form": (str, "whether all copies are stored"),
-    "metric": (str, "weights of the distances (default: unit)"),
-    "acceleration": (str, "of the solver's steps on a batch"),
-    "learning_rate": (float, "learning rate"),
-    "schedule": (str, "how the learning rate falls to zero over the run (default: constant, it does not)"),
-    "warmup": (int, "batches over which the learning rate rises at the beginning"),
-    "batches": (int, "how many batches"),
-    "steps_per_batch": (int, "solver steps on each batch (default: 50; 1 for ep, displacement, adam, sgd)"),
-    "chunk_steps": (int, "at most so many solver steps between two chances to save and stop"),
-    "dropout": (float, "share of hidden values dropped in training"),
-    "average": (float, "keep a moving average of the parameters with this decay"),
-    "validation": (float, "share of the training examples that is held out to judge by"),
-    "patience": (int, "stop after so many evaluations without a better one on the held out examples"),
-    "track_best": (bool, "keep the parameters of the best evaluation"),
-    "mesh": (str, "how devices are arranged, such as data=2,model=2; -1 is inferred (default: one device)"),
-    "eval_every": (int, "batches between evaluations (default: a tenth of the run)"),
-}
+DATA, CONFIG = "--data", "--config"
 
 
-def add_options(parser: argparse.ArgumentParser, options: dict[str, tuple[type, str]]) -> None:
-    """Adds an option for each field of `TrainConfig` named in `options`.
+@dataclass(frozen=True)
+class Output:
+    """Results.
 
-    One that is not given is absent from the result, so that it can be told from its default.
+    Attributes:
+        json: end with one line of JSON on standard output; all else goes to standard error.
     """
-    for name, (kind, text) in options.items():
-        flag = "--" + name.replace("_", "-")
-        default = getattr(DEFAULTS, name)
-        if name in ONLY_FOR:
-            field, values = ONLY_FOR[name]
-            text += f" (only for {field} {', '.join(values)})"
-        if kind is bool:
-            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
-            continue
-        if default is not None and name not in BY_MODEL:
-            text += f" (default: {default})"
-        parser.add_argument(
-            flag,
-            type=kind,
-            default=argparse.SUPPRESS,
-            choices=CHOICES.get(name),
-            nargs="*" if isinstance(default, tuple) else None,
-            metavar={int: "N", float: "X"}.get(kind, "DIR" if name.endswith("dir") else None),
-            help=text,
-        )
+
+    json: bool = False
+
+    def console(self) -> "Console":
+        """Where to print results."""
+        from rich.console import Console
+
+        return Console(stderr=self.json, highlight=False)
 
 
-def given_fields(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `TrainConfig` that were given on the command line."""
-    names = {field.name for field in fields(TrainConfig)}
-    given = {name: value for name, value in vars(options).items() if name in names}
-    if "hidden" in given:
-        given["hidden"] = tuple(given["hidden"])
-    return given
+@dataclass(frozen=True)
+class Choice:
+    """Which parameters of a run.
+
+    Attributes:
+        step: the checkpoint (default: the newest).
+        parameters: which of its parameters: last, averaged or best.
+    """
+
+    step: int | None = None
+    parameters: str = "last"
 
 
-def make_config(options: argparse.Namespace) -> TrainConfig:
-    """The configuration that the parsed options describe."""
-    return TrainConfig(**given_fields(options))
+RunDir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 
 
-def console(options: argparse.Namespace) -> Console:
-    """Where to print results: standard output, unless `--json` claims it."""
-    return Console(stderr=options.json, highlight=False)
+def peek(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option that decides which others there are; None where it is not given."""
+    for index, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in names:
+            if equals:
+                return value
+            if index + 1 == len(arguments):
+                raise ArgumentError(f"{name}: expected a value")
+            return arguments[index + 1]
+    return None
+
+
+def take(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the words without it."""
+    value = peek(arguments, name)
+    rest = list(arguments)
+    for index, word in enumerate(rest):
+        if word == name:
+            del rest[index : index + 2]
+            break
+        if word.startswith(f"{name}="):
+            del rest[index]
+            break
+    return value, rest
+
+
+def choose_task(
+    arguments: Sequence[str], *, saved: RunFolder | None = None, default: str = "digits"
+) -> tuple[TaskFile, Any, list[str]]:
+    """The task that a command is for: FILE.py before its options, `--data NAME`, else that of a run, else
+    `default`.
+
+    **Returns:** the file, the options that its task has before any is given, and the other words.
+
+    **Errors:** `ArgumentError` for names that are none, and for both of them.
+    """
+    rest = list(arguments)
+    origin = None if saved is None else saved.load_origin()
+    path = Path(rest.pop(0)) if rest and rest[0].endswith(".py") else None
+    name, rest = take(rest, DATA)
+    if path is not None and name is not None:
+        raise ArgumentError(f"{DATA}: names a benchmark, and {path} is given; expected one of them")
+    if path is not None:
+        file = TaskFile(path)
+    elif name is not None:
+        file = built_in(name)
+    else:
+        file = built_in(default) if origin is None else TaskFile.of_origin(origin)
+    start = file.default_options(tyro.MISSING)
+    if origin is not None and origin.get("name") == file.label:
+        start = file.read_options(origin["options"], start)
+    return file, start, rest
+
+
+def parse(
+    command: str, arguments: Sequence[str], parts: dict[str, tuple[type, Any]], summary: str = ""
+) -> Any:
+    """The options of a command, an object with the given parts; `--config FILE` gives some of them before.
+
+    **Arguments:** `parts`: of each its dataclass, and what it is before any option is given. Names of
+    options are those of the fields alone, of all parts and all that is nested in them.
+
+    **Errors:** `ArgumentError` for words that are no options, with the nearest ones, and for values that do
+    not fit; `SystemExit` after `--help`.
+    """
+    kind = make_dataclass("Options", [(name, part) for name, (part, _) in parts.items()], frozen=True)
+    default = kind(**{name: start for name, (_, start) in parts.items()})
+    path, arguments = take(arguments, CONFIG)
+    if path is not None:
+        default = from_plain(kind, read_config(Path(path)), default, path)
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            return tyro.cli(
+                kind,
+                args=list(arguments),
+                default=default,
+                prog=f"pjax-prim {command}",
+                description=summary,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ArgumentError(_one_line(text.getvalue())) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The tables of a configuration file: TOML, JSON or YAML, by its ending.
+
+    **Errors:** `ArgumentError` for another ending, `RunError` for a file that cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            found: Any = tomllib.loads(text)
+        elif path.suffix == ".json":
+            found = json.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            try:
+                found = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(str(error)) from None
+        else:
+            raise ArgumentError(f"{path}: expected a name that ends in .toml, .json or .yaml")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise RunError(f"{path}: not a configuration ({error})") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: not a configuration: expected tables, found {found!r}")
+    return found
+
+
+def _one_line(text: str) -> str:
+    """A message that tyro drew in a box, as one line."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in text.splitlines()]
+    words = " ".join(lines[1:]) if lines and "error" in lines[0].lower() else " ".join(lines)
+    words = re.sub(r"\s+", " ", words.partition("For full helptext")[0]).strip()
+    return re.sub(r"^Error parsing [\w.-]+: ", "", words) or "wrong options"

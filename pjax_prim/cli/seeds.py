@@ -1,49 +1,55 @@
 """Train several seeds at once, and show how far they differ."""
 
-import argparse
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
 from ..errors import ArgumentError
-from ..training.seeds import ONE_SEED, SeedsResult, train_seeds
-from .options import NETWORK, TRAINING, add_options, console, make_config
-from .train import MEASURES
-
-NOT_HERE = (*ONE_SEED, "seed", "chunk_steps")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim seeds`."""
-    shared = {name: option for name, option in {**NETWORK, **TRAINING}.items() if name not in NOT_HERE}
-    add_options(parser, shared)
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="which (default: 0 1 2)"
-    )
+from ..training import TrainConfig
+from ..training.seeds import SeedsResult, train_seeds
+from .eval import show
+from .options import Output, choose_task, parse
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Seeds:
+    """Which seeds.
+
+    Attributes:
+        seeds: numbers that differ.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Trains; returns the figures."""
-    if not options.seeds or min(options.seeds) < 0:
-        raise ArgumentError(f"--seeds: expected numbers of at least 0, given {options.seeds}")
-    result = train_seeds(make_config(options), options.seeds)
-    console(options).print(make_table(result))
+    file, start, rest = choose_task(arguments)
+    parts = {"task": (file.options, start), "train": (TrainConfig, TrainConfig()), "seeds": (Seeds, Seeds()),
+             "output": (Output, Output())}  # fmt: skip
+    options = parse("seeds", rest, parts, __doc__ or "")
+    seeds = options.seeds.seeds
+    if not seeds or min(seeds) < 0:
+        raise ArgumentError(f"--seeds: expected numbers of at least 0, given {list(seeds)}")
+    result = train_seeds(file.make(options.task), options.train, seeds)
+    options.output.console().print(make_table(result))
     return result.summary()
 
 
 def make_table(result: SeedsResult) -> Table:
     """A line for each evaluation: means over the seeds and their standard deviations."""
-    config = result.config
     seeds = ", ".join(map(str, result.seeds))
-    table = Table(title=f"{config.data}, {config.model}, {config.solver}: seeds {seeds}")
-    measures = [name for name in MEASURES if name in result.rows[-1]]
-    for heading in ("batches", *(name.replace("_", " ") for name in measures)):
+    table = Table(title=f"{result.task.name}, {result.config.method.solver}: seeds {seeds}")
+    names = [name for name in result.rows[-1] if name != "batch"]
+    for heading in ("batches", *(name.replace("_", " ") for name in names)):
         table.add_column(heading, justify="right")
     for row in result.rows:
         cells = []
-        for name in measures:
-            spread = f" ± {statistics.stdev(row[name]):.2%}" if len(result.seeds) > 1 else ""
-            cells.append(f"{statistics.mean(row[name]):.2%}{spread}")
+        for name in names:
+            spread = f" ± {show(name, statistics.stdev(row[name]))}" if len(result.seeds) > 1 else ""
+            cells.append(f"{show(name, statistics.mean(row[name]))}{spread}")
         table.add_row(str(row["batch"]), *cells)
     return table

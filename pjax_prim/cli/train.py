@@ -1,14 +1,13 @@
-"""Train a network and leave checkpoints, metrics, model and curves in a run folder.
+"""Train a task and leave checkpoints, metrics, model and curves in a run folder.
 
 Exit status 75 says that the run was asked to stop (SIGTERM), saved, and can be resumed.
 """
 
-import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,145 +19,226 @@ from rich.table import Table
 from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
 from ..sharding import processes
-from ..training import RunFolder, Saving, TrainConfig, TrainResult, train
+from ..training import RunFolder, Saving, Task, TrainConfig, TrainResult, train
+from ..training.curves import draw_curves
 from ..training.state import judged_by
 from ..training.tensorboard import TensorBoard
-from .options import NETWORK, TRAINING, add_options, console, given_fields
-
-MEASURES = "train_accuracy", "validation_accuracy", "test_accuracy"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `pjax-prim train`."""
-    add_options(parser, {**NETWORK, **TRAINING})
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="the run folder (default: a new one under runs/)"
-    )
-    parser.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="write metrics for TensorBoard into the run folder, too",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is in the run folder")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in the run folder (begin it if there is none); options left out are as before",
-    )
-    parser.add_argument(
-        "--resume-older",
-        action="store_true",
-        help="as --resume, and if the newest checkpoint is damaged from the newest one that is not",
-    )
-    parser.add_argument(
-        "--init-from", type=Path, metavar="RUN", help="begin with the parameters of this run folder or file"
-    )
-    saving = parser.add_argument_group("checkpoints (also saved at the end, and before stopping on SIGTERM)")
-    policy, retention = SavePolicy(), Retention()
-    saving.add_argument("--checkpoint-every", type=int, metavar="N", help="save after each N batches")
-    saving.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        metavar="X",
-        default=policy.seconds,
-        help=f"save X seconds after the last save began, also within a batch (default: {policy.seconds:g})",
-    )
-    saving.add_argument(
-        "--keep-latest",
-        type=int,
-        metavar="N",
-        default=retention.latest,
-        help=f"keep the N newest (default: {retention.latest})",
-    )
-    saving.add_argument("--keep-every", type=int, metavar="N", help="keep also those of each N-th batch")
-    saving.add_argument(
-        "--keep-best",
-        type=int,
-        metavar="N",
-        default=retention.best,
-        help=f"keep also the N with the best accuracy, held out or test (default: {retention.best})",
-    )
-    joint = parser.add_argument_group("several processes (each is started with the same options)")
-    joint.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="where the first process listens; auto: as the environment says (Cloud TPU, SLURM, Open MPI)",
-    )
-    joint.add_argument("--num-processes", type=int, metavar="N", help="how many processes there are")
-    joint.add_argument("--process-id", type=int, metavar="N", help="which one this is, from 0")
-    joint.add_argument(
-        "--process-timeout",
-        type=float,
-        metavar="X",
-        default=300.0,
-        help="seconds after which a process that does not answer counts as gone (default: 300)",
-    )
+from .eval import show
+from .options import Output, choose_task, parse, peek
 
 
-def run(options: argparse.Namespace) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Files:
+    """Where the run goes, and where it comes from.
+
+    Attributes:
+        run_dir: the run folder (default: a new one under runs/).
+        resume: continue the run in the run folder (begin it if there is none); options left out are as
+        before.
+        resume_older: as --resume, and if the newest checkpoint is damaged from the newest one that is not.
+        overwrite: replace a run that is in the run folder.
+        init_from: begin with the parameters of this run folder or file.
+        tensorboard: write metrics for TensorBoard into the run folder, too.
+        compile_cache: a folder where compiled steps are kept between runs.
+        profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
+    """
+
+    run_dir: Path | None = None
+    resume: bool = False
+    resume_older: bool = False
+    overwrite: bool = False
+    init_from: Path | None = None
+    tensorboard: bool = False
+    compile_cache: Path | None = None
+    profile: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When checkpoints are saved; also at the end, and before stopping on SIGTERM.
+
+    Attributes:
+        checkpoint_every: save after each so many batches.
+        checkpoint_seconds: save so many seconds after the last save began, also within a batch.
+        keep_latest: keep so many newest ones.
+        keep_every: keep also those of each so-manieth batch.
+        keep_best: keep also so many of the best evaluations.
+    """
+
+    checkpoint_every: int | None = SavePolicy.every
+    checkpoint_seconds: float | None = SavePolicy.seconds
+    keep_latest: int = Retention.latest
+    keep_every: int | None = Retention.every
+    keep_best: int = Retention.best
+
+    def saving(self, config: TrainConfig, task: Task) -> Saving:
+        """As `train` takes it."""
+        judge = judged_by(config, task)
+        return Saving(
+            SavePolicy(self.checkpoint_every, self.checkpoint_seconds),
+            Retention(self.keep_latest, self.keep_every, self.keep_best, "" if judge is None else judge[1]),
+        )
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Several processes, each started with the same options.
+
+    Attributes:
+        coordinator: HOST:PORT where the first process listens; auto: as the environment says (Cloud TPU,
+            SLURM, Open MPI).
+        num_processes: how many processes there are.
+        process_id: which one this is, from 0.
+        process_timeout: seconds after which a process that does not answer counts as gone.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    process_timeout: float = 300.0
+
+
+def start_processes(arguments: Sequence[str]) -> processes.Group:
+    """Joins the other processes, before anything uses JAX's devices."""
+    values = []
+    kinds: list[tuple[str, Any]] = [("coordinator", str), ("num-processes", int), ("process-id", int),
+                                    ("process-timeout", float)]  # fmt: skip
+    for name, kind in kinds:
+        text = peek(arguments, f"--{name}")
+        try:
+            values.append(None if text is None else kind(text))
+        except ValueError:
+            raise ArgumentError(f"--{name}: expected a number, given {text!r}") from None
+    *given, timeout = values
+    return processes.start(*given, Processes.process_timeout if timeout is None else timeout)
+
+
+def run(arguments: Sequence[str]) -> dict[str, Any] | None:
     """Trains; returns the figures of the run, on the first of several processes."""
-    group = processes.start(
-        options.coordinator, options.num_processes, options.process_id, options.process_timeout
-    )
-    resume = options.resume or options.resume_older
-    if resume and options.run_dir is None:
-        raise ArgumentError("--resume: needs the folder of the run, --run-dir")
-    config = group.together("options", lambda: read_config(options, resume))
-    saving = Saving(
-        SavePolicy(options.checkpoint_every, options.checkpoint_seconds),
-        Retention(options.keep_latest, options.keep_every, options.keep_best, judged_by(config)),
-    )
-    if options.run_dir is None and jax.process_count() > 1:
+    group = start_processes(arguments)
+    options, task = group.together("options", lambda: read_options(arguments))
+    files, config = options.files, options.train
+    if files.compile_cache is not None:
+        # Before the first compilation: a restarted run does not compile again.
+        jax.config.update("jax_compilation_cache_dir", str(files.compile_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if files.run_dir is None and jax.process_count() > 1:
         raise ArgumentError("--run-dir: several processes need to be told one folder")
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.data}-{config.solver}"
-    folder = RunFolder(options.run_dir or Path("runs") / name)
-    with make_progress(quiet=not group.is_first) as progress, make_board(options, folder, group) as write:
-        task = progress.add_task("compiling", total=config.batches, figures="")
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{task.origin['name']}-{config.method.solver}"
+    folder = RunFolder(files.run_dir or Path("runs") / name)
+    with (
+        make_progress(quiet=not group.is_first) as progress,
+        make_board(files.tensorboard, folder, group) as write,
+        Profile(folder.path / "profile", files.profile) as profile,
+    ):
+        shown = progress.add_task("compiling", total=config.batches, figures="")
 
-        def show(row: dict[str, Any]) -> None:
-            progress.update(task, completed=row["batch"], description="training", figures=figures(row))
+        def on_batch(row: dict[str, Any]) -> None:
+            progress.update(shown, completed=row["batch"], description="training", figures=figures(row))
             write(row)
+            profile(row)
 
         result = train(
+            task,
             config,
             folder,
-            overwrite=options.overwrite,
-            resume=resume,
-            resume_older=options.resume_older,
-            init_from=options.init_from,
-            saving=saving,
-            on_batch=show,
+            overwrite=files.overwrite,
+            resume=files.resume or files.resume_older,
+            resume_older=files.resume_older,
+            init_from=files.init_from,
+            saving=options.checkpoints.saving(config, task),
+            on_batch=on_batch,
             say=lambda message: print(f"pjax-prim: {message}", file=sys.stderr),
             group=group,
         )
     if not group.is_first:
         return None
-    out = console(options)
+    draw_curves(result.rows, list(task.evaluate), f"{task.name}, {config.method.solver}", folder.curves)
+    return report(result, folder, options.output)
+
+
+def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
+    """The options and the task: what is given, and for a resumed run else what it had."""
+    resume = bool({"--resume", "--resume-older"} & {*arguments})
+    place = peek(arguments, "--run-dir")
+    if resume and place is None:
+        raise ArgumentError("--resume: needs the folder of the run, --run-dir")
+    folder = None if place is None else RunFolder(checked(place))
+    saved = folder if resume and folder is not None and folder.config.exists() else None
+    file, start, rest = choose_task(arguments, saved=saved)
+    config = TrainConfig() if saved is None else saved.load_config()
+    parts = {"task": (file.options, start), "train": (TrainConfig, config), "files": (Files, Files()),
+             "checkpoints": (Checkpoints, Checkpoints()), "processes": (Processes, Processes()),
+             "output": (Output, Output())}  # fmt: skip
+    options = parse("train", rest, parts, __doc__ or "")
+    return options, file.make(options.task)
+
+
+def checked(place: str) -> Path:
+    """A run folder. `ArgumentError` for one that is on no file system of this machine."""
+    if "://" in place:
+        raise ArgumentError(
+            f"--run-dir: expected a local folder, given {place}; remote ones are not supported yet"
+        )
+    try:
+        place.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        raise ArgumentError(
+            f"--run-dir: {place!r} has characters that this locale's encoding, "
+            f"{sys.getfilesystemencoding()}, has not; set LC_ALL=C.UTF-8"
+        ) from None
+    return Path(place)
+
+
+def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, Any]:
+    """Prints what the run has come to; returns its figures."""
+    out = output.console()
     out.print(make_table(result))
-    out.print(
-        f"compiled in {result.compile_seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:"
-    )
+    seconds = result.seconds["compile"]
+    out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:")
     out.print(str(folder.path), soft_wrap=True)
-    name, share = result.baseline
-    out.print(f"for comparison, the {name}: {share:.2%} of the test labels")
-    return {**result.summary(), "baseline_accuracy": share, "run_dir": str(folder.path)}
+    summary = {**result.summary(), "run_dir": str(folder.path)}
+    for name, (trivial, value) in result.task.baselines.items():
+        out.print(f"for comparison, {name.replace('_', ' ')} of the {trivial}: {show(name, value)}")
+        if name == "test_accuracy":
+            summary["baseline_accuracy"] = value
+    return summary
+
+
+class Profile:
+    """Records some batches of this process; a context manager."""
+
+    def __init__(self, folder: Path, window: tuple[int, int] | None):
+        if window is not None and not 2 <= window[0] <= window[1]:
+            raise ArgumentError(f"--profile: expected two numbers from 2 on, in order, given {window}")
+        self._folder, self._window, self._on = folder, window, False
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Begins before the first of the batches is read, and ends after the last."""
+        if self._window is None:
+            return
+        if not self._on and self._window[0] - 1 <= row["batch"] < self._window[1]:
+            jax.profiler.start_trace(self._folder)
+            self._on = True
+        elif self._on and row["batch"] >= self._window[1]:
+            self.__exit__()
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
 
 
 def make_board(
-    options: argparse.Namespace, folder: RunFolder, group: processes.Group
+    wanted: bool, folder: RunFolder, group: processes.Group
 ) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
     """What takes each row of metrics for TensorBoard, if asked for."""
-    if options.tensorboard and group.is_first:
+    if wanted and group.is_first:
         return TensorBoard(folder.tensorboard)
     return nullcontext(lambda row: None)
-
-
-def read_config(options: argparse.Namespace, resume: bool) -> TrainConfig:
-    """The configuration: what is given, and for a resumed run else what it had."""
-    given = given_fields(options)
-    if resume and (folder := RunFolder(options.run_dir)).config.exists():
-        return replace(folder.load_config(), **given)
-    return TrainConfig(**given)
 
 
 def make_progress(*, quiet: bool) -> Progress:
@@ -176,23 +256,25 @@ def make_progress(*, quiet: bool) -> Progress:
 def figures(row: dict[str, Any]) -> str:
     """Gap or loss of one batch, for the progress bar."""
     kind = "gap" if "gap" in row else "loss"
-    return f"{kind} {row[kind]:.2e}"
+    return f"{kind} {'not finite' if row[kind] is None else format(row[kind], '.2e')}"
 
 
 def make_table(result: TrainResult) -> Table:
     """One line per evaluation."""
-    config: TrainConfig = result.config
-    kind = "gap" if "gap" in result.rows[-1] else "loss"
-    steps = f"{config.steps} step{'s' if config.steps > 1 else ''} a batch of {config.batch_size}"
-    table = Table(title=f"{config.data}, {config.model}, {config.solver}: {steps}")
-    measures = [name for name in MEASURES if name in result.rows[-1]]
-    for heading in ("batches", *(name.replace("_", " ") for name in measures), kind, "batches/s"):
+    method = result.config.method
+    steps = f"{method.steps} step{'s' if method.steps > 1 else ''} a batch"
+    table = Table(title=f"{result.task.name}, {method.solver}: {steps}")
+    evaluated = result.evaluations or result.rows[-1:]
+    left_out = ("batch", "skipped", "_bits", "_perplexity")  # these follow from the loss
+    measures = [name for name in evaluated[-1] if not name.endswith(left_out)]
+    for heading in ("batches", *(name.replace("_", " ") for name in measures), "batches/s"):
         table.add_column(heading, justify="right")
     batches, seconds = 0, 0.0
-    for row, after in zip(result.rows, result.timings, strict=True):
-        if "test_accuracy" in row:
-            accuracies = [f"{row[name]:.2%}" for name in measures]
-            speed = (row["batch"] - batches) / (after - seconds)
-            table.add_row(str(row["batch"]), *accuracies, f"{row[kind]:.3e}", f"{speed:.1f}")
-            batches, seconds = row["batch"], after
+    after = dict(zip((row["batch"] for row in result.rows), result.timings, strict=True))
+    for row in evaluated:
+        number = row["batch"]
+        spent = after[number] - seconds
+        speed = f"{(number - batches) / spent:.1f}" if spent > 0 else "-"
+        table.add_row(str(number), *(show(name, row.get(name)) for name in measures), speed)
+        batches, seconds = number, after[number]
     return table

@@ -19,7 +19,12 @@ from .digits import load_digits as load_digits
 from .higgs import load_higgs as load_higgs
 from .idx import load_mnist as load_mnist
 from .idx import read_idx as read_idx
+from .streams import InOrder as InOrder
+from .streams import Shuffled as Shuffled
+from .streams import Stream as Stream
+from .streams import open_stream as open_stream
 from .text import load_text as load_text
+from .tokens import TokenFile as TokenFile
 
 FOLDERS: dict[str, Callable[..., Dataset]] = {
     "mnist": load_mnist,

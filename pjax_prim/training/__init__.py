@@ -1,7 +1,8 @@
-"""Training from batches: configuration, one step per solver, the loop, and the run folder."""
+"""Training of tasks: what a task is, one step for each method, the loop, and the run folder."""
 
+from .config import Method as Method
 from .config import TrainConfig as TrainConfig
-from .evaluate import accuracy as accuracy
+from .evaluate import Evaluator as Evaluator
 from .record import Saving as Saving
 from .run_folder import RunFolder as RunFolder
 from .run_folder import params_sha256 as params_sha256
@@ -9,8 +10,10 @@ from .seeds import SeedsResult as SeedsResult
 from .seeds import train_seeds as train_seeds
 from .state import TrainState as TrainState
 from .state import make_state as make_state
-from .steps import make_loss as make_loss
 from .steps import make_step as make_step
+from .task import Mean as Mean
+from .task import Task as Task
+from .task import TaskLoss as TaskLoss
 from .trainer import TrainResult as TrainResult
 from .trainer import evaluate_run as evaluate_run
 from .trainer import load_run_model as load_run_model

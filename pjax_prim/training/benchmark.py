@@ -3,21 +3,20 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 
 import pjax_prim as pjp
 
+from ..data import open_stream
 from ..feasibility import FeasibilityProblem, make_problem
-from ..models import SEQUENCE_NETWORKS, make_network
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
-from .config import HIDDEN
+from .task import Task, TaskLoss
 
 CASES: dict[str, pjp.AbstractSolver | None] = {
     "displacement": None,
@@ -36,47 +35,14 @@ LOOP = 10
 """Steps in a call of the kind "loop"."""
 
 
-def benchmark(
-    case: str,
-    hidden: Sequence[int] | None = None,
-    batch_size: int = 256,
-    *,
-    model: str = "mlp",
-    classes: int = 10,
-    skip: bool = True,
-    repeats: int = 11,
-    call: Call = "keep",
-) -> dict[str, Any]:
-    """Times one solver step of a classifier on random data.
-
-    **Arguments:** `case`, a key of `CASES`; the network's `model` ("mlp" on 784 features, "cnn" on
-    32x32 images of 3 channels, "rnn", "gru" and "transformer" on sequences of 64), `hidden` widths
-    (those of `HIDDEN` if None), `classes` and whether its output layer reads all hidden layers
-    (`skip`); `batch_size`; `repeats` of each; `call`, see `compare`.
-
-    **Returns:** see `compare`.
-    """
-    return compare(CASES[case], *make_case(hidden, batch_size, model, classes, skip), repeats, call)
-
-
-def make_case(
-    hidden: Sequence[int] | None, batch_size: int, model: str, classes: int = 10, skip: bool = True
-) -> tuple[Any, Any, tuple[Any, ...]]:
-    """`loss`, `network` and `batch` of a classifier on random data; arguments as for `benchmark`."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    widths = HIDDEN[model] if hidden is None else tuple(hidden)
-    image_shape = (32, 32, 3)
-    features = {"mlp": 784, "cnn": math.prod(image_shape)}.get(model, 64)
-    network = make_network(model, features, classes, widths, image_shape=image_shape, skip=skip, key=keys[0])
-    x = jax.random.uniform(keys[1], (batch_size, features))
-    labels = jax.random.randint(keys[2], (batch_size,), 0, classes)
-    if model in SEQUENCE_NETWORKS:
-        x, labels = jax.random.randint(keys[1], (2, batch_size, features), 0, classes)
-
-    def loss(model: Any, x: Any, labels: Any) -> Any:
-        return pjp.cross_entropy(jax.vmap(model)(x), labels)
-
-    return loss, network, (x, labels)
+def case_of(task: Task, seed: int = 0) -> tuple[Any, Any, tuple[Any, ...]]:
+    """`loss`, `trained` and `rest` of a task on its first batch: a case for `compare`."""
+    key = jax.random.key(seed)
+    model, state = eqx.filter_jit(task.make_model)(key)
+    trained, frozen = task.split(model)
+    stream = open_stream(task.data(seed))
+    batch = jax.device_put(next(stream.read(stream.start, 1))[0])
+    return TaskLoss(task).value, trained, (frozen, state, batch, key)
 
 
 def compare(
@@ -104,7 +70,7 @@ def compare(
     `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
     new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
     from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
-    arguments included, by the compiler's account; `compile_s`, tracing included.
+    arguments included, by the compiler's account; `compile_s` and `adam_compile_s`, tracing included.
     """
     started = time.perf_counter()
     if solver is None:
@@ -113,7 +79,10 @@ def compare(
         step, start = _solver_step(solver, loss, network, *batch)
     timed_step = _compiled(step, start, call)
     compile_s = time.perf_counter() - started
+    started = time.perf_counter()
     adam, adam_state = _adam_step(_gradient(loss), network, *batch)
+    timed_adam = _compiled(adam, adam_state, call)
+    adam_compile_s = time.perf_counter() - started
     peaks = [_peak_bytes(_compiled(f, first, "give")) for f, first in ((step, start), (adam, adam_state))]
     state = start if solver is None else start[0][0]
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -124,7 +93,7 @@ def compare(
 
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "step": (timed_step, start),
-        "adam_step": (_compiled(adam, adam_state, call), adam_state),
+        "adam_step": (timed_adam, adam_state),
         "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
@@ -152,18 +121,19 @@ def compare(
         "peak_bytes": peaks[0],
         "adam_peak_bytes": peaks[1],
         "compile_s": compile_s,
+        "adam_compile_s": adam_compile_s,
     }
 
 
-def step_bytes(case: str, hidden: Sequence[int] | None, batch_size: int, model: str) -> tuple[int, int]:
+def step_bytes(case: str, task: Task) -> tuple[int, int]:
     """Bytes of a solver's state, and of a step that overwrites it with all it needs, by the compiler's
-    account; arguments as for `benchmark`. Compiles the step and runs nothing.
+    account. Compiles the step and runs nothing.
     """
     solver = CASES[case]
     if solver is None:
         raise ValueError(f"case={case!r}: keeps no solver's state")
-    loss, network, batch = make_case(hidden, batch_size, model)
-    _, arrays, first, step = _solver_parts(solver, loss, network, *batch)
+    loss, trained, rest = case_of(task)
+    _, arrays, first, step = _solver_parts(solver, loss, trained, *rest)
     held = jax.eval_shape(first, arrays)
     compiled = jax.jit(step, donate_argnums=0).lower(held, arrays).compile()
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(held[0])), _peak_bytes(compiled)
@@ -202,6 +172,8 @@ def _gradient(loss: Any) -> Any:
 
 def _adam_step(direction: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
     """An Adam step with `direction(model, *batch)` for a gradient, and its first state."""
+    import optax
+
     trained, fixed = eqx.partition(model, eqx.is_inexact_array)
     optimiser = optax.adam(1e-3)
 

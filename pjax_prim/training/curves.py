@@ -4,38 +4,56 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from ..errors import RunError
 
 
-def draw_curves(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Draws accuracy and gap (the loss, for a run without gap) against batches, as PNG.
+def draw_curves(rows: Sequence[dict[str, Any]], sets: Sequence[str], title: str, path: Path) -> None:
+    """Draws accuracies (losses, where there are none) of the evaluation sets, and gap or loss, against
+    batches, as PNG.
 
-    **Arguments:** `rows`: the lines of `metrics.jsonl`.
+    **Arguments:** `rows`: the lines of `metrics.jsonl`; `sets`: the names of the evaluation sets.
+
+    **Errors:** `RunError` where the file cannot be written.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
 
-    evaluated = [row for row in rows if "test_accuracy" in row]
-    for name, colour in (("train", "#7f7f7f"), ("test", "#1f5fa8")):
-        values = [row[f"{name}_accuracy"] for row in evaluated]
-        label = f"{name}, {values[-1]:.1%} at the end"
-        left.plot([row["batch"] for row in evaluated], values, ".-", color=colour, label=label)
-    left.set(xlabel="batches", title="accuracy")
-    left.yaxis.set_major_formatter(PercentFormatter(1))
-    left.legend(frameon=False, loc="lower right")
+    is_classified = any(f"{name}_accuracy" in row for name in sets for row in rows)
+    measure = "accuracy" if is_classified else "loss"
+    for name in sets:
+        key = f"{name}_{measure}"
+        found = [(row["batch"], row[key]) for row in rows if row.get(key) is not None]
+        if found:
+            last = f"{found[-1][1]:.1%}" if is_classified else f"{found[-1][1]:.4g}"
+            left.plot(*zip(*found, strict=True), ".-", label=f"{name}, {last} at the end")
+    left.set(xlabel="batches", title=measure)
+    if is_classified:
+        left.yaxis.set_major_formatter(PercentFormatter(1))
+    if left.lines:
+        left.legend(frameon=False)
 
-    kind = "gap" if any("gap" in row for row in rows) else "loss"
-    measured = [row for row in rows if kind in row]
-    right.plot([row["batch"] for row in measured], [row[kind] for row in measured], color="#1f5fa8", lw=1)
+    kind = "gap" if sum("gap" in row for row in rows) > len(rows) / 2 else "loss"
+    measured = [(row["batch"], row[kind]) for row in rows if row.get(kind) is not None]
+    if measured:
+        right.plot(*zip(*measured, strict=True), color="#1f5fa8", lw=1)
+        if all(value > 0 for _, value in measured):
+            right.set_yscale("log")
     right.set(xlabel="batches", title=f"{kind} {'after' if kind == 'gap' else 'before'} each batch")
-    if measured and all(row[kind] > 0 for row in measured):
-        right.set_yscale("log")
 
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        figure.savefig(partial, dpi=150, format="png")
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); the run is complete without it"
+        ) from None

@@ -1,29 +1,61 @@
-"""Accuracy of a classifier, also of every place of a sequence."""
+"""Figures of a model over whole evaluation sets."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
 
-_CHUNK = 10_000
+from ..errors import ArgumentError, DataError
+from .task import Task, TaskLoss
 
-
-@eqx.filter_jit
-def _correct(model: Callable[..., Array], x: Array | np.ndarray, y: Array | np.ndarray) -> Array:
-    return jnp.sum(jnp.argmax(jax.vmap(model)(x), axis=-1) == y)
+Place = Callable[[Any], Any]
 
 
-def accuracy(model: Callable[..., Array], x: np.ndarray, y: np.ndarray) -> float:
-    """The share of labels `y` at which the outputs for the rows of `x` are largest.
+class Evaluator:
+    """Evaluates models of a task; each kind of batch is compiled once.
 
-    **Cost:** one forward pass, 10,000 labels at a time.
+    **Arguments:** `place`: from a batch that was read whole to the arrays on their devices.
     """
-    correct = 0
-    size = max(1, _CHUNK * len(y) // y.size)
-    for start in range(0, len(x), size):
-        chunk = slice(start, start + size)
-        correct += int(_correct(model, x[chunk], y[chunk]))
-    return correct / y.size
+
+    def __init__(self, task: Task, place: Place = jax.device_put):
+        self._task = task
+        self._place = place
+        self._figures = eqx.filter_jit(TaskLoss(task).figures)
+
+    def __call__(self, model: Any, model_state: Any) -> dict[str, float]:
+        """All figures on all evaluation sets of the task, as `SET_FIGURE`.
+
+        **Errors:** `DataError` for a set without batches.
+        """
+        return {
+            f"{name}_{figure}": value
+            for name, batches in self._task.evaluate.items()
+            for figure, value in self.one(model, model_state, name, batches).items()
+        }
+
+    def one(self, model: Any, model_state: Any, name: str, batches: Iterable[Any]) -> dict[str, float]:
+        """The figures on one evaluation set."""
+        # Read late: batches follow one another without waiting.
+        found = [self._figures(model, model_state, self._place(batch)) for batch in batches]
+        if not found:
+            raise DataError(f"evaluate: {name}: expected batches, found none")
+        sums: dict[str, list[float]] = {}
+        for values in jax.device_get(found):
+            for figure, mean in values.items():
+                total = sums.setdefault(figure, [0.0, 0.0])
+                total[0] += float(mean.total)
+                total[1] += float(mean.weight)
+        means = {figure: total / weight if weight else math.nan for figure, (total, weight) in sums.items()}
+        return {**means, **derived(means, self._task)}
+
+
+def derived(means: dict[str, float], task: Task) -> dict[str, float]:
+    """What follows from the mean loss: of one in nats bits and perplexity."""
+    if not task.nats:
+        return {}
+    if "loss" not in means:
+        raise ArgumentError("nats: expected a figure named loss among the task's metrics, found none")
+    loss = means["loss"]
+    return {"bits": loss / math.log(2), "perplexity": math.exp(loss) if loss < 700 else math.inf}

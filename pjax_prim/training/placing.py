@@ -1,153 +1,270 @@
 """Where a run's arrays lie: on one device, or on a mesh over the devices of all processes."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array
 
-import pjax_prim as pjp
-
-from .. import data
-from ..data import Dataset
+from ..errors import ArgumentError
 from ..problem import Placement
-from ..sharding import make_mesh, make_plan
+from ..sharding import Plan, make_mesh, make_plan
 from ..sharding.processes import distribute, from_local_rows, local_rows, whole
+from ..sharding.rules import apply_rules
 from .config import FROM_FORWARD_PASS, TrainConfig
 from .state import TrainState
-from .steps import batch_key, make_loss, make_solver
+from .steps import Step, batch_key
+from .task import Task, TaskLoss
 
-Step = Callable[..., tuple[TrainState, dict[str, Array]]]
+DATA, MODEL = "data", "model"
+Metrics = dict[str, Array]
+
+
+class Packed(NamedTuple):
+    """A state as the list of its arrays, which is what steps hand on, and all else of it."""
+
+    leaves: list[Array]
+    structure: Any
+    static: Any
+
+    @classmethod
+    def of(cls, state: TrainState, is_array: Callable[[Any], bool] = eqx.is_array) -> "Packed":
+        """The state, taken apart."""
+        arrays, static = eqx.partition(state, is_array)
+        leaves, structure = jtu.tree_flatten(arrays)
+        return cls(leaves, structure, static)
+
+    @property
+    def arrays(self) -> TrainState:
+        """The state with None in the place of all that is no array."""
+        arrays: TrainState = jtu.tree_unflatten(self.structure, self.leaves)
+        return arrays
+
+    @property
+    def state(self) -> TrainState:
+        """The state, put together."""
+        state: TrainState = eqx.combine(self.arrays, self.static)
+        return state
+
+
+PackedStep = Callable[[Packed, Any], tuple[Packed, Metrics]]
 
 
 class Placing:
     """Without a mesh, and in one process, everything lies on the first device.
 
-    On a mesh, parameters, what is derived from each of them, and the solver's state are divided as
-    `pjax_prim.sharding` plans; examples are divided over the mesh's data axis, and each process reads
-    only its own.
+    On a mesh examples are divided over its `data` axis, and each process reads only its own. The parameters
+    of a projection solver, what is derived from them and the solver's state are divided as
+    `pjax_prim.sharding` plans. For all other methods the first axis of a parameter that the `model` axis
+    divides is divided over it; rules of the task replace that. What belongs to a parameter lies where that
+    does.
 
-    **Errors:** `ArgumentError` for a mesh that does not fit the devices or the batch.
+    **Arguments:** `state`, `batch`: shapes and dtypes of the state before the first batch and of a batch;
+    `devices`, all of this program's if None.
+
+    **Errors:** `ArgumentError` for a mesh that does not fit the devices, the batch or the rules.
     """
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, state: TrainState):
-        self.config = config
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        state: TrainState,
+        batch: Any,
+        devices: Sequence[Any] | None = None,
+    ):
+        text = config.mesh or (f"{DATA}=-1" if jax.process_count() > 1 else None)
+        self.mesh = None if text is None else make_mesh(text, devices)
         self.placement: Placement | None = None
-        mesh = config.mesh or ("data=-1" if jax.process_count() > 1 else None)
-        self.plan = None
-        if mesh is None:
+        self.plan: Plan | None = None
+        self._parameters: dict[str, tuple[tuple[int, ...], NamedSharding]] = {}
+        if self.mesh is None:
             return
-        x, labels = (
-            jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
-            for array in (dataset.train_x, dataset.train_y)
-        )
-        key = batch_key(config, state)
-        without_copies = config.solver in FROM_FORWARD_PASS
-        self.plan = make_plan(
-            make_loss(config),
-            state.model,
-            *((x, labels) if key is None else (x, labels, key)),
-            solver=pjp.AlternatingProjections() if without_copies else make_solver(config),
-            mesh=make_mesh(mesh),
-        )
-        if not without_copies:
-            self.placement = self.plan.placement
-        self._by_path = {
-            jtu.keystr(path): (leaf.shape, sharding)
-            for (path, leaf), sharding in zip(
-                jtu.tree_leaves_with_path(eqx.filter(state.model, eqx.is_inexact_array)),
-                self.plan.parameters,
-                strict=True,
-            )
-        }
+        self.check(batch)
+        trained, frozen = task.split(state.model)
+        if config.method.solver in FROM_FORWARD_PASS:
+            shardings = self._by_shape(task, trained)
+        else:
+            arguments = frozen, state.model_state, batch, jax.eval_shape(batch_key, state)
+            still = [jtu.tree_map(lambda _: PartitionSpec(), x) for x in arguments]
+            still[2] = jtu.tree_map(lambda x: self.rows(x).spec, batch)
+            arrays = [
+                spec
+                for tree, specs in zip(arguments, still, strict=True)
+                for leaf, spec in zip(
+                    jtu.tree_leaves(tree), jtu.tree_leaves(specs, is_leaf=_is_spec), strict=True
+                )
+                if isinstance(leaf, jax.ShapeDtypeStruct)
+            ]
+            self.plan = make_plan(
+                TaskLoss(task, config.method.compute_dtype).value, trained, *arguments,
+                solver=config.method.make_solver(), mesh=self.mesh, rules=task.shardings, inputs=arrays,
+            )  # fmt: skip
+            self.mesh = self.plan.mesh
+            self.placement, shardings = self.plan.placement, list(self.plan.parameters)
+        for (path, leaf), sharding in zip(jtu.tree_leaves_with_path(trained), shardings, strict=True):
+            self._parameters[jtu.keystr(path)] = leaf.shape, sharding
 
-    def state(self, state: TrainState) -> TrainState:
-        """A state that every process has whole, in its place."""
-        if self.plan is None:
+    def _by_shape(self, task: Task, trained: Any) -> list[NamedSharding]:
+        assert self.mesh is not None
+        shapes = {
+            jtu.keystr(path, simple=True, separator="."): leaf.shape
+            for path, leaf in jtu.tree_leaves_with_path(trained)
+        }
+        chosen = apply_rules(task.shardings, shapes, self.mesh)
+        parts = self.mesh.shape[MODEL]
+
+        def default(shape: tuple[int, ...]) -> PartitionSpec:
+            axis = next((i for i, n in enumerate(shape) if n % parts == 0), None) if parts > 1 else None
+            return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, MODEL)
+
+        return [NamedSharding(self.mesh, chosen.get(path, default(shape))) for path, shape in shapes.items()]
+
+    @property
+    def device(self) -> SingleDeviceSharding:
+        """Without a mesh, where everything lies. Said of every array: a step is compiled once, whether its arrays
+        were made, restored or come from another step."""
+        return SingleDeviceSharding(jax.devices()[0])
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Of what every device of the mesh has whole."""
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def rows(self, array: Any) -> NamedSharding:
+        """Of an array of a batch: its examples are divided; a number is whole everywhere."""
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec(DATA) if len(array.shape) else PartitionSpec())
+
+    def check(self, batch: Any) -> None:
+        """`ArgumentError` where the mesh does not divide a batch."""
+        parts = 1 if self.mesh is None else self.mesh.shape[DATA]
+        for path, leaf in jtu.tree_leaves_with_path(batch):
+            if leaf.shape and leaf.shape[0] % parts:
+                name = jtu.keystr(path, simple=True, separator=".") or "the array"
+                raise ArgumentError(
+                    f"batch: {name} has {leaf.shape[0]} examples, which mesh axis {DATA}={parts} does not "
+                    "divide; choose another batch size or mesh"
+                )
+
+    @property
+    def own_rows(self) -> Callable[[int], Any] | None:
+        """From the number of rows of a batch to those that this process reads; None where it reads all."""
+        mesh = self.mesh
+        if mesh is None or jax.process_count() == 1:
+            return None
+        return lambda count: local_rows(NamedSharding(mesh, PartitionSpec(DATA)), count)
+
+    def batch(self, batch: Any, counts: Any) -> Any:
+        """A batch that was read, in its place.
+
+        **Arguments:** `counts`: a tree with the numbers of rows of all processes; `own_rows` of them were
+        read.
+        """
+        if self.mesh is None:
+            return jax.device_put(batch, self.device)
+        if self.own_rows is None:
+            self.check(batch)
+            return jtu.tree_map(lambda x: jax.device_put(x, self.rows(x)), batch)
+        return jtu.tree_map(
+            lambda x, rows: from_local_rows(self.rows(x), x, rows) if x.ndim else distribute(x, self.rows(x)),
+            batch,
+            counts,
+        )
+
+    def whole_batch(self, batch: Any) -> Any:
+        """A batch that every process has whole, in its place; whole on every device where the mesh does not
+        divide it."""
+        if self.mesh is None:
+            return jax.device_put(batch, self.device)
+        parts = self.mesh.shape[DATA]
+        divided = all(not x.shape or x.shape[0] % parts == 0 for x in jtu.tree_leaves(batch))
+        return jtu.tree_map(lambda x: distribute(x, self.rows(x) if divided else self.replicated), batch)
+
+    def init(self, make: Callable[..., TrainState], *given: Any) -> TrainState:
+        """`make(*given)`, each array made where it belongs, so that no host needs to have it whole."""
+        shapes = eqx.filter_eval_shape(make, *given)
+        packed = Packed.of(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        arrays, static = eqx.partition(given, eqx.is_array)
+
+        def leaves(arrays: Any) -> list[Array]:
+            return jtu.tree_leaves(eqx.filter(make(*eqx.combine(arrays, static)), eqx.is_array))
+
+        places = self.device if self.mesh is None else self.shardings(packed.arrays)
+        return packed._replace(leaves=jax.jit(leaves, out_shardings=places)(arrays)).state
+
+    def abstract(self, state: TrainState) -> TrainState:
+        """The shapes of a state with the shardings of its arrays."""
+        if self.mesh is None:
             return state
-        arrays, static = eqx.partition(state, eqx.is_array)
-        leaves, structure = jtu.tree_flatten(arrays)
-        placed = [distribute(x, s) for x, s in zip(leaves, self._shardings(arrays), strict=True)]
-        return eqx.combine(jtu.tree_unflatten(structure, placed), static)
+        packed = Packed.of(state, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        placed = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            for x, sharding in zip(packed.leaves, self.shardings(packed.arrays), strict=True)
+        ]
+        return packed._replace(leaves=placed).state
 
     def whole(self, tree: Any) -> Any:
         """A tree with every array whole on this process; all processes call it together."""
         return whole(tree)
 
-    def batches(self, dataset: Dataset, start: int) -> Iterator[tuple[Any, Any]]:
-        """Features and labels of the batches from `start` on; each process reads what its devices hold."""
-        size, seed, stop = self.config.batch_size, self.config.seed, self.config.batches
-        if self.plan is None:
-            return data.batches(lambda step: data.batch(dataset, size, seed=seed, step=step), start, stop)
-        shardings = self.plan.data[-3 if self.config.dropout else -2 :][:2]
-        arrays = dataset.train_x, dataset.train_y
+    def jit(self, step: Step, packed: Packed, batch: Any) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
+        """A step from the arrays of a state and a batch to those of the next state and metrics, jitted. The
+        memory of the given arrays is taken over.
 
-        def read(step: int) -> tuple[np.ndarray, ...]:
-            chosen = data.batch_indices(len(dataset.train_x), size, seed=seed, step=step)
-            return tuple(
-                array[chosen[local_rows(sharding, size)]]
-                for array, sharding in zip(arrays, shardings, strict=True)
-            )
-
-        def place(rows: tuple[np.ndarray, ...]) -> tuple[Array, Array]:
-            x, labels = (
-                from_local_rows(sharding, array, size)
-                for array, sharding in zip(rows, shardings, strict=True)
-            )
-            return x, labels
-
-        return map(place, data.batches(read, start, stop))
-
-    def compile(self, step: Step, state: TrainState, batch: tuple[Any, Any]) -> Step:
-        """`step(state, x, labels) -> (state, metrics)`, compiled.
-
-        On a mesh with the shardings of arguments and results given; the state's memory is taken over.
+        **Returns:** it, and a function that gives structure and static part of the next state once it was
+        traced.
         """
-        if self.plan is None:
-            jitted: Any = eqx.filter_jit(step)
-            return jitted.lower(state, *batch).compile()
-        plan = self.plan
-        arrays, static = eqx.partition(state, eqx.is_array)
-        leaves, structure = jtu.tree_flatten(arrays)
-        after: Any
-        after, _ = eqx.filter_eval_shape(step, state, *batch)
-        new_arrays, new_static = eqx.partition(after, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        structure, static = packed.structure, packed.static
+        after: list[Any] = []
 
-        def run(leaves: list[Array], x: Array, labels: Array) -> tuple[list[Array], dict[str, Array]]:
-            state = eqx.combine(jtu.tree_unflatten(structure, leaves), static)
-            new, metrics = step(state, x, labels)
-            return jtu.tree_leaves(eqx.filter(new, eqx.is_array)), metrics
+        def run(leaves: list[Array], batch: Any) -> tuple[list[Array], Metrics]:
+            state: TrainState = eqx.combine(jtu.tree_unflatten(structure, leaves), static)
+            new, metrics = step(state, batch)
+            arrays, rest = eqx.partition(new, eqx.is_array)
+            found, tree = jtu.tree_flatten(arrays)
+            after[:] = [tree, rest, arrays]
+            return found, metrics
 
+        if self.mesh is None:
+            return jax.jit(run, donate_argnums=0), lambda: (after[0], after[1])
+        jax.eval_shape(run, packed.leaves, batch)
         jitted = jax.jit(
             run,
-            in_shardings=(self._shardings(arrays), *(x.sharding for x in batch)),
-            out_shardings=(self._shardings(new_arrays), plan.replicated),
+            in_shardings=(self.shardings(packed.arrays), jtu.tree_map(self.rows, batch)),
+            out_shardings=(self.shardings(after[2]), self.replicated),
             donate_argnums=0,
         )
-        with warnings.catch_warnings():
-            # The last chunk of a batch takes a solver's state and gives none.
-            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-            compiled = jitted.lower(leaves, *batch).compile()
-        new_structure = jtu.tree_structure(new_arrays)
+        return jitted, lambda: (after[0], after[1])
 
-        def call(state: TrainState, x: Array, labels: Array) -> tuple[TrainState, dict[str, Array]]:
-            given = jtu.tree_leaves(eqx.filter(state, eqx.is_array))
-            found, metrics = compiled(given, x, labels)
-            return eqx.combine(jtu.tree_unflatten(new_structure, found), new_static), metrics
+    def compile(self, step: Step, packed: Packed, batch: Any) -> PackedStep:
+        """A step that is compiled when it is first called."""
+        jitted, after = self.jit(step, packed, batch)
+        compiled: list[bool] = []
+
+        def call(packed: Packed, batch: Any) -> tuple[Packed, Metrics]:
+            if not compiled:
+                compiled.append(True)
+                with warnings.catch_warnings():
+                    # The last chunk of a batch takes a solver's state and gives none.
+                    warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+                    leaves, metrics = jitted(packed.leaves, batch)
+            else:
+                leaves, metrics = jitted(packed.leaves, batch)
+            return Packed(leaves, *after()), metrics
 
         return call
 
-    def _shardings(self, arrays: TrainState) -> list[NamedSharding]:
+    def shardings(self, arrays: TrainState) -> list[NamedSharding]:
         """Of the arrays of a state: those of a solver's state, and of what belongs to a parameter.
 
         An array belongs to a parameter if its path ends in the parameter's and it has its shape.
         """
-        assert self.plan is not None
         if self.placement is not None:
             of_solver = iter(jtu.tree_leaves(self.placement.state))
         found = []
@@ -158,8 +275,12 @@ class Placing:
             text = jtu.keystr(path)
             matching = [
                 (len(end), sharding)
-                for end, (shape, sharding) in self._by_path.items()
+                for end, (shape, sharding) in self._parameters.items()
                 if text.endswith(end) and shape == leaf.shape
             ]
-            found.append(max(matching, key=lambda x: x[0])[1] if matching else self.plan.replicated)
+            found.append(max(matching, key=lambda x: x[0])[1] if matching else self.replicated)
         return found
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)

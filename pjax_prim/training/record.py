@@ -1,8 +1,6 @@
 """What a run writes while it goes, and how it continues from that."""
 
-import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,10 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import equinox as eqx
-import jax
-import numpy as np
 
 from ..checkpoint import (
     CheckpointWriter,
@@ -25,14 +19,15 @@ from ..checkpoint import (
     set_aside,
 )
 from ..checkpoint.folder import mismatch
-from ..data import Dataset
+from ..data import Stream
 from ..errors import PreemptedError
+from ..sharding.processes import Group
 from .config import TrainConfig
 from .run_folder import RunFolder
 from .state import TrainState
-from .steps import make_step
+from .task import Task
 
-MAY_CHANGE = ("batches", "data_dir", "eval_every", "mesh")
+MAY_CHANGE = ("batches", "eval_every", "mesh")
 """Fields of a configuration that do not change what its steps do; `batches` does if a schedule ends there."""
 
 _PACKAGES = ("pjax-prim", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy")
@@ -52,11 +47,13 @@ class Saving:
 class Progress:
     """Where a run stands, beside its state.
 
+    - `position`: in the data, after the finished batches.
     - `rows`: of `metrics.jsonl`; `timings`: the seconds after each.
-    - `batch`: finished batches; `start`: solver steps done on the next.
+    - `batch`: finished batches; `start`: steps done on the next.
     - `seconds`: in training steps so far.
     """
 
+    position: Any
     rows: list[dict[str, Any]] = field(default_factory=list)
     timings: list[float] = field(default_factory=list)
     batch: int = 0
@@ -67,15 +64,31 @@ class Progress:
 class Record:
     """The run folder of a run under way, held against other writers; a context manager.
 
-    Without a folder nothing is written, and a signal to stop is not noticed.
+    Without a folder nothing is written, and a signal to stop is not noticed. All processes use it together:
+    what one of them alone may find wrong is compared before any of them waits for another.
+
+    **Arguments:** `saving`: its retention names the figure by which `best` checkpoints are kept; `sign`, -1
+    where the least is the best.
     """
 
-    def __init__(self, folder: RunFolder | None, config: TrainConfig, dataset: Dataset, saving: Saving):
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        config: TrainConfig,
+        task: Task,
+        stream: Stream,
+        saving: Saving,
+        group: Group,
+        sign: float = 1.0,
+    ):
         self.folder = folder
         self._config = config
-        self._dataset = dataset
+        self._task = task
+        self._stream = stream
         self._policy = saving.policy
         self._retention = saving.retention
+        self._sign = sign
+        self._group = group
         self._stack = ExitStack()
         self._saved: int | None = None
         self._writer: CheckpointWriter | None = None
@@ -84,13 +97,19 @@ class Record:
         """Seconds that each save took the training."""
 
     def __enter__(self) -> "Record":
-        if self.folder is not None:
-            self.folder.make()
-            with ExitStack() as stack:
-                if _is_first():
-                    stack.enter_context(FolderLock(self.folder.path))
-                self._preemption = stack.enter_context(Preemption())
-                self._stack = stack.pop_all()
+        folder = self.folder
+        if folder is None:
+            return self
+        with ExitStack() as stack:
+
+            def hold() -> None:
+                folder.make()
+                if self._group.is_first:
+                    stack.enter_context(FolderLock(folder.path))
+
+            self._group.together("run folder", hold)
+            self._preemption = stack.enter_context(Preemption())
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -101,57 +120,54 @@ class Record:
     def begin(self, *, overwrite: bool) -> Progress:
         """Begins a run in its folder. `RunError` where there is one already."""
         if self.folder is not None:
-            if _is_first():
-                self.folder.create(self._config, overwrite=overwrite)
+            self._group.together("run folder", lambda: self._create(overwrite))
             self._open()
-        return Progress()
+        return Progress(self._stream.start)
 
-    def resume(self, state: TrainState, *, allow_older: bool, say: Say) -> tuple[TrainState, Progress]:
+    def _create(self, overwrite: bool) -> None:
+        if self._group.is_first and self.folder is not None:
+            self.folder.create(self._config, self._task, overwrite=overwrite)
+
+    def resume(
+        self, state: TrainState, between: Callable[[], TrainState], *, allow_older: bool, say: Say
+    ) -> tuple[TrainState, Progress]:
         """Continues the run in its folder from its newest checkpoint.
 
         A run without a checkpoint starts again, and one that is not there begins.
 
-        **Arguments:** `state` before the first batch, which gives structure and shardings;
-        `allow_older`: whether a damaged checkpoint is passed over.
+        **Arguments:** `state` before the first batch, which gives structure and shardings; `between()`, the
+        shapes of a state in the middle of a batch; `allow_older`: whether a damaged checkpoint is passed
+        over.
 
-        **Errors:** `CheckpointError` where the newest checkpoint is damaged, or the configuration,
-        the data or an array differs from what it was; it lists each field and path.
+        **Errors:** `CheckpointError` where the newest checkpoint is damaged, or the configuration, the
+        task's options, the data or an array differs from what it was; it lists each field and path.
         """
         folder = self.folder
         assert folder is not None
-        if not folder.config.exists():
+
+        def look() -> list[int] | None:
+            if not folder.config.exists():
+                return None
+            self._check(
+                {"train": folder.load_config().to_dict(), "task": folder.load_origin()}, folder.config
+            )
+            return folder.checkpoints.steps()
+
+        steps = self._group.together("run folder", look, lambda steps: {"checkpoints": steps})
+        if steps is None:
             say(f"{folder.path}: holds no run yet; it begins")
             return state, self.begin(overwrite=False)
-        self._check(folder.load_config().to_dict(), folder.config)
-        checkpoints = folder.checkpoints
-        if not checkpoints.steps():
+        if not steps:
             say(f"{folder.path}: holds no checkpoint; the run starts again")
-            rows, timings = folder.rewind(0, write=_is_first())
+            rows, timings = self._group.together("metrics", lambda: self._rewind(0))
             self._open()
-            return state, Progress(rows, timings)
+            return state, Progress(self._stream.start, rows, timings)
 
+        checkpoints = folder.checkpoints
         step = checkpoints.choose(allow_older=allow_older)
-        info = checkpoints.info(step)
-        place = checkpoints.step_path(step)
-        self._check(TrainConfig.from_json(json.dumps(info["config"])).to_dict(), place)
-        lines = differences(info["data"], self._data)
-        if info["batch"] > self._config.batches:
-            lines.append(
-                f"batches: {info['batch']} are done in the checkpoint, {self._config.batches} asked for here"
-            )
-        if lines:
-            raise mismatch(place, lines)
-        like = state
-        if info["start"]:
-            x, labels = self._dataset.train_x, self._dataset.train_y
-            size = self._config.batch_size
-            batch = (jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype),
-                     jax.ShapeDtypeStruct((size,), labels.dtype))  # fmt: skip
-            like, _ = eqx.filter_eval_shape(make_step(self._config), state, *batch)
-        restored: TrainState = checkpoints.restore(step, like)
-        rows, timings = folder.rewind(info["batch"], write=_is_first())
-        if _is_first():
-            folder.write_config(self._config)
+        info = self._group.together("checkpoint", lambda: self._compare(step))
+        restored: TrainState = checkpoints.restore(step, between() if info["start"] else state)
+        rows, timings = self._group.together("metrics", lambda: self._rewind(info["batch"]))
         for path in set_aside(checkpoints, step):
             say(f"set aside: {path}")
         self._open()
@@ -162,48 +178,78 @@ class Record:
             )
         say(f"continues after batch {info['batch']}" + (f", step {info['start']}" if info["start"] else ""))
         self._saved = step
-        return restored, Progress(rows, timings, info["batch"], info["start"], info["seconds"])
+        return restored, Progress(
+            info["position"], rows, timings, info["batch"], info["start"], info["seconds"]
+        )
 
-    def between_chunks(self, state: TrainState, progress: Progress) -> None:
-        """Saves within a batch if it is time to. `PreemptedError` after saving, if asked to stop."""
-        if self._writer is not None:
-            self._stop_if_asked(state, progress)
-            if self._policy.is_due(None, self._writer.last_save):
-                self.save(state, progress)
+    def _compare(self, step: int) -> dict[str, Any]:
+        """What was saved with a checkpoint. `CheckpointError` where it is of another run."""
+        assert self.folder is not None
+        info = self.folder.checkpoints.info(step)
+        place = self.folder.checkpoints.step_path(step)
+        self._check({"train": info["config"], "task": info["task"]}, place)
+        lines = differences(info["data"], self._data)
+        if info["batch"] > self._config.batches:
+            lines.append(
+                f"batches: {info['batch']} are done in the checkpoint, {self._config.batches} asked for here"
+            )
+        if lines:
+            raise mismatch(place, lines)
+        return info
 
-    def after_batch(self, state: TrainState, progress: Progress) -> None:
-        """Writes the last row, and saves if it is time to; see `between_chunks`."""
-        if self.folder is None or self._writer is None:
-            return
-        if _is_first():
-            self.folder.append_metrics(progress.rows[-1], progress.seconds)
-        self._stop_if_asked(state, progress)
-        if self._policy.is_due(progress.batch, self._writer.last_save):
-            self.save(state, progress)
+    def _rewind(self, batches: int) -> tuple[list[dict[str, Any]], list[float]]:
+        assert self.folder is not None
+        found = self.folder.rewind(batches, write=self._group.is_first)
+        if self._group.is_first:
+            self.folder.write_config(self._config, self._task)
+        return found
+
+    def add(self, rows: Sequence[dict[str, Any]], timings: Sequence[float]) -> None:
+        """Writes rows that were read."""
+        if self.folder is not None and self._group.is_first and rows:
+            self.folder.append_rows(rows, timings)
+
+    def stops(self) -> bool:
+        """Whether the run was asked to stop. All processes ask together."""
+        return self._preemption is not None and self._preemption.reached()
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether it is time to save, between batches or chunks. All processes ask together."""
+        if self._writer is None:
+            return False
+        return self._policy.is_due(None if progress.start else progress.batch, self._writer.last_save)
 
     def save(self, state: TrainState, progress: Progress, *, wait: bool = False) -> None:
         """Saves a checkpoint, unless the newest one is of this moment (or, where a batch has to be
-        given up, of a later one)."""
+        given up, of a later one). Rows of all its batches must have been added."""
         if self._writer is None or self.folder is None:
             return
         step = self._step(progress)
         if self._saved is None or step > self._saved:
             self.folder.sync_metrics()
             info = {
+                "task": dict(self._task.origin),
                 "config": self._config.to_dict(),
                 "data": self._data,
                 "versions": _versions(),
                 "batch": progress.batch,
                 "start": progress.start,
+                "position": progress.position,
                 "seconds": progress.seconds,
                 "metrics": progress.rows[-1] if progress.rows else {},
             }
-            metrics = None if progress.start else _evaluation(progress)
+            metrics = None if progress.start else self._figures(progress)
             self._writer.save(step, state, info, metrics)
             self.blocked.append(self._writer.blocked)
             self._saved = step
         if wait:
             self._writer.wait()
+
+    def _figures(self, progress: Progress) -> dict[str, float] | None:
+        """What checkpoints are compared by; None of a batch that was not evaluated."""
+        name = self._retention.metric
+        value = progress.rows[-1].get(name) if progress.rows else None
+        return None if value is None else {name: self._sign * value}
 
     def _open(self) -> None:
         assert self.folder is not None
@@ -218,53 +264,51 @@ class Record:
 
     @cached_property
     def _data(self) -> dict[str, Any]:
-        """Name, shapes and checksum of the training examples."""
-        digest = hashlib.sha256()
-        arrays = {"train_x": self._dataset.train_x, "train_y": self._dataset.train_y}
-        for array in arrays.values():
-            digest.update(np.ascontiguousarray(array).data)
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        return {"data": self._dataset.name, **shapes, "sha256": digest.hexdigest()}
+        return self._stream.describe()
 
     @property
     def _chunks(self) -> int:
-        return -(-self._config.steps // self._config.chunk_steps)
+        return -(-self._config.method.steps // self._config.method.chunk_steps)
 
     def _step(self, progress: Progress) -> int:
-        return progress.batch * self._chunks + progress.start // self._config.chunk_steps
+        return progress.batch * self._chunks + progress.start // self._config.method.chunk_steps
 
-    def _stop_if_asked(self, state: TrainState, progress: Progress) -> None:
-        assert self._preemption is not None and self.folder is not None
-        if self._preemption.reached():
-            self.save(state, progress, wait=True)
-            raise PreemptedError(
-                f"asked to stop: saved after batch {progress.batch}"
-                + (f", step {progress.start}" if progress.start else "")
-                + f"; --resume --run-dir {self.folder.path} continues"
-            )
+    def stop(self, state: TrainState, progress: Progress) -> None:
+        """Saves, and ends the run by a `PreemptedError`."""
+        assert self.folder is not None
+        self.save(state, progress, wait=True)
+        raise PreemptedError(
+            f"asked to stop: saved after batch {progress.batch}"
+            + (f", step {progress.start}" if progress.start else "")
+            + f"; --resume --run-dir {self.folder.path} continues"
+        )
 
     def _check(self, saved: dict[str, Any], place: Path) -> None:
-        here = self._config.to_dict()
-        may_change = set(MAY_CHANGE) - ({"batches"} if self._config.changes_over_run else set())
-        fixed = [
-            {name: value for name, value in fields.items() if name not in may_change}
-            for fields in (saved, here)
-        ]
-        lines = differences(fixed[0], fixed[1])
-        if lines:
+        may_change = set(MAY_CHANGE) - ({"batches"} if self._config.method.changes_over_run else set())
+        here = {"train": self._config.to_dict(), "task": dict(self._task.origin)}
+        places = set(self._task.origin.get("places", ()))
+        fixed = [_flat(fields, may_change, places) for fields in (saved, here)]
+        if lines := differences(fixed[0], fixed[1]):
             raise mismatch(place, lines)
 
 
-def _evaluation(progress: Progress) -> dict[str, float] | None:
-    row = progress.rows[-1] if progress.rows else {}
-    found = {name: value for name, value in row.items() if isinstance(value, float)}
-    return found if "test_accuracy" in row else None
+def _flat(fields: dict[str, Any], may_change: set[str], places: set[str]) -> dict[str, Any]:
+    """The fields that must stay as they are, by their names alone."""
+    train = dict(fields["train"])
+    method = train.pop("method")
+    task = fields["task"]
+    options = {name: x for name, x in _leaves(task.get("options", {})).items() if name not in places}
+    found = {**({"task": task["name"]} if "name" in task else {}), **options, **method, **train}
+    return {name: value for name, value in found.items() if name not in may_change}
+
+
+def _leaves(options: dict[str, Any]) -> dict[str, Any]:
+    """Nested options as the command line has them, without the names of what they are in."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        found |= _leaves(value) if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
-
-
-def _is_first() -> bool:
-    """Whether this process writes what all share."""
-    return jax.process_index() == 0

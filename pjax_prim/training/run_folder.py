@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxtyping import PyTree
 from ..checkpoint import CHECKPOINTS, CheckpointFolder, export_params, import_params
 from ..errors import ArgumentError, RunError
 from .config import TrainConfig
+from .task import Task
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The `TrainConfig` as JSON."""
+        """The `TrainConfig`, and what the task was made of, as JSON."""
         return self.path / "config.json"
 
     @property
@@ -68,7 +70,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def create(self, config: TrainConfig, *, overwrite: bool = False) -> None:
+    def create(self, config: TrainConfig, task: Task, *, overwrite: bool = False) -> None:
         """Makes the folder and writes the configuration.
 
         **Errors:** `RunError` where a run is already in it; with `overwrite`, that run's files
@@ -91,26 +93,44 @@ class RunFolder:
                     file.unlink()
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
-        self.write_config(config)
+        self.write_config(config, task)
 
-    def write_config(self, config: TrainConfig) -> None:
+    def write_config(self, config: TrainConfig, task: Task) -> None:
         """Writes the configuration, in place of one that is there."""
-        _replace(self.config, config.to_json() + "\n")
+        content = {"task": dict(task.origin), "train": config.to_dict()}
+        _replace(self.config, json.dumps(content, indent=2) + "\n")
 
     def load_config(self) -> TrainConfig:
         """The configuration of the run. `RunError` where there is none, or it is damaged."""
         try:
-            return TrainConfig.from_json(self.config.read_text())
-        except OSError as error:
-            raise RunError(f"{self.path}: holds no run: {self.config.name}: {error.strerror}") from None
+            return TrainConfig.from_dict(self._load()["train"])
         except ArgumentError as error:
             raise RunError(f"{self.config}: {error}") from None
 
-    def append_metrics(self, row: dict[str, Any], seconds: float | None = None) -> None:
-        """Adds one line to `metrics`, and the seconds so far to `timings`."""
-        _append(self.metrics, row)
-        if seconds is not None:
-            _append(self.timings, {"batch": row["batch"], "seconds": seconds})
+    def load_origin(self) -> dict[str, Any]:
+        """What the task of the run was made of (`Task.origin`). Errors as for `load_config`."""
+        origin: dict[str, Any] = self._load()["task"]
+        return origin
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.config.read_text())
+        except OSError as error:
+            raise RunError(f"{self.path}: holds no run: {self.config.name}: {error.strerror}") from None
+        except ValueError as error:  # also text that is not UTF-8
+            raise RunError(f"{self.config}: not a configuration ({error})") from None
+        if not (isinstance(content, dict) and content.keys() == {"task", "train"}):
+            raise RunError(f"{self.config}: not a configuration: expected the entries task and train")
+        return content
+
+    def append_rows(self, rows: Sequence[dict[str, Any]], timings: Sequence[float]) -> None:
+        """Adds lines to `metrics`, and the seconds after each to `timings`."""
+        _append(self.metrics, rows)
+        numbers = [row["batch"] for row in rows]
+        _append(
+            self.timings,
+            [{"batch": n, "seconds": seconds} for n, seconds in zip(numbers, timings, strict=True)],
+        )
 
     def sync_metrics(self) -> None:
         """Returns when all rows are on the disk."""
@@ -153,16 +173,19 @@ def params_sha256(model: PyTree) -> str:
     return digest.hexdigest()
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     try:
         with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _first_rows(path: Path, batches: int) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from None
     rows: list[dict[str, Any]] = []
     for number in range(1, batches + 1):
         try:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import data
-from ..data import Dataset
+from ..data import open_stream
 from ..errors import ArgumentError, NonFiniteError
 from .config import TrainConfig
-from .evaluate import accuracy
-from .state import TrainState, make_state
+from .evaluate import Evaluator
+from .optimisers import make_optimiser
+from .state import TrainState, judged_by, make_state
 from .steps import make_step
+from .task import Task
 
-ONE_SEED = ("mesh", "patience", "average", "track_best")
+ONE_SEED = ("mesh", "patience", "average", "track_best", "skip_non_finite")
 """Fields of a configuration that are for a run of one seed."""
 
 
@@ -29,12 +30,12 @@ class SeedsResult:
 
     **Arguments:**
 
-    - `rows`: of each evaluation `batch` and, a number for each seed, `train_accuracy`, `test_accuracy` and,
-      where examples are held out, `validation_accuracy`.
+    - `rows`: of each evaluation `batch` and, a number for each seed, its figures.
     - `models`: one for each seed.
     - `seconds`: in training steps of all, without compiling and evaluating.
     """
 
+    task: Task
     config: TrainConfig
     seeds: tuple[int, ...]
     rows: list[dict[str, Any]]
@@ -42,89 +43,97 @@ class SeedsResult:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """Mean and standard deviation of the last test accuracies, and these."""
-        last = self.rows[-1]["test_accuracy"]
-        deviation = statistics.stdev(last) if len(last) > 1 else None
+        """Of every figure of the last evaluation its mean, and those of all seeds under `by_seed`;
+        `deviation`: the standard deviation of the figure that says which evaluation is the best, None of a
+        single seed."""
+        last = {name: values for name, values in self.rows[-1].items() if name != "batch"}
+        judge = judged_by(self.config, self.task)
+        judged = last.get(judge[1], []) if judge is not None else []
         return {
             "seeds": list(self.seeds),
-            "test_accuracy": statistics.mean(last),
-            "deviation": deviation,
-            "test_accuracies": last,
+            **{name: statistics.mean(values) for name, values in last.items()},
+            "deviation": statistics.stdev(judged) if len(judged) > 1 else None,
+            "by_seed": last,
             "batches": self.config.batches,
             "seconds": self.seconds,
         }
 
 
 def train_seeds(
+    task: Task,
     config: TrainConfig,
     seeds: Sequence[int],
     *,
     on_evaluation: Callable[[dict[str, Any]], None] | None = None,
 ) -> SeedsResult:
-    """Trains one network for each seed, all in one step by `jax.vmap`: each as `train` would.
+    """Trains one model for each seed, all in one step by `jax.vmap`: each as `train` would.
 
-    Initial parameters, the order of examples and dropout are those of the seed. Nothing is saved. Worth it
-    where a step is too small for the device; memory is that of all seeds.
+    Initial parameters, random numbers and the data of a task that asks for the seed are those of the seed.
+    Nothing is saved. Worth it where a step is too small for the device; memory is that of all seeds.
 
-    **Arguments:** `config`, whose own seed is not used; `seeds`, numbers of at least 0 that differ;
+    **Arguments:** `task`, `config`, whose own seed is not used; `seeds`, numbers of at least 0 that differ;
     `on_evaluation`, called with each row of the result.
 
-    **Errors:** `ArgumentError` for seeds that are none, and for `ONE_SEED`, fields that would have no effect;
-    `NonFiniteError` where a value is not finite, which names the seed.
+    **Errors:** `ArgumentError` for seeds that are none, for a task without evaluations, and for `ONE_SEED`,
+    fields that would have no effect; `NonFiniteError` where a value is not finite, which names the seed.
     """
-    _check(config, seeds)
-    config = replace(config, chunk_steps=config.steps)
+    _check(task, config, seeds)
+    config = replace(config, method=replace(config.method, chunk_steps=config.method.steps))
     configs = [replace(config, seed=seed) for seed in seeds]
-    dataset = config.load_data()
-    states = [make_state(each, each.make_model(dataset)) for each in configs]
+    optimiser = None if config.method.projects else make_optimiser(config, task)
+    init = eqx.filter_jit(lambda key: make_state(config, task, optimiser, key))
+    states = [init(jax.random.key(seed)) for seed in seeds]
     _, static = eqx.partition(states[0], eqx.is_array)
     arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(eqx.filter(s, eqx.is_array) for s in states))
-    step = make_step(config)
+    del states
+    step = make_step(config, task)
 
     @jax.jit
     @jax.vmap
-    def take(arrays: Any, x: Any, labels: Any) -> Any:
-        new, metrics = step(eqx.combine(arrays, static), x, labels)
+    def take(arrays: Any, batch: Any) -> Any:
+        new, metrics = step(eqx.combine(arrays, static), batch)
         return eqx.filter(new, eqx.is_array), metrics["finite"]
 
-    compiled = take.lower(arrays, *_batches(configs, dataset, 0)).compile()
-    rows, seconds = [], 0.0
-    for number in range(1, config.batches + 1):
-        batch = _batches(configs, dataset, number - 1)
+    evaluator = Evaluator(task)
+    rows: list[dict[str, Any]] = []
+    seconds, compiled = 0.0, None
+    for number, batch in enumerate(_batches(task, configs), 1):
+        compiled = compiled or take.lower(arrays, batch).compile()
         began = time.perf_counter()
-        arrays, finite = jax.block_until_ready(compiled(arrays, *batch))
+        arrays, finite = jax.block_until_ready(compiled(arrays, batch))
         seconds += time.perf_counter() - began
         if not all(finite):
             seed = seeds[int(np.argmin(finite))]
             raise NonFiniteError(f"batch {number}: a value of seed {seed} is not finite")
         if config.is_evaluated(number):
-            row = {"batch": number, **_accuracies(_models(arrays, static, len(seeds)), dataset)}
+            figures = [
+                evaluator(state.model, state.model_state) for state in _each(arrays, static, len(seeds))
+            ]
+            row = {"batch": number, **{name: [each[name] for each in figures] for name in figures[0]}}
             rows.append(row)
             if on_evaluation is not None:
                 on_evaluation(row)
-    return SeedsResult(config, tuple(seeds), rows, _models(arrays, static, len(seeds)), seconds)
+    models = [state.model for state in _each(arrays, static, len(seeds))]
+    return SeedsResult(task, config, tuple(seeds), rows, models, seconds)
 
 
-def _check(config: TrainConfig, seeds: Sequence[int]) -> None:
+def _check(task: Task, config: TrainConfig, seeds: Sequence[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ArgumentError(f"seeds: expected different numbers of at least 0, given {list(seeds)}")
+    if not task.evaluate:
+        raise ArgumentError(f"seeds: compares evaluations, and the task {task.name} has none")
     for name in ONE_SEED:
-        if getattr(config, name) not in (None, False):
+        if getattr(config, name) not in (None, False, 0):
             raise ArgumentError(f"{name}: only for a run of one seed, given with {len(seeds)} seeds")
 
 
-def _batches(configs: Sequence[TrainConfig], dataset: Dataset, step: int) -> tuple[np.ndarray, np.ndarray]:
-    chosen = [data.batch(dataset, each.batch_size, seed=each.seed, step=step) for each in configs]
-    x, labels = zip(*chosen, strict=True)
-    return np.stack(x), np.stack(labels)
+def _batches(task: Task, configs: Sequence[TrainConfig]) -> Iterator[Any]:
+    """Batches with one more leading axis, of the seeds."""
+    streams = [open_stream(task.data(each.seed)) for each in configs]
+    readers = [stream.read(stream.start, configs[0].batches) for stream in streams]
+    for found in zip(*readers, strict=True):
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *(batch for batch, _ in found))
 
 
-def _models(arrays: TrainState, static: TrainState, count: int) -> list[Any]:
-    return [eqx.combine(jax.tree.map(lambda x, i=i: x[i], arrays.model), static.model) for i in range(count)]
-
-
-def _accuracies(models: Sequence[Any], dataset: Dataset) -> dict[str, list[float]]:
-    parts = {"train": (dataset.train_x, dataset.train_y), "test": (dataset.test_x, dataset.test_y)}
-    if dataset.validation_x is not None and dataset.validation_y is not None:
-        parts["validation"] = dataset.validation_x, dataset.validation_y
-    return {f"{name}_accuracy": [accuracy(model, *part) for model in models] for name, part in parts.items()}
+def _each(arrays: TrainState, static: TrainState, count: int) -> Iterator[TrainState]:
+    return (eqx.combine(jax.tree.map(lambda x, i=i: x[i], arrays), static) for i in range(count))

@@ -5,40 +5,40 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .config import OPTAX_SOLVERS, TrainConfig
+from .config import TrainConfig
+from .task import Task, parse_best
 
 
 class Best(eqx.Module):
-    """The parameters with the highest accuracy of all evaluations (the first of equals).
-
-    On the examples held out for validation, or, where there are none, on the test examples.
-    """
+    """The parameters of the best evaluation (the first of equals), and its figure with the sign that makes
+    the larger one the better."""
 
     params: Any
-    accuracy: Float[Array, ""]
+    figure: Float[Array, ""]
 
 
 class TrainState(eqx.Module):
     """The state of a run; a step is a function from one to the next.
 
-    Together with the configuration and the data it determines all that follows: batch number
-    `batch` is a function of the seed and that number (`pjax_prim.data.batch`).
+    Together with the task, the configuration and the position in the data it determines all that follows.
 
-    - `model`: as the finished batches left it.
+    - `model`: as the finished batches left it; `model_state`, the state of a model that has one.
     - `memory`: the optimiser's state; None for projections.
-    - `solver`: of an unfinished batch the solver's state (for adam and sgd the arrays of model
-      and memory), None between batches.
+    - `solver`: of an unfinished batch the solver's state (with an optimiser the arrays of parameters and
+      memory), None between batches.
     - `averaged`: an exponential moving average of the trained arrays, if asked for.
     - `best`: see `Best`, if asked for.
-    - `key`: folded with `batch` it gives the batch's random numbers (dropout).
-    - `batch`: finished batches, which is also the position in the data.
-    - `step`: solver steps taken on the unfinished batch.
+    - `key`: folded with `batch` it gives the random numbers of a batch.
+    - `batch`: finished batches.
+    - `step`: steps taken on the unfinished batch.
+    - `skipped`: batches left out because a value was not finite; `failed`, so many of them in a row.
     """
 
     model: Any
+    model_state: Any
     memory: PyTree
     solver: PyTree
     averaged: Any
@@ -46,71 +46,78 @@ class TrainState(eqx.Module):
     key: PRNGKeyArray
     batch: Int[Array, ""]
     step: Int[Array, ""]
+    skipped: Int[Array, ""]
+    failed: Int[Array, ""]
 
 
-def make_state(config: TrainConfig, model: Any) -> TrainState:
-    """The state before the first batch."""
-    trained = eqx.filter(model, eqx.is_inexact_array)
-    optimiser = make_optimiser(config)
+def make_state(
+    config: TrainConfig, task: Task, optimiser: Any, key: PRNGKeyArray, start: Any = None
+) -> TrainState:
+    """The state before the first batch. For use inside `jax.jit`.
+
+    **Arguments:** `optimiser`: an optax transformation, None for projections; `key`: of all random
+    numbers; `start`: a model in place of the
+    task's own.
+    """
+    model, model_state = task.make_model(key)
+    if start is not None:
+        model = start
+    trained, _ = task.split(model)
+    zero = jnp.zeros((), jnp.int32)
     return TrainState(
         model=model,
+        model_state=model_state,
         memory=None if optimiser is None else optimiser.init(trained),
         solver=None,
         averaged=None if config.average is None else trained,
-        best=Best(trained, jnp.array(-1.0, jnp.float32)) if config.track_best else None,
-        key=jax.random.key(config.seed),
-        batch=jnp.zeros((), jnp.int32),
-        step=jnp.zeros((), jnp.int32),
+        best=Best(trained, jnp.array(-jnp.inf, jnp.float32)) if config.track_best else None,
+        key=key,
+        batch=zero,
+        step=zero,
+        skipped=zero,
+        failed=zero,
     )
 
 
-def make_optimiser(config: TrainConfig) -> optax.GradientTransformation | None:
-    """The optimiser of `config.solver`; None for projections."""
-    if config.solver not in OPTAX_SOLVERS:
-        return None
-    rate = config.learning_rate or OPTAX_SOLVERS[config.solver]
-    return (optax.sgd if config.solver == "sgd" else optax.adam)(make_schedule(config, rate))
+def judged_by(config: TrainConfig, task: Task) -> tuple[float, str] | None:
+    """The sign and the name of the figure of an evaluation that says which one is the best; None without
+    evaluations."""
+    text = config.best or task.best
+    if text is not None:
+        return parse_best(text)
+    return (-1.0, f"{next(iter(task.evaluate))}_loss") if task.evaluate else None
 
 
-def make_schedule(config: TrainConfig, rate: float) -> optax.ScalarOrSchedule:
-    """The learning rate of each update; a number where it is the same for all."""
-    warmup, updates = (n * config.steps for n in (config.warmup or 0, config.batches))
-    schedules = {
-        "constant": optax.constant_schedule(rate),
-        "cosine": optax.cosine_decay_schedule(rate, updates - warmup),
-        "linear": optax.linear_schedule(rate, 0.0, updates - warmup),
-    }
-    after = schedules[config.schedule or "constant"]
-    if not warmup:
-        return after if config.changes_over_run else rate
-    # The first update is not lost on a rate of zero.
-    rising = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
-    return optax.join_schedules([rising, after], [warmup])
+def note_best(state: TrainState, trained: Any, figure: float) -> TrainState:
+    """The state after an evaluation of its trained arrays, whose figure is the larger the better.
 
-
-def judged_by(config: TrainConfig) -> str:
-    """Which figure of an evaluation says which one is the best."""
-    return "test_accuracy" if config.validation is None else "validation_accuracy"
-
-
-def note_accuracy(state: TrainState, accuracy: float) -> TrainState:
-    """The state after an evaluation of its model."""
-    if state.best is None or not accuracy > float(state.best.accuracy):
+    The arrays are copied: a step takes over the memory of those it is given.
+    """
+    if state.best is None or not figure > float(state.best.figure):
         return state
-    best = Best(eqx.filter(state.model, eqx.is_inexact_array), jnp.array(accuracy, jnp.float32))
+    params = jax.tree.map(lambda x: jax.jit(jnp.copy, out_shardings=x.sharding)(x), trained)
+    old = state.best.figure
+    best = Best(params, jax.jit(lambda x: x, out_shardings=old.sharding)(np.asarray(figure, old.dtype)))
     return eqx.tree_at(lambda s: s.best, state, best)
 
 
 def restart_batch(state: TrainState) -> TrainState:
-    """The state before its unfinished batch."""
+    """The state before its unfinished batch, with nothing said of failures."""
+
+    def zero(x: Any) -> Any:
+        return jax.jit(jnp.zeros_like, out_shardings=x.sharding)(x)
+
     return eqx.tree_at(
-        lambda s: (s.solver, s.step), state, (None, jnp.zeros((), jnp.int32)), is_leaf=lambda x: x is None
+        lambda s: (s.solver, s.step, s.failed),
+        state,
+        (None, zero(state.step), zero(state.failed)),
+        is_leaf=lambda x: x is None,
     )
 
 
-def chosen_model(state: TrainState, which: str = "last") -> Any:
+def chosen_model(state: TrainState, task: Task, which: str = "last") -> Any:
     """The model with the parameters `last`, `averaged` or `best`; those must be in the state."""
-    trained, fixed = eqx.partition(state.model, eqx.is_inexact_array)
+    trained, fixed = task.split(state.model)
     if which == "averaged":
         trained = state.averaged
     elif which == "best":

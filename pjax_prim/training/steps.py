@@ -1,206 +1,248 @@
-"""One training step, from state and batch to state, for each solver."""
+"""One training step, from state and batch to state, for each way that parameters move."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-import pjax_prim as pjp
-
+from ..displacement import value_and_displacement
+from ..errors import ArgumentError
 from ..problem import Placement
-from .config import OPTAX_SOLVERS, TrainConfig
-from .state import TrainState, make_optimiser
+from ..solving import RESULTS, solve
+from .config import TrainConfig
+from .optimisers import make_optimiser
+from .state import TrainState
+from .task import Mean, Task, TaskLoss, as_mean, rows_of
 
-Loss = Callable[..., Array]
-Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(config: TrainConfig) -> Loss:
-    """`loss(model, x, labels)`: the loss of each label, as `pjp.solve` and `jax.grad` take it.
+class Taken(NamedTuple):
+    """What some steps on a batch have come to.
 
-    A key as fourth argument switches dropout on.
+    - `trained`, `memory`: of the model and the optimiser; `solver`: what the next steps start from.
+    - `finite`: whether the method met no other value; `figures`: for the row of the batch.
+    - `report`: loss, model state and metrics before the steps, where the method has come by them.
     """
-    functions: dict[str, Callable[..., Array]] = {
-        "cross_entropy": pjp.cross_entropy,
-        "margin": pjp.margin_loss,
-        "squared_error": pjp.squared_error,
-    }
-    function = functions[config.loss]
-    settings = {} if config.lam is None else {"lam": config.lam}
 
-    def loss(
-        model: Any,
-        x: Shaped[Array, "batch features"],
-        labels: Int[Array, "batch ..."],
-        key: PRNGKeyArray | None = None,
-    ) -> Array:
-        if key is None:
-            logits = jax.vmap(model)(x)
-        else:
-            logits = jax.vmap(lambda row, key: model(row, key=key))(x, jax.random.split(key, len(x)))
-        return function(logits, labels, **settings)
-
-    return loss
+    trained: Any
+    memory: PyTree
+    solver: PyTree
+    finite: Array
+    figures: dict[str, Array]
+    report: tuple[Array, Any, Mapping[str, Any]] | None
 
 
-def make_solver(config: TrainConfig) -> pjp.AbstractSolver:
-    """The projection solver that `config` names, with the settings it gives."""
-    makers: dict[str, Callable[..., pjp.AbstractSolver]] = {
-        "ap": pjp.AlternatingProjections,
-        "ar": pjp.AlternatingReflections,
-        "dr": pjp.DouglasRachford,
-        "dm": pjp.DifferenceMap,
-        "cp": pjp.CyclicProjections,
-        "cdr": pjp.CyclicDouglasRachford,
-        "ep": pjp.ExtrapolatedProjections,
-    }
-    names = ["relaxation", "beta", "rate", "form", "metric", *(["lam"] if config.solver == "ep" else [])]
-    given = {name: getattr(config, name) for name in names}
-    metric = given.pop("metric") or "unit"
-    wrappers = {"anderson": pjp.Anderson, "restarted": pjp.Restarted}
-    solver = makers[config.solver](
-        **{name: value for name, value in given.items() if value is not None},
-        metric="unit" if config.acceleration else metric,
-    )
-    return wrappers[config.acceleration](solver, metric=metric) if config.acceleration else solver
+Method = Callable[[TrainState, Any, Any, Any, PRNGKeyArray], Taken]
+"""From a state, its trained arrays, all else of its model, a batch and its key to what some steps make of
+them."""
 
 
-def chunk(config: TrainConfig, start: int) -> int:
-    """How many solver steps to take at once when `start` steps of a batch are done."""
-    return min(config.chunk_steps, config.steps - start)
+def make_step(config: TrainConfig, task: Task, start: int = 0, placement: Placement | None = None) -> Step:
+    """The step of `config.method`: one batch, or one chunk of it if it has several.
 
+    A batch of more than `chunk_steps` steps is taken in chunks, with what is between them in
+    `TrainState.solver`, so that a run can be saved and stopped in the middle. The chunks lie where they lie
+    by the configuration alone, and so do the results.
 
-def make_step(config: TrainConfig, start: int = 0, placement: Placement | None = None) -> Step:
-    """The step of `config.solver`: one batch, or one chunk of it if it has several.
+    **Arguments:** `start`: the steps that are done on the batch; `state.step`. `placement`, of the solver's
+    arrays on a mesh.
 
-    A batch of more than `chunk_steps` solver steps is taken in chunks, with the solver's state in
-    `TrainState.solver` between them, so that a run can be saved and stopped in the middle. The
-    chunks lie where they lie by the configuration alone, and so do the results.
-
-    **Arguments:** `start`: the solver steps that are done on the batch; `state.step`. `placement`, of
-    the solver's arrays on a mesh.
-
-    **Returns:** `step(state, x, labels) -> (state, metrics)`. `metrics` are scalars: `finite`, and
-    when the batch is finished `loss` (mean over the batch, before it) and, but for adam and sgd, `gap`.
-    Where a value is not finite the model is left as it was. For use in `eqx.filter_jit`.
+    **Returns:** `step(state, batch) -> (state, metrics)`. `metrics` are numbers; of a finished batch `loss`
+    (before it), those of the loss, for projections `gap`, `finite`: whether the batch counts, and `stop`. A
+    batch that meets a value that is not finite leaves the parameters as they were; where that happens more
+    than `config.skip_non_finite` times in a row, `stop` is true, and the state stays as it is from then on.
+    For use inside `jax.jit`.
     """
-    count = chunk(config, start)
-    last = start + count == config.steps
-    loss = make_loss(config)
-    if config.solver in OPTAX_SOLVERS:
-        solve = _optax_chunk(config, loss, count)
-    else:
-        solve = _projection_chunk(config, loss, count, placement)
+    method = config.method
+    count = method.chunk(start)
+    last = start + count == method.steps
+    loss = TaskLoss(task, method.compute_dtype)
+    take = (_projections if method.projects else _directions)(config, task, loss, count, placement)
 
-    def step(state: TrainState, x: Array, labels: Array) -> tuple[TrainState, dict[str, Array]]:
-        batch = (x, labels, batch_key(config, state))
-        model, memory, solver, metrics = solve(state, batch)
-        finite = metrics.pop("finite") & _all_finite((model, memory, metrics))
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        trained, frozen = task.split(state.model)
+        key = batch_key(state)
+        taken = take(state, trained, frozen, batch, key)
         if not last:
-            new = eqx.tree_at(
-                lambda s: (s.solver, s.step), state, (solver, state.step + count), is_leaf=_is_none
-            )
-            return new, {"finite": finite}
-        before = jnp.mean(loss(state.model, *batch))
-        if config.solver == "displacement":
-            metrics["gap"] = pjp.gap(loss)(state.model, *batch)
-        finite &= jnp.isfinite(before)
-        done = TrainState(
-            model=model,
-            memory=memory,
-            solver=None,
-            averaged=_average(config, state, model),
-            best=state.best,
-            key=state.key,
-            batch=state.batch + 1,
-            step=jnp.zeros_like(state.step),
-        )
-        unchanged = eqx.tree_at(
-            lambda s: (s.solver, s.step), state, (None, jnp.zeros_like(state.step)), is_leaf=_is_none
-        )
-        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b) if eqx.is_array(a) else a, done, unchanged)
-        return kept, {"loss": before, **metrics, "finite": finite}
+            return _with(state, solver=taken.solver, step=state.step + count), {}
+        report = taken.report
+        if report is None:
+            value, (new, metrics) = loss(trained, frozen, state.model_state, batch, key)
+            report = value, new, metrics
+        value, model_state, metrics = report
+        means = {name: as_mean(x, batch).value for name, x in metrics.items()}
+        row = {"loss": jnp.mean(value), **taken.figures, **means}
+        judged = (taken.trained, taken.memory, model_state, row["loss"], taken.figures)
+        finite = taken.finite & _all_finite(judged)
+        return _finish(config, state, finite, row, taken, frozen, model_state)
 
     return step
 
 
-def batch_key(config: TrainConfig, state: TrainState) -> PRNGKeyArray | None:
-    """The key of the state's batch, where the model needs one."""
-    return jax.random.fold_in(state.key, state.batch) if config.dropout else None
+def _finish(
+    config: TrainConfig,
+    state: TrainState,
+    finite: Array,
+    row: dict[str, Array],
+    taken: Taken,
+    frozen: Any,
+    model_state: Any,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after a batch that is finished, or left out."""
+    halted = state.failed > config.skip_non_finite
+    good = finite & ~halted
+    failed = jnp.where(good, 0, jnp.where(halted, state.failed, state.failed + 1)).astype(state.failed.dtype)
+    stop = failed > config.skip_non_finite
+    averaged = state.averaged
+    if config.average is not None:
+        decay = config.average
+        averaged = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averaged, taken.trained)
+    zero = jnp.zeros_like(state.step)
+    done = _with(
+        state,
+        model=eqx.combine(taken.trained, frozen),
+        model_state=model_state,
+        memory=taken.memory,
+        averaged=averaged,
+        solver=None,
+        step=zero,
+    )
+    unchanged = _with(state, solver=None, step=zero)
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b) if eqx.is_array(a) else a, done, unchanged)
+    counted = _with(
+        kept,
+        batch=state.batch + (~stop).astype(state.batch.dtype),
+        skipped=state.skipped + (~stop & ~good).astype(state.skipped.dtype),
+        failed=failed,
+    )
+    return counted, {**row, "finite": good, "stop": stop}
 
 
-def non_finite_reason(config: TrainConfig, state: TrainState, x: np.ndarray, labels: np.ndarray) -> str:
+def _with(state: TrainState, **fields: Any) -> TrainState:
+    return TrainState(**{**vars(state), **fields})
+
+
+def batch_key(state: TrainState) -> PRNGKeyArray:
+    """The key of the state's batch."""
+    return jax.random.fold_in(state.key, state.batch)
+
+
+def non_finite_reason(config: TrainConfig, task: Task, state: TrainState, batch: Any) -> str:
     """In words, why the batch after `state` met a value that is not finite.
 
     **Cost:** projections run the batch once more, to learn the node.
     """
-    if config.solver in OPTAX_SOLVERS:
+    if not config.method.projects:
         return "The loss, a direction or an update is not finite."
-    batch = (x, labels, batch_key(config, state))
-    solver = make_solver(config)
-    return pjp.solve(make_loss(config), state.model, *batch, solver=solver, max_steps=config.steps).message
+    trained, frozen = task.split(state.model)
+    loss = TaskLoss(task, config.method.compute_dtype)
+    return solve(
+        loss.value, trained, frozen, state.model_state, batch, batch_key(state),
+        solver=config.method.make_solver(), max_steps=config.method.steps,
+    ).message  # fmt: skip
 
 
-Batch = tuple[Array, Array, PRNGKeyArray | None]
-Chunk = Callable[[TrainState, Batch], tuple[Any, PyTree, PyTree, dict[str, Array]]]
-"""From state and batch to the model, the optimiser's state, what the next chunk starts from, metrics."""
+def _projections(
+    config: TrainConfig, task: Task, loss: TaskLoss, steps: int, placement: Placement | None
+) -> Method:
+    solver = config.method.make_solver()
+
+    def take(state: TrainState, trained: Any, frozen: Any, batch: Any, key: PRNGKeyArray) -> Taken:
+        solution = solve(
+            loss.value, trained, frozen, state.model_state, batch, key,
+            solver=solver, max_steps=steps, state=state.solver, placement=placement,
+        )  # fmt: skip
+        results: Any = RESULTS
+        finite = solution.result != results.nonfinite
+        return Taken(solution.params, None, solution.state, finite, {"gap": solution.stats["gap"]}, None)
+
+    return take
 
 
-def _projection_chunk(config: TrainConfig, loss: Loss, steps: int, placement: Placement | None) -> Chunk:
-    solver = make_solver(config)
+def _directions(
+    config: TrainConfig, task: Task, loss: TaskLoss, steps: int, placement: Placement | None
+) -> Method:
+    optimiser = make_optimiser(config, task)
+    direct = _in_parts(make_direction(config, loss), config.method.micro_batches or 1)
 
-    def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
-        solution = pjp.solve(
-            loss, state.model, *batch, solver=solver, max_steps=steps, state=state.solver, placement=placement
-        )
-        finite = solution.result != pjp.RESULTS.nonfinite
-        return solution.params, None, solution.state, {"gap": solution.stats["gap"], "finite": finite}
+    def take(state: TrainState, trained: Any, frozen: Any, batch: Any, key: PRNGKeyArray) -> Taken:
+        def updated(trained: Any, memory: Any) -> tuple[Any, Any, Any]:
+            report, direction = direct(trained, frozen, state.model_state, batch, key)
+            try:
+                updates, memory = optimiser.update(direction, memory, trained)
+            except TypeError as error:
+                raise ArgumentError(
+                    "optimiser: expected one that takes updates, its state and parameters alone, "
+                    f"given one whose update fails without more ({error})"
+                ) from error
+            return eqx.apply_updates(trained, updates), memory, report
 
-    return advance
-
-
-def _optax_chunk(config: TrainConfig, loss: Loss, steps: int) -> Chunk:
-    optimiser = make_optimiser(config)
-    assert optimiser is not None
-
-    def mean_loss(model: Any, batch: Batch) -> Array:
-        return jnp.mean(loss(model, *batch))
-
-    direction = eqx.filter_grad(mean_loss)
-    if config.solver == "displacement":
-        lam = config.lam
-        direction = pjp.displacement(mean_loss) if lam is None else pjp.displacement(mean_loss, lam=lam)
-
-    def advance(state: TrainState, batch: Batch) -> tuple[Any, PyTree, PyTree, dict[str, Array]]:
-        start, static = eqx.partition((state.model, state.memory), eqx.is_array)
+        start, static = eqx.partition((trained, state.memory), eqx.is_array)
 
         def update(_: int, arrays: PyTree) -> PyTree:
-            model, memory = eqx.combine(arrays, static)
-            updates, memory = optimiser.update(direction(model, batch), memory)
-            return eqx.filter((eqx.apply_updates(model, updates), memory), eqx.is_array)
+            return eqx.filter(updated(*eqx.combine(arrays, static))[:2], eqx.is_array)
 
+        if steps == 1 and state.solver is None:
+            new, memory, (value, (model_state, metrics)) = updated(trained, state.memory)
+            arrays = eqx.filter((new, memory), eqx.is_array)
+            report = (value, model_state, metrics) if config.method.steps == 1 else None
+            return Taken(new, memory, arrays, jnp.array(True), {}, report)
         arrays = start if state.solver is None else state.solver
         # XLA's CPU backend takes convolutions inside loops several times as long.
         arrays = update(0, arrays) if steps == 1 else jax.lax.fori_loop(0, steps, update, arrays)
-        return *eqx.combine(arrays, static), arrays, {"finite": jnp.array(True)}
+        new, memory = eqx.combine(arrays, static)
+        return Taken(new, memory, arrays, jnp.array(True), {}, None)
 
-    return advance
-
-
-def _average(config: TrainConfig, state: TrainState, model: Any) -> Any:
-    if config.average is None:
-        return None
-    decay = config.average
-    trained = eqx.filter(model, eqx.is_inexact_array)
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.averaged, trained)
+    return take
 
 
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
+def make_direction(config: TrainConfig, loss: TaskLoss) -> Callable[..., Any]:
+    """`direct(trained, frozen, state, batch, key) -> ((value, (state, metrics)), direction)`."""
+
+    def mean(trained: Any, *rest: Any) -> Any:
+        value, aux = loss(trained, *rest)
+        return jnp.mean(value), aux
+
+    if config.method.solver == "displacement":
+        return value_and_displacement(mean, lam=config.method.lam, has_aux=True)
+    found: Callable[..., Any] = eqx.filter_value_and_grad(mean, has_aux=True)
+    return found
+
+
+def _in_parts(direct: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """`direct` on parts of the batch, one after the other: mean values and directions, metrics over all of
+    them.
+
+    Each part has every so many-th row, so that a batch that is divided over devices stays where it is.
+    """
+    if parts == 1:
+        return direct
+
+    def in_parts(trained: Any, frozen: Any, model_state: Any, batch: Any, key: PRNGKeyArray) -> Any:
+        rows = rows_of(batch)
+        if rows % parts:
+            raise ArgumentError(f"micro_batches: {parts} do not divide a batch of {rows} examples")
+        pieces, whole = eqx.partition(batch, lambda x: eqx.is_array(x) and x.ndim > 0)
+        pieces = jax.tree.map(lambda x: x.reshape(rows // parts, parts, *x.shape[1:]).swapaxes(0, 1), pieces)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
+
+        def add(carry: Any, given: Any) -> Any:
+            total, model_state = carry
+            piece, key = eqx.combine(given[0], whole), given[1]
+            (value, (new, metrics)), direction = direct(trained, frozen, model_state, piece, key)
+            means = {name: as_mean(x, piece) for name, x in metrics.items()}
+            return (jax.tree.map(jnp.add, total, direction), new), (value, means)
+
+        keys = jax.random.split(key, parts)
+        (total, model_state), (values, means) = jax.lax.scan(add, (zeros, model_state), (pieces, keys))
+        metrics = {name: Mean(jnp.sum(x.total), jnp.sum(x.weight)) for name, x in means.items()}
+        return (jnp.mean(values), (model_state, metrics)), jax.tree.map(lambda x: x / parts, total)
+
+    return in_parts
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -1,27 +1,34 @@
 """The training loop."""
 
-import time
-from collections.abc import Callable
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 
-from .. import data
-from ..checkpoint import WHICH, Retention, import_params, restore_params
-from ..errors import ArgumentError, NonFiniteError, RunError
+from ..checkpoint import WHICH, Retention, import_params, restore_params, restore_part
+from ..data import Stream, open_stream
+from ..errors import ArgumentError, DataError, NonFiniteError, RunError
 from ..sharding.processes import Group
+from .clock import Clock
 from .config import TrainConfig
-from .curves import draw_curves
-from .evaluate import accuracy
-from .placing import Placing
+from .evaluate import Evaluator
+from .optimisers import make_optimiser
+from .placing import Packed, PackedStep, Placing
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, params_sha256
-from .state import TrainState, judged_by, make_state, note_accuracy, restart_batch
-from .steps import chunk, make_step, non_finite_reason
+from .state import TrainState, judged_by, make_state, note_best, restart_batch
+from .steps import Step, batch_key, make_step, non_finite_reason
+from .task import Task, TaskLoss
 
 ALONE = Group()
+AHEAD = 8
+"""So many steps may be under way before the metrics of the first of them are read."""
 
 
 @dataclass(frozen=True)
@@ -31,48 +38,55 @@ class TrainResult:
     **Arguments:**
 
     - `state`: the last one.
-    - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and
-      `loss`, and but for adam and sgd `gap`; an evaluated one also `train_accuracy`, `test_accuracy`
-      and, where examples are held out, `validation_accuracy`.
+    - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and `loss`, the
+      metrics of the loss, for projections `gap`, and `skipped` for a batch that was left out; an evaluated
+      one also the figures of the evaluations.
     - `timings`: after each row the seconds in training steps, without compiling and evaluating.
-    - `compile_seconds`: for tracing and compiling the step.
-    - `baseline`: see `pjax_prim.data.baseline`.
+    - `seconds`: of this process, by what they went to (`Clock`).
     - `blocked`: the seconds that each save of a checkpoint took the training.
     """
 
+    task: Task
     config: TrainConfig
     state: TrainState
     rows: list[dict[str, Any]]
     timings: list[float]
-    compile_seconds: float
-    baseline: tuple[str, float]
+    seconds: dict[str, float]
     blocked: list[float] = field(default_factory=list)
 
     @property
     def model(self) -> Any:
-        """The network with its trained parameters."""
+        """The model with its trained parameters."""
         return self.state.model
 
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows that were evaluated."""
+        names = {f"{name}_" for name in self.task.evaluate}
+        return [row for row in self.rows if any(key.startswith(tuple(names)) for key in row)]
+
     def summary(self) -> dict[str, Any]:
-        """The figures of the run; `gap` is that of the last batch, None for adam and sgd; for displacement
-        `pjp.gap` before it."""
-        last = self.rows[-1]
+        """The figures of the run: of the last row (`gap` is None where nothing measures it), and of its
+        time."""
+        last = {name: value for name, value in self.rows[-1].items() if name != "batch"}
         seconds = self.timings[-1]
+        total = sum(self.seconds.values())
         return {
-            "test_accuracy": last["test_accuracy"],
-            "train_accuracy": last["train_accuracy"],
+            "gap": None,
+            **last,
             "batches": len(self.rows),
+            "skipped": int(self.state.skipped),
             "seconds": seconds,
-            "compile_seconds": self.compile_seconds,
+            "compile_seconds": self.seconds["compile"],
             "batches_per_second": len(self.rows) / seconds,
-            "gap": last.get("gap"),
-            "loss": last["loss"],
+            "goodput": self.seconds["steps"] / total if total else None,
             "params_sha256": params_sha256(self.model),
         }
 
 
 def train(
-    config: TrainConfig,
+    task: Task,
+    config: TrainConfig | None = None,
     folder: RunFolder | None = None,
     *,
     overwrite: bool = False,
@@ -84,165 +98,358 @@ def train(
     say: Callable[[str], None] = lambda message: None,
     group: Group = ALONE,
 ) -> TrainResult:
-    """Trains a network. The parameters are carried from batch to batch; everything else of a
+    """Trains the model of a task. The parameters are carried from batch to batch; everything else of a
     projection solver starts anew from the forward pass of each batch.
 
-    In a folder, checkpoints are saved as `saving` says, at the end, and before stopping on
-    SIGTERM. A run that was stopped or killed and resumed gives the same parameters and
-    `metrics.jsonl`, bit for bit, as one that was not, on the same mesh, machine and versions.
+    In a folder, checkpoints are saved as `saving` says, at the end, and before stopping on SIGTERM. A run
+    that was stopped or killed and resumed gives the same parameters and `metrics.jsonl`, bit for bit, as one
+    that was not, on the same mesh, machine and versions. Steps follow one another without waiting; rows come
+    some steps later.
 
     **Arguments:**
 
+    - `task`, `config`: what is trained, and how; `TrainConfig()` by default.
     - `folder`: where to leave the run; nothing is written if left out.
     - `overwrite`: replaces a run that is already there.
-    - `resume`: continues the run in the folder from its newest checkpoint; one without a
-      checkpoint starts again, one that is not there begins. `config` must be the same, except for
-      the fields of `record.MAY_CHANGE`.
-    - `resume_older`: as `resume`, and where the newest checkpoint is damaged, takes the newest one
-      that is not and sets the damaged ones aside.
+    - `resume`: continues the run in the folder from its newest checkpoint; one without a checkpoint starts
+      again, one that is not there begins. Task and `config` must be the same, except for the fields of
+      `record.MAY_CHANGE` and for the task's options that are paths.
+    - `resume_older`: as `resume`, and where the newest checkpoint is damaged, takes the newest one that is
+      not and sets the damaged ones aside.
     - `init_from`: a run folder, or a file of `export_params`, whose parameters to begin with.
-    - `on_batch`: called with each row as it is made (see `TrainResult.rows`).
+    - `on_batch`: called with each row as it is read (see `TrainResult.rows`).
     - `say`: called with what is worth telling about a resume.
-    - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own
-      rows of a batch; the first one writes the folder, which all must see.
+    - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own rows of a
+      batch; the first one writes the folder, which all must see.
 
-    **Errors:** `DataError`, `ArgumentError` and `RunError` before anything is compiled;
-    `CheckpointError` also where a checkpoint cannot be written. `NonFiniteError` if a value is not
-    finite: the model before that batch is saved. `PreemptedError` after SIGTERM, once all is saved.
-    `ProcessError` on every process whose configuration differs from another's, or that others left.
+    **Errors:** `DataError`, `ArgumentError` and `RunError` before anything is compiled; `CheckpointError`
+    also where a checkpoint cannot be written. `NonFiniteError` if a value is not finite, more often in a row
+    than `config.skip_non_finite`: the message says where, and the state before it is saved. `PreemptedError`
+    after SIGTERM, when a checkpoint was saved. With several processes `ProcessError` where they disagree,
+    `LostProcessError` where one is gone.
     """
-    resume |= resume_older
+    config = config or TrainConfig()
+    resume = resume or resume_older
     if resume and folder is None:
         raise ArgumentError("resume: needs the folder of the run")
     if resume and overwrite:
         raise ArgumentError("overwrite: not together with resume")
+    _check_figures(task, config)
+    judge = judged_by(config, task)
 
-    def set_up() -> tuple[data.Dataset, TrainState, Placing]:
-        dataset = config.load_data()
-        model = config.make_model(dataset)
-        if init_from is not None:
-            model = _initial(init_from, model)
-        state = make_state(config, model)
-        make_step(config)  # checks the solver's settings before anything is written
-        return dataset, state, Placing(config, dataset, state)
+    def set_up() -> "Parts":
+        return Parts.make(task, config)
 
-    saving = saving or Saving(retention=Retention(metric=judged_by(config)))
-    dataset, state, placing = group.together("configuration", set_up, lambda _: config.to_dict())
-    state = placing.state(state)
-    with group.connected("run"), Record(folder, config, dataset, saving) as record:
+    def describe(_: Any) -> dict[str, Any]:
+        given = {**config.to_dict(), **config.to_dict()["method"], "task": dict(task.origin)}
+        return {**given, "run_dir": None if folder is None else str(folder.path)}
 
-        def begin() -> tuple[TrainState, Progress]:
-            if resume:
-                return record.resume(state, allow_older=resume_older, say=say)
-            return state, record.begin(overwrite=overwrite)
-
-        state, progress = group.together("run folder", begin)
-        steps = _CompiledSteps(config, placing, group)
-        stopped = has_stopped(config, progress.rows)
-        for batch in placing.batches(dataset, progress.batch):
-            if stopped:
-                break
-            state, values = _take_batch(steps, state, batch, progress, record)
-            number = progress.batch + 1
-            row: dict[str, Any] = {"batch": number, **values}
-            if config.is_evaluated(number):
-                with group.waiting(f"evaluation after batch {number}"):
-                    row["train_accuracy"] = accuracy(state.model, dataset.train_x, dataset.train_y)
-                    row["test_accuracy"] = accuracy(state.model, dataset.test_x, dataset.test_y)
-                    if dataset.validation_x is not None and dataset.validation_y is not None:
-                        held_out = dataset.validation_x, dataset.validation_y
-                        row["validation_accuracy"] = accuracy(state.model, *held_out)
-                state = note_accuracy(state, row[judged_by(config)])
-            progress.rows.append(row)
-            progress.timings.append(progress.seconds)
-            progress.batch, progress.start = number, 0
-            stopped = config.is_evaluated(number) and has_stopped(config, progress.rows)
-            record.after_batch(state, progress)
-            if on_batch is not None:
-                on_batch(row)
+    parts = group.together("configuration", set_up, describe)
+    saving = saving or Saving(Saving.policy, Retention(metric="" if judge is None else judge[1]))
+    sign = 1.0 if judge is None else judge[0]
+    with (
+        group.connected("run"),
+        Record(folder, config, task, parts.stream, saving, group, sign) as record,
+    ):
+        clock = Clock()
+        with clock.on("compile"):
+            state = parts.init(init_from)
+        if resume:
+            state, progress = record.resume(state, parts.between, allow_older=resume_older, say=say)
+        else:
+            progress = record.begin(overwrite=overwrite)
+        run = _Run(parts, record, progress, clock, group, on_batch)
+        state = run.train(state)
         record.save(state, progress, wait=True)
-        state = placing.whole(state)
+        state = parts.placing.whole(state)
         if folder is not None and group.is_first:
             folder.save_model(state.model)
-            draw_curves(progress.rows, f"{config.data}, {config.model}, {config.solver}", folder.curves)
-    return TrainResult(
-        config,
-        state,
-        progress.rows,
-        progress.timings,
-        steps.seconds,
-        data.baseline(dataset),
-        record.blocked,
-    )
+    return TrainResult(task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked)
 
 
-def has_stopped(config: TrainConfig, rows: list[dict[str, Any]]) -> bool:
+def _check_figures(task: Task, config: TrainConfig) -> None:
+    judge = judged_by(config, task)
+    for name in ("patience", "track_best"):
+        if getattr(config, name) and judge is None:
+            raise ArgumentError(f"{name}: needs evaluations to judge by, and the task {task.name} has none")
+    if judge is not None and not any(judge[1].startswith(f"{name}_") for name in task.evaluate):
+        names = ", ".join(f"{name}_..." for name in task.evaluate) or "none"
+        raise ArgumentError(f"best: expected a figure of an evaluation ({names}), given {judge[1]!r}")
+
+
+def has_stopped(config: TrainConfig, task: Task, rows: list[dict[str, Any]]) -> bool:
     """Whether as many evaluations as `patience` have not been better than the best before."""
-    if config.patience is None:
+    judge = judged_by(config, task)
+    if config.patience is None or judge is None:
         return False
-    seen = [row[judged_by(config)] for row in rows if judged_by(config) in row]
+    seen = [judge[0] * row[judge[1]] for row in rows if judge[1] in row]
     return bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= config.patience
 
 
-class _CompiledSteps:
+def _as_it_is(tree: Any) -> Any:
+    return tree
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run needs before it begins; nothing is compiled to make it.
+
+    - `stream`: of batches.
+    - `shapes`, `batch`: shapes and dtypes of the state before the first batch, and of a batch.
+    """
+
+    task: Task
+    config: TrainConfig
+    stream: Stream
+    shapes: TrainState
+    batch: Any
+    placing: Placing
+
+    @classmethod
+    def make(
+        cls,
+        task: Task,
+        config: TrainConfig,
+        devices: Any = None,
+        convert_batch: Callable[[Any], Any] = _as_it_is,
+        convert_state: Callable[[Any], Any] = _as_it_is,
+    ) -> "Parts":
+        """The parts of a run. `devices`: see `Placing`; the shapes of batch and state may be converted.
+
+        **Errors:** those of `train` before anything is compiled.
+        """
+        stream = open_stream(task.data(config.seed))
+        batch = convert_batch(batch_shapes(stream))
+        optimiser = None if config.method.projects else make_optimiser(config, task)
+        key = jax.random.key(config.seed)
+        shapes = convert_state(eqx.filter_eval_shape(partial(make_state, config, task, optimiser), key))
+        make_step(config, task)  # checks the solver's settings before anything is written
+        return cls(task, config, stream, shapes, batch, Placing(config, task, shapes, batch, devices))
+
+    def init(self, source: str | Path | None = None) -> TrainState:
+        """The state before the first batch, in its place, with the parameters of a run or a file if one is
+        named."""
+        optimiser = None if self.config.method.projects else make_optimiser(self.config, self.task)
+        start = []
+        if source is not None:
+            like = self.shapes.model
+            is_file = Path(source).is_file()
+            start = [import_params(source, like) if is_file else restore_params(source, like)]
+        key = jax.random.key(self.config.seed)
+        return self.placing.init(partial(make_state, self.config, self.task, optimiser), key, *start)
+
+    def make_step(self, start: int = 0) -> Step:
+        """The step from so many steps of a batch on, on the run's mesh."""
+        return make_step(self.config, self.task, start, self.placing.placement)
+
+    def between(self) -> TrainState:
+        """The shapes of the state in the middle of a batch, with their shardings."""
+        after, _ = eqx.filter_eval_shape(self.make_step(), self.shapes, self.batch)
+        return self.placing.abstract(after)
+
+
+def batch_shapes(stream: Stream) -> Any:
+    """Shapes and dtypes of the first batch of a stream. `DataError` where there is none."""
+    for batch, _ in stream.read(stream.start, 1):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), batch
+        )
+    raise DataError("train: expected batches, found none")
+
+
+@dataclass
+class _Pending:
+    """A batch whose metrics were not read yet: its number, the position before it, metrics on their
+    devices."""
+
+    number: int
+    before: Any
+    metrics: dict[str, Any]
+
+
+class _Run:
+    """The loop of one run."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        record: Record,
+        progress: Progress,
+        clock: Clock,
+        group: Group,
+        on_batch: Callable[[dict[str, Any]], None] | None,
+    ):
+        self.parts, self.record, self.progress = parts, record, progress
+        self.clock, self.group, self.on_batch = clock, group, on_batch
+        self.steps = CompiledSteps(parts, clock)
+        self.evaluator = Evaluator(parts.task, parts.placing.whole_batch)
+        self.pending: deque[_Pending] = deque()
+        self.before = progress.seconds
+        self._gap: Callable[..., Any] | None = None
+
+    def train(self, state: TrainState) -> TrainState:
+        """From a state to the one at the end of the run."""
+        config, task, progress = self.parts.config, self.parts.task, self.progress
+        packed = Packed.of(state)
+        if has_stopped(config, task, progress.rows) or progress.batch == config.batches:
+            return state
+        for batch, position in self._batches():
+            packed = self._take(packed, batch)
+            progress.batch, progress.start, progress.position = progress.batch + 1, 0, position
+            if config.is_evaluated(progress.batch):
+                rows = self._read(packed)
+                packed = self._evaluate(packed, batch, rows[-1])
+                self._add(rows)
+                if has_stopped(config, task, progress.rows):
+                    break
+            elif len(self.pending) > AHEAD:
+                self._add(self._read(packed, keep=AHEAD // 2))
+            self._save(packed)
+        if not config.is_evaluated(progress.batch):
+            raise DataError(
+                f"train: the data ended after {progress.batch} of {config.batches} batches; repeat them"
+            )
+        return packed.state
+
+    def _batches(self) -> Iterator[tuple[Any, Any]]:
+        """The batches that are left, each in its place, with the position after it."""
+        placing, progress = self.parts.placing, self.progress
+        left = self.parts.config.batches - progress.batch
+        found = iter(self.parts.stream.read(progress.position, left, placing.own_rows))
+        counts = jax.tree.map(lambda x: x.shape[0] if x.shape else 0, self.parts.batch)
+        while True:
+            with self.clock.on("data"):
+                batch, position = next(found, (None, None))
+                if position is None:
+                    return
+                placed = placing.batch(batch, counts)
+            yield placed, position
+
+    def _take(self, packed: Packed, batch: Any) -> Packed:
+        """From wherever in the batch the state stands to its end."""
+        method, progress = self.parts.config.method, self.progress
+        before = progress.position
+        while True:
+            with self.group.waiting(f"batch {progress.batch + 1}"):
+                packed, metrics = self.steps(progress.start, packed, batch)
+            progress.start += method.chunk(progress.start)
+            if progress.start == method.steps:
+                self.pending.append(_Pending(progress.batch + 1, before, metrics))
+                return packed
+            self._save(packed)
+
+    def _read(self, packed: Packed, keep: int = 0) -> list[dict[str, Any]]:
+        """The rows of all batches but the last `keep`, which are waited for.
+
+        **Errors:** `NonFiniteError` where one of them stops the run.
+        """
+        rows = []
+        with self.clock.on("steps"), self.group.waiting(f"batch {self.progress.batch}"):
+            while len(self.pending) > keep:
+                item = self.pending.popleft()
+                values = {name: value.item() for name, value in jax.device_get(item.metrics).items()}
+                if values.pop("stop"):
+                    self._add(rows)
+                    self._fail(packed, item)
+                row = {"batch": item.number, **{name: _finite(x) for name, x in values.items()}}
+                if not row.pop("finite"):
+                    row["skipped"] = True
+                rows.append(row)
+        return rows
+
+    def _add(self, rows: list[dict[str, Any]]) -> None:
+        progress = self.progress
+        progress.seconds = self.before + self.clock.seconds["steps"]
+        timings = [progress.seconds] * len(rows)
+        progress.rows += rows
+        progress.timings += timings
+        self.record.add(rows, timings)
+        if self.on_batch is not None:
+            for row in rows:
+                self.on_batch(row)
+
+    def _evaluate(self, packed: Packed, batch: Any, row: dict[str, Any]) -> Packed:
+        """Adds the figures of an evaluation to the row of the batch; notes the best parameters."""
+        task, config = self.parts.task, self.parts.config
+        state = packed.state
+        with self.clock.on("evaluate"), self.group.waiting(f"evaluation after batch {self.progress.batch}"):
+            figures = self.evaluator(state.model, state.model_state)
+            row.update({name: _finite(x) for name, x in figures.items()})
+            if task.measure_gap and config.method.solver == "displacement":
+                row["gap"] = _finite(float(self._measure(state, batch)))
+        judge = judged_by(config, task)
+        if judge is None or not config.track_best:
+            return packed
+        if judge[1] not in figures:
+            raise ArgumentError(f"best: expected one of {', '.join(figures)}, given {judge[1]!r}")
+        return Packed.of(note_best(state, task.split(state.model)[0], judge[0] * figures[judge[1]]))
+
+    def _measure(self, state: TrainState, batch: Any) -> Any:
+        """The gap of the batch."""
+        from ..displacement import gap
+
+        if self._gap is None:
+            self._gap = eqx.filter_jit(gap(TaskLoss(self.parts.task).value))
+        trained, frozen = self.parts.task.split(state.model)
+        return self._gap(trained, frozen, state.model_state, batch, batch_key(state))
+
+    def _save(self, packed: Packed) -> None:
+        """Saves if it is time to, and stops the run if it was asked to."""
+        stops = self.record.stops()
+        if not stops and not self.record.is_due(self.progress):
+            return
+        self._add(self._read(packed))
+        with self.clock.on("save"):
+            if stops:
+                self.record.stop(packed.state, self.progress)
+            self.record.save(packed.state, self.progress)
+
+    def _fail(self, packed: Packed, item: _Pending) -> None:
+        """Ends the run at a batch that is not finite; what came after it has changed nothing."""
+        parts, progress, record = self.parts, self.progress, self.record
+        progress.batch, progress.start, progress.position = item.number - 1, 0, item.before
+        state = restart_batch(packed.state)
+        batch = next(self._batches())[0]
+        message = f"batch {item.number}: {non_finite_reason(parts.config, parts.task, state, batch)}"
+        if record.folder is not None:
+            record.save(state, progress, wait=True)
+            model = parts.placing.whole(state.model)
+            if self.group.is_first:
+                record.folder.save_model(model)
+            message += f" Training stopped; the model before it is saved in {record.folder.model}."
+        raise NonFiniteError(message)
+
+
+class CompiledSteps:
     """The steps from each position in a batch, compiled when they are first needed."""
 
-    def __init__(self, config: TrainConfig, placing: Placing, group: Group):
-        self.config = config
-        self.placing = placing
-        self.group = group
-        self.seconds = 0.0
-        self._compiled: dict[tuple[bool, int, bool], Callable[..., Any]] = {}
+    def __init__(self, parts: Parts, clock: Clock):
+        self._parts = parts
+        self._clock = clock
+        self._compiled: dict[Any, PackedStep] = {}
 
-    def __call__(self, start: int, state: TrainState, batch: Any) -> Callable[..., Any]:
-        """`step(state, *batch) -> (state, metrics)` from `start` solver steps on."""
-        count = chunk(self.config, start)
-        kind = (start == 0, count, start + count == self.config.steps)
-        if kind not in self._compiled:
-            began = time.perf_counter()
-            step = make_step(self.config, start, self.placing.placement)
-            self._compiled[kind] = self.placing.compile(step, state, batch)
-            self.seconds += time.perf_counter() - began
-        return self._compiled[kind]
-
-
-def _take_batch(
-    steps: _CompiledSteps, state: TrainState, batch: Any, progress: Progress, record: Record
-) -> tuple[TrainState, dict[str, float]]:
-    """From wherever in the batch the state stands to its end; the metrics of the batch."""
-    config = steps.config
-    while True:
-        step = steps(progress.start, state, batch)
-        began = time.perf_counter()
-        with steps.group.waiting(f"batch {progress.batch + 1}"):
-            state, metrics = step(state, *batch)
-            values = {name: value.item() for name, value in metrics.items()}  # waits for the device
-        progress.seconds += time.perf_counter() - began
-        if not values.pop("finite"):
-            state, progress.start = restart_batch(state), 0
-            message = f"batch {progress.batch + 1}: {non_finite_reason(config, state, *batch)}"
-            if record.folder is not None:
-                record.save(state, progress, wait=True)
-                model = steps.placing.whole(state.model)
-                if steps.group.is_first:
-                    record.folder.save_model(model)
-                message += f" Training stopped; the model before it is saved in {record.folder.model}."
-            raise NonFiniteError(message)
-        progress.start += chunk(config, progress.start)
-        if progress.start == config.steps:
-            return state, values
-        record.between_chunks(state, progress)
+    def __call__(self, start: int, packed: Packed, batch: Any) -> tuple[Packed, dict[str, Any]]:
+        """A step from `start` steps of the batch on."""
+        method = self._parts.config.method
+        count = method.chunk(start)
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
+        kind = (start == 0, count, start + count == method.steps, shapes)
+        is_new = kind not in self._compiled
+        if is_new:
+            self._compiled[kind] = self._parts.placing.compile(self._parts.make_step(start), packed, batch)
+        with self._clock.on("compile" if is_new else "steps"):
+            return self._compiled[kind](packed, batch)
 
 
-def _initial(source: str | Path, model: Any) -> Any:
-    """The model with the parameters of a run or a file."""
-    return import_params(source, model) if Path(source).is_file() else restore_params(source, model)
+def _finite(value: Any) -> Any:
+    """A number as JSON has it: None for one that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_run_model(
-    folder: RunFolder, dataset: data.Dataset, *, which: str = "last", step: int | None = None
-) -> Any:
-    """The model of a run's newest checkpoint, or of the one named.
+    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
+) -> tuple[Any, Any]:
+    """The model of a run's newest checkpoint, or of the one named, and the model's state.
 
     A folder without checkpoints has its model in `model.eqx`.
 
@@ -252,34 +459,26 @@ def load_run_model(
     """
     if which not in WHICH:
         raise ArgumentError(f"parameters: expected one of {', '.join(WHICH)}, given {which!r}")
-    like = eqx.filter_eval_shape(folder.load_config().make_model, dataset)
+    config = folder.load_config()
+    like, state = eqx.filter_eval_shape(lambda: task.make_model(jax.random.key(config.seed)))
     if folder.checkpoints.steps() or step is not None:
-        return restore_params(folder.path, like, step=step, which=which)
-    if which != "last":
+        model = restore_params(folder.path, like, step=step, which=which)
+        if state is not None:
+            state = restore_part(folder.path, state, "model_state", step=step)
+        return model, state
+    if which != "last" or state is not None:
         raise RunError(f"{folder.path}: holds no checkpoint, so no {which} parameters")
-    return folder.load_model(like)
+    return folder.load_model(like), None
 
 
 def evaluate_run(
-    folder: RunFolder,
-    data_dir: str | Path | None = None,
-    *,
-    which: str = "last",
-    step: int | None = None,
+    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
 ) -> dict[str, Any]:
-    """`train_accuracy`, `test_accuracy` and `params_sha256` of a run's newest checkpoint.
+    """All figures of a run's newest checkpoint on the task's evaluation sets, and `params_sha256`.
 
-    **Arguments:** `data_dir`: where the data lie now, if not where they lay for the training;
-    `which` and `step` as in `load_run_model`.
+    **Arguments:** `which` and `step` as in `load_run_model`.
 
-    **Errors:** `RunError` where the folder holds no checkpoint and no finished run, `DataError`
-    for its data.
+    **Errors:** `RunError` where the folder holds no checkpoint and no finished run, `DataError` for its data.
     """
-    config = folder.load_config()
-    dataset = config.load_data(data_dir)
-    model = load_run_model(folder, dataset, which=which, step=step)
-    return {
-        "test_accuracy": accuracy(model, dataset.test_x, dataset.test_y),
-        "train_accuracy": accuracy(model, dataset.train_x, dataset.train_y),
-        "params_sha256": params_sha256(model),
-    }
+    model, state = load_run_model(task, folder, which=which, step=step)
+    return {**Evaluator(task)(model, state), "params_sha256": params_sha256(model)}

@@ -11,10 +11,10 @@ from pjax_prim.training import trainer
 def shared_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of one configuration compile once; those in processes of their own again."""
     compiled: dict[Any, Any] = {}
-    make = trainer._CompiledSteps.__init__
+    make = trainer.CompiledSteps.__init__
 
     def init(self: Any, *arguments: Any) -> None:
         make(self, *arguments)
         self._compiled = compiled
 
-    monkeypatch.setattr(trainer._CompiledSteps, "__init__", init)
+    monkeypatch.setattr(trainer.CompiledSteps, "__init__", init)

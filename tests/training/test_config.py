@@ -1,49 +1,25 @@
 import re
-from dataclasses import replace
 
-import jax.numpy as jnp
 import pytest
 
-from pjax_prim.data import load
 from pjax_prim.errors import ArgumentError
-from pjax_prim.training import TrainConfig
+from pjax_prim.tasks.classification import Classifier
+from pjax_prim.training import Method, TrainConfig
+from pjax_prim.training.configuration import from_plain
+
+from .runs import made
 
 
 def test_json_round_trip() -> None:
-    config = TrainConfig(hidden=(8,), solver="dr", relaxation=0.7, skip=True, lam=2.0)
-    assert TrainConfig.from_json(config.to_json()) == config
+    method = Method(solver="dr", relaxation=0.7, steps_per_batch=2)
+    config = TrainConfig(method=method, seed=4, track_best=True)
+    assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"solver": "newton"},
-            "solver: expected one of ap, ar, dr, dm, cp, cdr, ep, displacement, adam, sgd, given 'newton'",
-        ),
-        (
-            {"data": "imagenet"},
-            "data: expected one of digits, mnist, fashion-mnist, cifar10, higgs, text, given",
-        ),
-        ({"model": "vgg"}, "model: expected one of mlp, cnn, rnn, gru, transformer, given 'vgg'"),
-        (
-            {"data": "text"},
-            "model: rnn, gru, transformer are for data text and no others are, given mlp with",
-        ),
-        (
-            {"model": "gru"},
-            "model: rnn, gru, transformer are for data text and no others are, given gru",
-        ),
-        ({"length": 8}, "length: only for data text, given with digits"),
-        ({"length": 0, "data": "text", "model": "rnn"}, "length: expected at least 1, given 0"),
-        ({"hidden": (), "model": "rnn"}, "hidden: expected at least one width for model rnn, given none"),
-        (
-            {"hidden": (6,), "model": "transformer"},
-            "hidden: expected equal multiples of 4 for model transformer, given (6,)",
-        ),
-        ({"hidden": (8, 4), "model": "transformer"}, "hidden: expected equal multiples of 4"),
-        ({"skip": True, "model": "transformer", "data": "text"}, "skip: not for model transformer"),
-        ({"loss": "l1"}, "loss: expected one of cross_entropy, margin, squared_error, given 'l1'"),
+        ({"solver": "newton"}, "solver: expected one of ap, ar, dr, dm, cp, cdr, ep, displacement, gradient, "),
         ({"form": "dense"}, "form: expected one of compressed, expanded, given 'dense'"),
         ({"form": "expanded", "solver": "dr"}, "form: only for solver ap, cp, given with dr"),
         ({"relaxation": 0.5}, "relaxation: only for solver dr, given with ap"),
@@ -53,74 +29,93 @@ def test_json_round_trip() -> None:
         ({"acceleration": "anderson", "solver": "ep"}, "acceleration: of several steps on a batch"),
         ({"acceleration": "anderson", "solver": "adam"}, "acceleration: only for solver ap, ar, dr, dm, cp"),
         ({"metric": "fast"}, "metric: expected one of unit, slow-weights, full-outputs, given 'fast'"),
-        (
-            {"metric": "unit", "solver": "ep"},
-            "metric: only for solver ap, ar, dr, dm, cp, cdr, given with ep",
-        ),
-        ({"learning_rate": 0.1}, "learning_rate: only for solver displacement, adam, sgd, given with ap"),
-        ({"lam": 1.0, "loss": "margin"}, "lam: only for loss cross_entropy, squared_error, given with"),
-        ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
-        (
-            {"learning_rate": 0.0, "solver": "sgd"},
-            "learning_rate: expected a finite number above zero, given 0.0",
-        ),
+        ({"metric": "unit", "solver": "ep"}, "metric: only for solver ap, ar, dr, dm, cp, cdr, given with ep"),
+        ({"learning_rate": 0.1}, "learning_rate: only for solver displacement, gradient, adam, sgd, given"),
+        ({"optimiser": "lion", "solver": "adam"}, "optimiser: only for solver displacement, gradient, given"),
+        ({"micro_batches": 2}, "micro_batches: only for solver displacement, gradient, adam, sgd, given"),
+        ({"decay_matrices": True}, "decay_matrices: only for solver displacement, gradient, adam, sgd, given"),
+        ({"lam": 1.0}, "lam: only for solver displacement, ep, given with ap"),
+        ({"lam": float("nan"), "solver": "ep"}, "lam: expected a finite number above zero, given nan"),
+        ({"learning_rate": 0.0, "solver": "sgd"}, "learning_rate: expected a finite number above zero, given"),
         ({"schedule": "step", "solver": "adam"}, "schedule: expected one of constant, cosine, linear, given"),
-        ({"schedule": "cosine"}, "schedule: only for solver displacement, adam, sgd, given with ap"),
-        ({"warmup": 3}, "warmup: only for solver displacement, adam, sgd, given with ap"),
-        (
-            {"warmup": 5, "solver": "sgd", "batches": 5},
-            "warmup: expected fewer than the 5 batches of the run, given 5",
-        ),
-        ({"validation": 1.0}, "validation: expected a number above 0 and below 1, given 1.0"),
-        ({"patience": 2}, "patience: needs examples to judge by; give validation"),
-        ({"patience": 0, "validation": 0.1}, "patience: expected at least 1, given 0"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, given 0"),
-        ({"batches": -1}, "batches: expected at least 1, given -1"),
-        ({"steps_per_batch": 0}, "steps_per_batch: expected at least 1, given 0"),
-        ({"eval_every": 0}, "eval_every: expected at least 1, given 0"),
-        ({"hidden": (4, 0)}, "hidden: expected widths of at least 1, given (4, 0)"),
-        ({"seed": -1}, "seed: expected at least 0, given -1"),
+        ({"schedule": "cosine"}, "schedule: only for solver displacement, gradient, adam, sgd, given with"),
+        ({"warmup": 5, "solver": "sgd", "batches": 5}, "warmup: expected fewer than the 5 batches of the run"),
+        ({"compute_dtype": "int8"}, "compute_dtype: expected one of bfloat16, float16, float32, given 'int8'"),
+        ({"patience": 0}, "patience: expected a whole number of at least 1, given 0"),
+        ({"batches": -1}, "batches: expected a whole number of at least 1, given -1"),
+        ({"batches": 2.5}, "batches: expected a whole number of at least 1, given 2.5"),
+        ({"steps_per_batch": 0}, "steps_per_batch: expected a whole number of at least 1, given 0"),
+        ({"eval_every": 0}, "eval_every: expected a whole number of at least 1, given 0"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, given -1"),
+        ({"best": "test_loss"}, "best: expected 'max NAME' or 'min NAME' such as 'min test_loss', given"),
+        ({"average": 1.0}, "average: expected a number above 0 and below 1, given 1.0"),
     ],
 )
 def test_bad_values(fields: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=re.escape(message)):
-        TrainConfig(**fields)
+        made(fields)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"hidden": 3}', "null", '{"hidden": [4], "seed": "x"}'])
-def test_not_a_configuration(text: str) -> None:
-    with pytest.raises(ArgumentError, match="not a configuration"):
-        TrainConfig.from_json(text)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": "vgg"}, "model: expected one of mlp, cnn, rnn, gru, transformer, given 'vgg'"),
+        ({"loss": "l1"}, "loss: expected one of cross_entropy, margin, squared_error, given 'l1'"),
+        ({"loss_lam": 1.0, "loss": "margin"}, "loss_lam: only for loss cross_entropy, squared_error, given"),
+        ({"loss_lam": -1.0}, "loss_lam: expected a finite number above zero, given -1.0"),
+        ({"hidden": (), "model": "rnn"}, "hidden: expected at least one width for model rnn, given none"),
+        ({"hidden": (6,), "model": "transformer"}, "hidden: expected equal multiples of 4 for model transfo"),
+        ({"hidden": (8, 4), "model": "transformer"}, "hidden: expected equal multiples of 4"),
+        ({"hidden": (4, 0)}, "hidden: expected widths of at least 1, given (4, 0)"),
+        ({"skip": True, "model": "transformer"}, "skip: not for model transformer"),
+        ({"validation": 1.0}, "validation: expected a number above 0 and below 1, given 1.0"),
+        ({"dropout": 0.1, "model": "cnn"}, "dropout: only for model mlp, given with cnn"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, given 0"),
+    ],
+)
+def test_bad_networks(fields: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        Classifier(**fields)
 
 
-def test_unknown_field() -> None:
-    with pytest.raises(ArgumentError, match="depth: no such field"):
-        TrainConfig.from_json('{"depth": 3}')
+def test_a_network_for_other_data() -> None:
+    with pytest.raises(ArgumentError, match="model: rnn, gru, transformer are for data text and no others"):
+        made({"model": "gru"})
+    with pytest.raises(ArgumentError, match="data: expected one of digits, mnist, .*, given 'imagenet'"):
+        made({"data": "imagenet"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "here: not a configuration: expected a table, given []"),
+        ({"batchs": 3}, "here: batchs: no such field; did you mean batches"),
+        ({"method": {"sovler": "ap"}}, "here: method: sovler: no such field; did you mean solver"),
+        ({"seed": "x"}, "here: seed: expected int, given 'x'"),
+        ({"seed": True}, "here: seed: expected int, given True"),
+        ({"method": {"solver": "newton"}}, "here: method: solver: expected 'ap', 'ar', "),
+        ({"method": 3}, "here: method: not a configuration: expected a table, given 3"),
+        ({"batches": 0}, "batches: expected a whole number of at least 1, given 0"),
+    ],
+)
+def test_not_a_configuration(values: object, message: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        from_plain(TrainConfig, values, where="here")
+
+
+def test_values_are_converted_and_defaults_kept() -> None:
+    default = Classifier(hidden=(3,), skip=True)
+    assert from_plain(Classifier, {"hidden": [4, 5]}, default) == Classifier(hidden=(4, 5), skip=True)
+    assert from_plain(Method, {"solver": "sgd", "learning_rate": 1}).learning_rate == 1.0
 
 
 def test_defaults_by_solver() -> None:
-    assert TrainConfig().steps == 50
-    assert TrainConfig(solver="adam").steps == TrainConfig(solver="sgd").steps == 1
-    assert TrainConfig(solver="adam", steps_per_batch=3).steps == 3
+    assert Method(solver="ap").steps == 50 and Method().solver == "displacement"
+    assert Method(solver="adam").steps == Method(solver="sgd").steps == 1
+    assert Method(solver="adam", steps_per_batch=3).steps == 3
 
 
 def test_evaluations() -> None:
     config = TrainConfig(batches=25, eval_every=10)
     assert [i for i in range(1, 26) if config.is_evaluated(i)] == [10, 20, 25]
     assert [i for i in range(1, 4) if TrainConfig(batches=3).is_evaluated(i)] == [1, 2, 3]
-
-
-def test_model_is_float32() -> None:
-    model = TrainConfig(hidden=(4,)).make_model(load("digits"))
-    assert model.layers[0].weight.dtype == jnp.float32
-
-
-def test_cnn_takes_images() -> None:
-    digits = load("digits")
-    model = TrainConfig(model="cnn", hidden=(3,)).make_model(digits)
-    assert model(jnp.zeros(64, jnp.float32)).shape == (10,)
-    assert TrainConfig(model="cnn").hidden == (32, 32) and TrainConfig().hidden == (128, 128)
-    with pytest.raises(ArgumentError, match="model: cnn takes images"):
-        TrainConfig(model="cnn").make_model(replace(digits, image_shape=None))
-    with pytest.raises(ArgumentError, match="hidden: expected at least one width for model cnn"):
-        TrainConfig(model="cnn", hidden=())

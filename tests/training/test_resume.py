@@ -15,22 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from pjax_prim import data
 from pjax_prim.checkpoint import Preemption, Retention, SavePolicy, restore_params
 from pjax_prim.cli import main
+from pjax_prim.data import Shuffled, load
 from pjax_prim.errors import ArgumentError, CheckpointError, NonFiniteError, PreemptedError, RunError
-from pjax_prim.training import (
-    RunFolder,
-    Saving,
-    TrainConfig,
-    TrainResult,
-    evaluate_run,
-    params_sha256,
-    train,
-)
+from pjax_prim.training import RunFolder, Saving, TrainResult, evaluate_run, params_sha256, train
 
-SMALL = TrainConfig(hidden=(6,), batch_size=8, batches=3, eval_every=2, seed=3)
-QUICK = replace(SMALL, solver="adam", batches=5)
+from .runs import made, run
+
+SMALL = {"hidden": (6,), "batch_size": 8, "batches": 3, "eval_every": 2, "seed": 3}
+QUICK = {**SMALL, "solver": "adam", "batches": 5}
 EVERY = Saving(SavePolicy(every=1), Retention(latest=3))
 
 
@@ -61,13 +55,13 @@ def outcome(result: TrainResult, folder: RunFolder) -> tuple:
     )
 
 
-def interrupted(config: TrainConfig, folder: RunFolder, polls: int, saving: Saving = EVERY) -> TrainResult:
+def interrupted(config: dict, folder: RunFolder, polls: int, saving: Saving = EVERY) -> TrainResult:
     """A run that is stopped at a poll, and resumed."""
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, polls)
         with pytest.raises(PreemptedError, match="asked to stop: saved after batch .*--resume --run-dir"):
-            train(config, folder, saving=saving)
-    return train(config, folder, resume=True, saving=saving)
+            run(config, folder, saving=saving)
+    return run(config, folder, resume=True, saving=saving)
 
 
 SOLVERS = [
@@ -92,9 +86,9 @@ SOLVERS = [
 )
 @pytest.mark.usefixtures("shared_compilation")
 def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path) -> None:
-    config = replace(SMALL, steps_per_batch=4, chunk_steps=2, dropout=0.2, **fields)
+    config = {**SMALL, "steps_per_batch": 4, "chunk_steps": 2, "dropout": 0.2, **fields}
     whole = RunFolder(tmp_path / "whole")
-    expected = outcome(train(config, whole, saving=EVERY), whole)
+    expected = outcome(run(config, whole, saving=EVERY), whole)
     folder = RunFolder(tmp_path / "stopped")
     result = interrupted(config, folder, polls=3)  # half of batch 2 is done
     assert outcome(result, folder) == expected
@@ -105,49 +99,51 @@ def test_resumed_in_the_middle_of_a_batch(fields: dict, tmp_path) -> None:
 
 
 def test_chunks_change_nothing(tmp_path) -> None:
-    config = replace(QUICK, steps_per_batch=5)
-    assert params_sha256(train(config).model) == params_sha256(train(replace(config, chunk_steps=2)).model)
+    config = {**QUICK, "steps_per_batch": 5}
+    assert params_sha256(run(config).model) == params_sha256(run({**config, "chunk_steps": 2}).model)
 
 
 @pytest.mark.parametrize("polls", [1, 3, 5])
 def test_resumed_between_batches(polls: int, tmp_path) -> None:
-    config = replace(QUICK, average=0.5, track_best=True)
+    config = {**QUICK, "average": 0.5, "track_best": True}
     whole = RunFolder(tmp_path / "whole")
-    expected = outcome(train(config, whole), whole)
+    expected = outcome(run(config, whole), whole)
     folder = RunFolder(tmp_path / "stopped")
     saving = Saving(SavePolicy(seconds=None), Retention(latest=1))
     assert outcome(interrupted(config, folder, polls, saving), folder) == expected
     # A run that is finished stays as it is; a longer one goes on from there.
-    assert outcome(train(config, folder, resume=True), folder) == expected
-    longer = replace(config, batches=7)
-    rows = train(longer, folder, resume=True).rows
-    assert [row["batch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7] and folder.load_config() == longer
+    assert outcome(run(config, folder, resume=True), folder) == expected
+    longer = {**config, "batches": 7}
+    rows = run(longer, folder, resume=True).rows
+    assert [row["batch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert folder.load_config() == made(longer)[1]
     with pytest.raises(CheckpointError, match="batches: 7 are done in the checkpoint, 5 asked for here"):
-        train(config, folder, resume=True)
+        run(config, folder, resume=True)
 
 
 def test_a_schedule_fixes_the_length_of_a_run(tmp_path) -> None:
-    config = replace(QUICK, solver="adam", schedule="cosine", warmup=1)
+    config = {**QUICK, "solver": "adam", "schedule": "cosine", "warmup": 1}
     whole = RunFolder(tmp_path / "whole")
-    expected = outcome(train(config, whole, saving=EVERY), whole)
+    expected = outcome(run(config, whole, saving=EVERY), whole)
     folder = RunFolder(tmp_path / "stopped")
     assert outcome(interrupted(config, folder, polls=2), folder) == expected
     with pytest.raises(CheckpointError, match="batches: "):
-        train(replace(config, batches=7), folder, resume=True)
+        run({**config, "batches": 7}, folder, resume=True)
 
 
 def test_averaged_and_best_parameters(tmp_path) -> None:
     folder = RunFolder(tmp_path)
-    result = train(replace(QUICK, average=0.5, track_best=True, eval_every=1), folder)
+    result = run({**QUICK, "average": 0.5, "track_best": True, "eval_every": 1}, folder)
     best = max(row["test_accuracy"] for row in result.rows)
-    assert evaluate_run(folder, which="best")["test_accuracy"] == best
-    assert evaluate_run(folder)["test_accuracy"] == result.rows[-1]["test_accuracy"]
-    assert evaluate_run(folder, which="averaged")["params_sha256"] != params_sha256(result.model)
+    task = result.task
+    assert evaluate_run(task, folder, which="best")["test_accuracy"] == best
+    assert evaluate_run(task, folder)["test_accuracy"] == result.rows[-1]["test_accuracy"]
+    assert evaluate_run(task, folder, which="averaged")["params_sha256"] != params_sha256(result.model)
     # The average by hand, from checkpoints of every batch.
     other = RunFolder(tmp_path / "other")
     keep = Saving(SavePolicy(every=1), Retention(latest=9))
-    model = train(replace(QUICK, average=0.5, batches=2), other, saving=keep).model
-    expected = other.load_config().make_model(data.load("digits"))
+    model = run({**QUICK, "average": 0.5, "batches": 2}, other, saving=keep).model
+    expected = made(QUICK)[0].make_model(jax.random.key(3))[0]
     for step in (1, 2):
         after = restore_params(other.path, model, step=step)
         expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, expected, after)
@@ -158,45 +154,43 @@ def test_averaged_and_best_parameters(tmp_path) -> None:
 
 def test_metrics_are_cut_to_the_checkpoint(tmp_path) -> None:
     folder = RunFolder(tmp_path)
-    expected = outcome(train(QUICK, folder, saving=EVERY), folder)
+    expected = outcome(run(QUICK, folder, saving=EVERY), folder)
     for step in (4, 5):
         shutil.rmtree(folder.checkpoints.step_path(step))
     with folder.metrics.open("a") as file:
         file.write('{"batch": 6, "lo')  # killed in the middle of a line
-    assert outcome(train(QUICK, folder, resume=True, saving=EVERY), folder) == expected
+    assert outcome(run(QUICK, folder, resume=True, saving=EVERY), folder) == expected
     lines = folder.metrics.read_text().splitlines(keepends=True)
     folder.metrics.write_text("".join(lines[:1] + lines[2:]))
     with pytest.raises(RunError, match="metrics.jsonl: line 2: expected the row of batch 2, found none"):
-        train(QUICK, folder, resume=True)
+        run(QUICK, folder, resume=True)
 
 
-def test_every_changed_field_is_listed(tmp_path, monkeypatch) -> None:
+def test_every_changed_field_is_listed(tmp_path) -> None:
     folder = RunFolder(tmp_path)
-    train(QUICK, folder)
+    run(QUICK, folder)
     with pytest.raises(CheckpointError) as error:
-        train(replace(QUICK, solver="dr", hidden=(7,), seed=4, eval_every=1), folder, resume=True)
+        run({**QUICK, "solver": "dr", "hidden": (7,), "seed": 4, "eval_every": 1}, folder, resume=True)
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
         "hidden: [6] in the checkpoint, [7] here",
         "solver: 'adam' in the checkpoint, 'dr' here",
         "seed: 3 in the checkpoint, 4 here",
     ]
-    load = TrainConfig.load_data
-
-    def other(config: TrainConfig, data_dir=None):
-        dataset = load(config, data_dir)
-        return replace(dataset, train_x=dataset.train_x[:-1] + 1, train_y=dataset.train_y[:-1])
-
-    monkeypatch.setattr(TrainConfig, "load_data", other)
+    task, config = made(QUICK)
+    digits = load("digits")
+    other = replace(
+        task, train=lambda seed: Shuffled((digits.train_x[:-1] + 1, digits.train_y[:-1]), 8, seed=seed)
+    )
     with pytest.raises(
-        CheckpointError, match=r"train_x: \[1437, 64\] in the checkpoint, \[1436, 64\] here"
+        CheckpointError, match=r"0: \['float32', 1437, 64\] in the checkpoint, \['float32', 1436, 64\] here"
     ) as error:
-        train(QUICK, folder, resume=True)
+        train(other, config, folder, resume=True)
     assert "sha256: " in str(error.value)
 
 
 def test_damaged_checkpoint(tmp_path, capsys) -> None:
     folder = RunFolder(tmp_path)
-    expected = outcome(train(QUICK, folder, saving=EVERY), folder)
+    expected = outcome(run(QUICK, folder, saving=EVERY), folder)
     [file] = list((folder.checkpoints.step_path(5) / "state" / "d").iterdir())
     file.write_bytes(file.read_bytes()[:-1])
     arguments = [
@@ -214,8 +208,8 @@ def test_damaged_checkpoint(tmp_path, capsys) -> None:
     assert f"{file}: damaged: expected " in message and "older checkpoints: 3, 4. " in message
     assert "--resume-older" in message and folder.checkpoints.steps() == [3, 4, 5]
     with pytest.raises(CheckpointError, match="damaged"):
-        evaluate_run(folder)
-    assert evaluate_run(folder, step=4)
+        evaluate_run(made(QUICK)[0], folder)
+    assert evaluate_run(made(QUICK)[0], folder, step=4)
     assert main([*arguments, "--resume-older"]) == 0
     captured = capsys.readouterr()
     assert "set aside: " in captured.err and "continues after batch 4" in captured.err
@@ -228,57 +222,64 @@ def test_damaged_checkpoint(tmp_path, capsys) -> None:
 def test_resume_without_a_run_or_a_checkpoint_begins(tmp_path) -> None:
     said: list[str] = []
     folder = RunFolder(tmp_path / "run")
-    result = train(QUICK, folder, resume=True, say=said.append)
+    result = run(QUICK, folder, resume=True, say=said.append)
     expected = outcome(result, folder)
     assert said == [f"{folder.path}: holds no run yet; it begins"]
     shutil.rmtree(folder.checkpoints.path)
-    assert outcome(train(QUICK, folder, resume=True, say=said.append), folder) == expected
+    assert outcome(run(QUICK, folder, resume=True, say=said.append), folder) == expected
     assert said[1:] == [f"{folder.path}: holds no checkpoint; the run starts again"]
 
 
 def test_resume_errors(tmp_path, capsys) -> None:
     with pytest.raises(ArgumentError, match="resume: needs the folder of the run"):
-        train(QUICK, resume=True)
+        run(QUICK, resume=True)
     with pytest.raises(ArgumentError, match="overwrite: not together with resume"):
-        train(QUICK, RunFolder(tmp_path), resume=True, overwrite=True)
+        run(QUICK, RunFolder(tmp_path), resume=True, overwrite=True)
     assert main(["train", "--resume"]) == 2
     assert "--resume: needs the folder of the run, --run-dir" in capsys.readouterr().err
 
 
 def test_non_finite_run_keeps_the_model_before(tmp_path) -> None:
     folder = RunFolder(tmp_path)
-    config = replace(QUICK, solver="sgd", learning_rate=1e38, batches=20, steps_per_batch=2, chunk_steps=1)
+    config = {
+        **QUICK,
+        "solver": "sgd",
+        "learning_rate": 1e38,
+        "batches": 20,
+        "steps_per_batch": 2,
+        "chunk_steps": 1,
+    }
     for resume in (False, True):
         with pytest.raises(NonFiniteError, match="the model before it is saved"):
-            train(config, folder, resume=resume, saving=Saving(SavePolicy(seconds=0)))
-        saved = restore_params(folder.path, train(replace(config, learning_rate=1e-3, batches=1)).model)
+            run(config, folder, resume=resume, saving=Saving(SavePolicy(seconds=0)))
+        saved = restore_params(folder.path, run({**config, "learning_rate": 1e-3, "batches": 1}).model)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved))
-        assert params_sha256(saved) == evaluate_run(folder)["params_sha256"]
+        assert params_sha256(saved) == evaluate_run(made(config)[0], folder)["params_sha256"]
 
 
 def test_init_from(tmp_path, capsys) -> None:
     first = RunFolder(tmp_path / "first")
-    model = train(QUICK, first).model
+    model = run(QUICK, first).model
     exported = tmp_path / "model.eqx"
     assert main(["export", str(first.path), "--to", str(exported), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["params_sha256"] == params_sha256(model)
     tuned = [
-        train(replace(QUICK, batches=1, seed=9), init_from=source).model for source in (first.path, exported)
+        run({**QUICK, "batches": 1, "seed": 9}, init_from=source).model for source in (first.path, exported)
     ]
     assert params_sha256(tuned[0]) == params_sha256(tuned[1]) != params_sha256(model)
     with pytest.raises(
         CheckpointError, match=r"layers.0.weight: float32\[6, 64\] in the checkpoint, float32\[7"
     ):
-        train(replace(QUICK, hidden=(7,)), init_from=first.path)
+        run({**QUICK, "hidden": (7,)}, init_from=first.path)
 
 
 def test_inspect(tmp_path, capsys) -> None:
     folder = RunFolder(tmp_path)
-    train(QUICK, folder, saving=EVERY)
+    run(QUICK, folder, saving=EVERY)
     assert main(["inspect", str(tmp_path), "--verify", "--json"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert report["config"]["solver"] == "adam"
+    assert report["config"]["method"]["solver"] == "adam"
     assert [entry["step"] for entry in report["checkpoints"]] == [3, 4, 5]
     newest = report["checkpoints"][-1]
     assert newest["arrays"]["model.layers.0.weight"] == {"shape": [6, 64], "dtype": "float32"}

@@ -11,42 +11,72 @@ import numpy as np
 import pytest
 
 import pjax_prim as pjp
-from pjax_prim.data import batch, hold_out, load
+from pjax_prim.data import InOrder, hold_out, load
 from pjax_prim.errors import ArgumentError, NonFiniteError
-from pjax_prim.models import MLP
 from pjax_prim.training import (
+    Evaluator,
     RunFolder,
-    TrainConfig,
-    accuracy,
+    Task,
+    TaskLoss,
+    TrainState,
     evaluate_run,
-    make_loss,
     make_state,
     make_step,
     params_sha256,
     train,
     train_seeds,
 )
-from pjax_prim.training.state import make_schedule
+from pjax_prim.training.optimisers import make_optimiser, make_schedule
 from pjax_prim.training.trainer import has_stopped
 
-SMALL = TrainConfig(hidden=(16,), batch_size=64, batches=4, steps_per_batch=3, eval_every=2)
+from .runs import made, run
+
+SMALL = {"hidden": (16,), "batch_size": 64, "batches": 4, "steps_per_batch": 3, "eval_every": 2}
 SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep", "adam", "sgd")
 
 
-def one_batch(config: TrainConfig = SMALL):
-    dataset = load(config.data)
-    return config.make_model(dataset), batch(dataset, config.batch_size, seed=config.seed, step=0)
+def one_batch(fields: dict = SMALL):
+    """The model of a run, and its first batch."""
+    task, config = made(fields)
+    return task.make_model(jax.random.key(config.seed))[0], task.data(config.seed)[0]
 
 
-def test_accuracy_counts_over_chunks(monkeypatch) -> None:
-    monkeypatch.setattr("pjax_prim.training.evaluate._CHUNK", 4)
-    x = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0, 1, 2]]
-    assert accuracy(lambda row: row, x, np.array([0, 1, 2, 0, 1, 2, 1, 2, 0])) == pytest.approx(6 / 9)
+def first_state(fields: dict) -> TrainState:
+    task, config = made(fields)
+    optimiser = None if config.method.projects else make_optimiser(config, task)
+    return make_state(config, task, optimiser, jax.random.key(config.seed))
+
+
+def one_step(fields: dict):
+    """The state and the metrics after the first batch, and the model and the batch before it."""
+    task, config = made(fields)
+    model, batch = one_batch(fields)
+    return *eqx.filter_jit(make_step(config, task))(first_state(fields), batch), model, batch
+
+
+def test_the_last_short_batch_counts_for_its_rows() -> None:
+    x = np.arange(7, dtype=np.float32)
+    sets = {"whole": InOrder(x, 7), "parts": InOrder(x, 3)}
+    metrics = {
+        "number": lambda m, x: {"loss": jnp.mean(x), "mean": x},
+        "none": None,
+    }
+    for kind in metrics.values():
+        task = Task(
+            model=lambda key: jnp.zeros(()),
+            loss=lambda m, x, key: (jnp.mean(x), {"mean": x}),
+            train=[x],
+            evaluate=sets,
+            metrics=kind,
+        )
+        assert Evaluator(task)(jnp.zeros(()), None) == {
+            "whole_loss": 3.0, "whole_mean": 3.0, "parts_loss": 3.0, "parts_mean": 3.0
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_trains(solver: str) -> None:
-    result = train(replace(SMALL, solver=solver))
+    result = run({**SMALL, "solver": solver})
     assert [row["batch"] for row in result.rows] == [1, 2, 3, 4]
     assert ["test_accuracy" in row for row in result.rows] == [False, True, False, True]
     assert all(("gap" in row) is (solver not in ("adam", "sgd")) for row in result.rows)
@@ -59,9 +89,8 @@ def test_every_solver_trains(solver: str) -> None:
 
 
 def test_the_step_is_solve() -> None:
-    config = replace(SMALL, solver="dr", relaxation=0.7, loss="margin")
-    model, (x, labels) = one_batch(config)
-    state, metrics = eqx.filter_jit(make_step(config))(make_state(config, model), x, labels)
+    fields = {**SMALL, "solver": "dr", "relaxation": 0.7, "loss": "margin"}
+    state, metrics, model, (x, labels) = one_step(fields)
     trained = state.model
 
     def loss(model, x, labels):
@@ -77,11 +106,11 @@ def test_the_step_is_solve() -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "squared_error"])
 def test_sgd_is_a_gradient_step_on_the_same_loss(loss: str) -> None:
-    config = replace(SMALL, solver="sgd", learning_rate=0.5, steps_per_batch=None, loss=loss)
-    model, (x, labels) = one_batch(config)
-    state, metrics = eqx.filter_jit(make_step(config))(make_state(config, model), x, labels)
+    fields = {**SMALL, "solver": "sgd", "learning_rate": 0.5, "steps_per_batch": None, "loss": loss}
+    state, metrics, model, batch = one_step(fields)
     trained = state.model
-    value, gradient = eqx.filter_value_and_grad(lambda m: jnp.mean(make_loss(config)(m, x, labels)))(model)
+    of_task = made(fields)[0].loss
+    value, gradient = eqx.filter_value_and_grad(lambda m: jnp.mean(of_task(m, batch, None)))(model)
     expected = eqx.apply_updates(model, jax.tree.map(lambda g: -0.5 * g, gradient))
     chex.assert_trees_all_close(
         eqx.filter(trained, eqx.is_array), eqx.filter(expected, eqx.is_array), rtol=1e-5, atol=1e-6
@@ -92,57 +121,54 @@ def test_sgd_is_a_gradient_step_on_the_same_loss(loss: str) -> None:
 def test_run_folder_holds_the_run(tmp_path) -> None:
     folder = RunFolder(tmp_path / "run")
     seen: list[dict] = []
-    result = train(replace(SMALL, solver="adam"), folder, on_batch=seen.append)
+    result = run({**SMALL, "solver": "adam"}, folder, on_batch=seen.append)
     assert seen == result.rows
     assert [json.loads(line) for line in folder.metrics.read_text().splitlines()] == result.rows
     timings = [json.loads(line) for line in folder.timings.read_text().splitlines()]
     assert [row["seconds"] for row in timings] == result.timings == sorted(result.timings)
     assert folder.load_config() == result.config
-    assert folder.curves.read_bytes().startswith(b"\x89PNG")
+    assert folder.load_origin() == result.task.origin
     summary = result.summary()
-    evaluated = evaluate_run(folder)
+    evaluated = evaluate_run(result.task, folder)
     assert evaluated == {name: summary[name] for name in evaluated}
     assert summary["params_sha256"] == params_sha256(result.model)
 
 
 def test_same_configuration_same_parameters() -> None:
-    config = replace(SMALL, batches=2)
-    assert params_sha256(train(config).model) == params_sha256(train(config).model)
+    config = {**SMALL, "batches": 2}
+    assert params_sha256(run(config).model) == params_sha256(run(config).model)
 
 
 def test_gradients_that_overflow_stop_the_run(tmp_path) -> None:
     folder = RunFolder(tmp_path)
-    config = replace(SMALL, solver="sgd", learning_rate=1e38, batches=20)
+    config = {**SMALL, "solver": "sgd", "learning_rate": 1e38, "batches": 20}
     with pytest.raises(
         NonFiniteError, match=r"batch \d+: .*not finite.*the model before it is saved in .*model.eqx"
     ):
-        train(config, folder)
+        run(config, folder)
     saved = folder.load_model(one_batch()[0])
     chex.assert_tree_all_finite(eqx.filter(saved, eqx.is_array))
 
 
-def test_projections_that_overflow_name_the_node(tmp_path, monkeypatch) -> None:
-    make_model = TrainConfig.make_model
-
-    def huge(config: TrainConfig, dataset) -> MLP:
-        return jax.tree.map(lambda x: x * 1e30, make_model(config, dataset))
-
-    monkeypatch.setattr(TrainConfig, "make_model", huge)
+def test_projections_that_overflow_name_the_node(tmp_path) -> None:
+    task, config = made(SMALL)
+    huge = replace(task, model=lambda key: jax.tree.map(lambda x: x * 1e30, task.model(key)))
     folder = RunFolder(tmp_path)
     with pytest.raises(NonFiniteError, match=r"batch 1: .* First at node '\w+'\. Training stopped; "):
-        train(SMALL, folder)
-    assert eqx.tree_equal(folder.load_model(one_batch()[0]), one_batch()[0])
+        train(huge, config, folder)
+    like = huge.make_model(jax.random.key(0))[0]
+    chex.assert_trees_all_close(folder.load_model(like), like, rtol=1e-6)
 
 
 def test_a_projection_solver_learns_digits() -> None:
-    result = train(TrainConfig(batches=6, eval_every=6))
+    result = run({"batches": 6, "eval_every": 6})
     assert result.rows[-1]["test_accuracy"] > 0.8
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
-    config = replace(SMALL, solver="sgd", steps_per_batch=2, batches=6, schedule=schedule, warmup=2)
-    rate = make_schedule(config, 0.5)
+    config = {**SMALL, "solver": "sgd", "steps_per_batch": 2, "batches": 6, "schedule": schedule, "warmup": 2}
+    rate = make_schedule(made(config)[1], 0.5)
     rates = [float(rate(update)) for update in range(12)]
     assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4]) and rates[4] == pytest.approx(0.5)
     falling = {
@@ -151,21 +177,21 @@ def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
         "cosine": [0.25 * (1 + math.cos(math.pi * i / 8)) for i in range(8)],
     }
     assert rates[4:] == pytest.approx(falling[schedule])
-    assert make_schedule(replace(config, schedule=None, warmup=None), 0.5) == 0.5
+    assert make_schedule(made({**config, "schedule": None, "warmup": None})[1], 0.5) == 0.5
 
 
 def test_a_schedule_is_what_the_steps_take() -> None:
     config = replace(
         SMALL, solver="sgd", steps_per_batch=None, batches=2, schedule="linear", learning_rate=0.5
     )
-    dataset = load("digits")
-    model = config.make_model(dataset)
+    task, _ = made(config)
+    model, _ = task.make_model(jax.random.key(0))
     for number, rate in enumerate((0.5, 0.25)):
-        x, labels = batch(dataset, config.batch_size, seed=0, step=number)
-        gradient = eqx.filter_grad(lambda m, x=x, y=labels: jnp.mean(make_loss(config)(m, x, y)))(model)
+        batch = task.data(0)[number]
+        gradient = eqx.filter_grad(lambda m, b=batch: jnp.mean(task.loss(m, b, None)))(model)
         model = eqx.apply_updates(model, jax.tree.map(lambda g, rate=rate: -rate * g, gradient))
     chex.assert_trees_all_close(
-        *(eqx.filter(m, eqx.is_array) for m in (train(config).model, model)), rtol=1e-4, atol=1e-6
+        *(eqx.filter(m, eqx.is_array) for m in (run(config).model, model)), rtol=1e-4, atol=1e-6
     )
 
 
@@ -190,34 +216,38 @@ def test_a_run_stops_when_held_out_examples_say_so(tmp_path) -> None:
         validation=0.2, patience=3, track_best=True,
     )  # fmt: skip
     folder = RunFolder(tmp_path)
-    result = train(config, folder)
+    result = run(config, folder)
     found = [row["validation_accuracy"] for row in result.rows if "validation_accuracy" in row]
     best = found.index(max(found))
-    assert has_stopped(config, result.rows) == (len(found) == best + 4)
+    task, parsed = made(config)
+    assert has_stopped(parsed, task, result.rows) == (len(found) == best + 4)
     assert len(result.rows) == 30 or len(found) == best + 4
-    assert float(result.state.best.accuracy) == pytest.approx(max(found))
+    assert float(result.state.best.figure) == pytest.approx(max(found))
     rows = [{"validation_accuracy": x} for x in (0.3, 0.5, 0.5, 0.4)]
-    assert not has_stopped(config, rows) and has_stopped(config, [*rows, {"loss": 1.0}, rows[0]])
-    assert not has_stopped(config, []) and not has_stopped(replace(config, patience=None), 9 * rows)
+    assert not has_stopped(parsed, task, rows)
+    assert has_stopped(parsed, task, [*rows, {"loss": 1.0}, rows[0]])
+    assert not has_stopped(parsed, task, [])
+    assert not has_stopped(made({**config, "patience": None})[1], task, 9 * rows)
     # A stopped run is finished: it stays as it is.
-    again = train(config, folder, resume=True)
+    again = run(config, folder, resume=True)
     assert again.rows == result.rows
 
 
 def test_seeds_at_once_are_runs_of_their_own() -> None:
-    config = replace(SMALL, solver="adam", steps_per_batch=2, dropout=0.2, batches=3, validation=0.1)
+    config = {**SMALL, "solver": "adam", "steps_per_batch": 2, "dropout": 0.2, "batches": 3, "validation": 0.1}
     seen = []
-    result = train_seeds(config, (3, 1), on_evaluation=seen.append)
+    result = train_seeds(*made(config), (3, 1), on_evaluation=seen.append)
     assert seen == result.rows and [row["batch"] for row in result.rows] == [2, 3]
     for number, seed in enumerate((3, 1)):
-        alone = train(replace(config, seed=seed))
+        alone = run({**config, "seed": seed})
         pair = (eqx.filter(m, eqx.is_array) for m in (result.models[number], alone.model))
         chex.assert_trees_all_close(*pair, rtol=1e-4, atol=1e-5)
         for name in ("train_accuracy", "validation_accuracy", "test_accuracy"):
             assert result.rows[-1][name][number] == pytest.approx(alone.rows[-1][name], abs=0.01)
     summary = result.summary()
-    assert summary["test_accuracy"] == pytest.approx(np.mean(summary["test_accuracies"]))
-    assert summary["deviation"] == pytest.approx(np.std(summary["test_accuracies"], ddof=1))
+    of_all = summary["by_seed"]["validation_accuracy"]
+    assert summary["validation_accuracy"] == pytest.approx(np.mean(of_all))
+    assert summary["deviation"] == pytest.approx(np.std(of_all, ddof=1))
 
 
 @pytest.mark.parametrize(
@@ -237,10 +267,10 @@ def test_seeds_at_once_are_runs_of_their_own() -> None:
 )
 def test_wrong_seeds(fields: dict, seeds: tuple, message: str) -> None:
     with pytest.raises(ArgumentError, match=re.escape(message)):
-        train_seeds(replace(SMALL, **fields), seeds)
+        train_seeds(*made({**SMALL, **fields}), seeds)
 
 
 def test_a_seed_that_is_not_finite_is_named() -> None:
-    config = replace(SMALL, solver="sgd", learning_rate=1e38, steps_per_batch=3)
+    config = {**SMALL, "solver": "sgd", "learning_rate": 1e38, "steps_per_batch": 3}
     with pytest.raises(NonFiniteError, match="batch 1: a value of seed 4 is not finite"):
-        train_seeds(config, (4, 5))
+        train_seeds(*made(config), (4, 5))

@@ -1,0 +1,33 @@
+"""Random examples, to time steps on."""
+
+import math
+
+import numpy as np
+
+from ..data import Dataset
+from ..models import SEQUENCE_NETWORKS
+from ..training import Task
+from .classification import Classifier, classification
+
+IMAGE = (32, 32, 3)
+FEATURES = {"mlp": 784, "cnn": math.prod(IMAGE)}
+LENGTH = 64
+
+
+def task(classes: int = 10, network: Classifier = Classifier(skip=True)) -> Task:
+    """Random examples, to time steps on: 784 features of an mlp, images of 32 by 32 of a cnn, sequences of
+    64.
+
+    Args:
+        classes: of labels, and of tokens.
+    """
+    rng = np.random.default_rng(0)
+    rows = network.batch_size
+    features = FEATURES.get(network.model, LENGTH)
+    if network.model in SEQUENCE_NETWORKS:
+        x, y = rng.integers(0, classes, (2, rows, LENGTH)).astype(np.int32)
+    else:
+        x = rng.random((rows, features), np.float32)
+        y = rng.integers(0, classes, rows).astype(np.int32)
+    image = IMAGE if network.model == "cnn" else None
+    return classification(Dataset("random", x, y, x, y, classes, image), network)
