@@ -23,18 +23,17 @@ MEGABYTE = 1 << 20
 
 def blocking(options: argparse.Namespace) -> dict[str, Any]:
     from pjax_prim.checkpoint import Retention, SavePolicy
-    from pjax_prim.training import RunFolder, Saving, TrainConfig, train
+    from pjax_prim.tasks import built_in
+    from pjax_prim.tasks.classification import Classifier
+    from pjax_prim.training import Method, RunFolder, Saving, TrainConfig, train
 
-    config = TrainConfig(
-        data="mnist" if options.data_dir else "digits",
-        data_dir=options.data_dir,
-        skip=True,
-        batches=options.batches,
-        eval_every=options.batches,
-    )
+    file = built_in("mnist" if options.data_dir else "digits")
+    place = {"data_dir": Path(options.data_dir)} if options.data_dir else {}
+    task = file.make(file.options(network=Classifier(skip=True), **place))
+    config = TrainConfig(method=Method(solver="ap"), batches=options.batches, eval_every=options.batches)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         saving = Saving(SavePolicy(every=5, seconds=None), Retention(latest=2))
-        result = train(config, RunFolder(Path(folder) / "run"), saving=saving)
+        result = train(task, config, RunFolder(Path(folder) / "run"), saving=saving)
     after = [0.0, *result.timings]
     batch = statistics.median(b - a for a, b in zip(after, after[1:], strict=False))
     # The first save also imports and starts what the writer needs; the last is not waited for by a batch.

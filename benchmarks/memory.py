@@ -2,8 +2,9 @@
 
 import argparse
 
+from pjax_prim.tasks.classification import HIDDEN, Classifier
+from pjax_prim.tasks.random import task
 from pjax_prim.training.benchmark import CASES, step_bytes
-from pjax_prim.training.config import HIDDEN
 
 
 def main() -> None:
@@ -15,7 +16,10 @@ def main() -> None:
     options = parser.parse_args()
     print("| case | state MB | peak MB |\n|---|---|---|")
     for case in options.cases:
-        state, peak = step_bytes(case, options.hidden, options.batch_size, options.model)
+        network = Classifier(
+            model=options.model, hidden=tuple(options.hidden), batch_size=options.batch_size, skip=True
+        )
+        state, peak = step_bytes(case, task(network=network))
         print(f"| {case} | {state / 1e6:.1f} | {peak / 1e6:.1f} |", flush=True)
 
 

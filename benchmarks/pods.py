@@ -9,8 +9,10 @@ from typing import Any
 
 from pjax_prim.sharding.topology import analyse
 
-from pjax_prim.cli.aot import make_plan
-from pjax_prim.training import TrainConfig
+from pjax_prim.cli.aot import make_parts
+from pjax_prim.tasks.classification import Classifier
+from pjax_prim.tasks.digits import task
+from pjax_prim.training import Method
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ HEADINGS = (
 
 
 def row(case: Case) -> dict[str, Any]:
-    config = TrainConfig(solver=case.solver, hidden=case.hidden, batch_size=case.batch)
+    made = task(Classifier(hidden=case.hidden, batch_size=case.batch))
     per_data = case.batch if case.per_data else None
-    return analyse(case.topology, make_plan(config, case.topology, case.mesh, "float32", per_data)).to_json()
+    method = Method(solver=case.solver)
+    parts = make_parts(made, method, case.topology, case.mesh, "float32", per_data)
+    assert parts.placing.plan is not None
+    return analyse(case.topology, parts.placing.plan).to_json()
 
 
 def main() -> None:

@@ -19,25 +19,29 @@ import jax
 from matplotlib.figure import Figure
 
 import pjax_prim as pjp
-from pjax_prim.training.benchmark import CASES, make_case
+from pjax_prim.tasks.classification import Classifier
+from pjax_prim.tasks.random import task
+from pjax_prim.training.benchmark import CASES, case_of
 
 STEPS = 100
 
 
 def profile(solver: pjp.AbstractSolver, *case: Any) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step by node and primitive, of `case` as `make_case` gives it."""
+    """Milliseconds of a step by node and primitive, of `case` as `case_of` gives it."""
     loss, network, batch = case
 
-    def run(network: Any, *batch: Any) -> Any:
-        return pjp.solve(loss, network, *batch, solver=solver, max_steps=STEPS).params
+    given, static = eqx.partition((network, *batch), eqx.is_array)
 
-    trained, fixed = eqx.partition(network, eqx.is_inexact_array)
-    compiled = jax.jit(lambda x, *b: eqx.filter(run(eqx.combine(x, fixed), *b), eqx.is_inexact_array))
-    compiled = compiled.lower(trained, *batch).compile()
-    jax.block_until_ready(compiled(trained, *batch))
+    @jax.jit
+    def run(given: Any) -> Any:
+        solution = pjp.solve(loss, *eqx.combine(given, static), solver=solver, max_steps=STEPS)
+        return eqx.filter(solution.params, eqx.is_array)
+
+    compiled = run.lower(given).compile()
+    jax.block_until_ready(compiled(given))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(compiled(trained, *batch))
+            jax.block_until_ready(compiled(given))
         (trace,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     names = operation_names(compiled.as_text())
@@ -107,7 +111,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--out", type=Path, required=True, help="the picture, .png or .svg")
     options = parser.parse_args()
-    spent = profile(solvers[options.case], *make_case(options.hidden, options.batch_size, options.model))
+    hidden = None if options.hidden is None else tuple(options.hidden)
+    network = Classifier(model=options.model, hidden=hidden, batch_size=options.batch_size, skip=True)
+    spent = profile(solvers[options.case], *case_of(task(network=network)))
     for node, of in spent.items():
         print(f"{node:16} " + "  ".join(f"{primitive} {ms:.3f} ms" for primitive, ms in of.items()))
     title = f"{options.case}, {options.model}, batch {options.batch_size}, {jax.default_backend()}"

@@ -4,7 +4,9 @@ import argparse
 import itertools
 from typing import get_args
 
-from pjax_prim.training.benchmark import CASES, Call, benchmark
+from pjax_prim.tasks.classification import Classifier
+from pjax_prim.tasks.random import task
+from pjax_prim.training.benchmark import CASES, Call, case_of, compare
 
 COLUMNS = {
     "step ms": lambda f: f"{f['step_ms']:.2f}",
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, nargs="*", default=[256])
     parser.add_argument("--no-skip", action="store_true")
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--call", choices=get_args(Call), default="keep", help="see `benchmark`")
+    parser.add_argument("--call", choices=get_args(Call), default="keep", help="see `compare`")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"cases: expected some of {', '.join(CASES)}, given {', '.join(sorted(unknown))}")
@@ -41,15 +43,13 @@ def main() -> None:
     for case, hidden, batch_size in itertools.product(
         options.cases, options.hidden or [None], options.batch_size
     ):
-        figures = benchmark(
-            case,
-            hidden,
-            batch_size,
+        network = Classifier(
             model=options.model,
+            hidden=None if hidden is None else tuple(hidden),
+            batch_size=batch_size,
             skip=not options.no_skip,
-            repeats=options.repeats,
-            call=options.call,
         )
+        figures = compare(CASES[case], *case_of(task(network=network)), options.repeats, options.call)
         cells = " | ".join(column(figures) for column in COLUMNS.values())
         print(f"| {case} | {hidden or 'default'} | {batch_size} | {cells} |", flush=True)
 

@@ -66,8 +66,8 @@ class Group:
     ) -> Result:
         """`make()` on all processes; none goes on unless it succeeded on all, with equal results.
 
-        Hashes are compared through the coordination service. `make` must use no collective: where it fails on one
-        process, the others would wait for that one inside theirs.
+        Hashes are compared through the coordination service. `make` must use no collective: where it fails
+        on one process, the others would wait for that one inside theirs.
 
         **Arguments:** `what`, in words; `describe(result)`, the fields to be equal, ready for JSON.
 

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("",),
     ("data", "models"),
     ("training",),
+    ("tasks",),
     ("cli",),
 )
 PRIVATE = ("jax._src", "jax.interpreters.mlir", "jax.extend.mlir")

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pjax_prim.training import TrainConfig
+from pjax_prim.tasks import TaskFile, built_in
+from pjax_prim.tasks.classification import Classifier
+from pjax_prim.training import Method, TrainConfig
 from pjax_prim.training.config import FROM_FORWARD_PASS, PROJECTION_SOLVERS
 
 
@@ -72,33 +75,41 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.task}-{self.method}-{self.seed}"
 
-    def config(self, data_dir: Path | None, budget: Budget) -> TrainConfig:
-        """The run's configuration: the samples are the same for every method of a task."""
+    def network(self) -> Classifier:
+        """The network and its batches: the same for every method of a task."""
         task = TASKS[self.task]
-        return TrainConfig(
-            data=task.data,
-            data_dir=folder_of(task, data_dir),
-            model=task.model,
-            hidden=task.hidden,
-            skip=task.skip,
-            solver=self.method,
+        model: Any = task.model
+        return Classifier(model=model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
+
+    def options(self, data_dir: Path | None) -> tuple[TaskFile, Any]:
+        """The benchmark's file, and its options."""
+        file, folder = built_in(TASKS[self.task].data), folder_of(TASKS[self.task], data_dir)
+        return file, file.options(network=self.network(), **({} if folder is None else {"data_dir": folder}))
+
+    def config(self, budget: Budget) -> TrainConfig:
+        """How the run is trained: on as many batches as any other of its task."""
+        solver: Any = self.method
+        method = Method(
+            solver=solver,
             learning_rate=LEARNING_RATES.get(self.method),
             schedule="cosine" if self.method in LEARNING_RATES else None,
-            batch_size=task.batch_size,
-            batches=budget.batches,
             steps_per_batch=None if self.method in FROM_FORWARD_PASS else budget.steps,
+        )
+        return TrainConfig(
+            method=method,
+            batches=budget.batches,
             eval_every=max(1, budget.batches // budget.evaluations),
             seed=self.seed,
         )
 
 
-def folder_of(task: Task, data_dir: Path | None) -> str | None:
+def folder_of(task: Task, data_dir: Path | None) -> Path | None:
     """Where the files of a task lie, or None if it needs none."""
     if task.folder is None:
         return None
     if data_dir is None:
         raise FileNotFoundError(f"{task.title}: needs --data-dir with a folder {task.folder!r}")
-    return str(data_dir / task.folder)
+    return data_dir / task.folder
 
 
 def is_there(task: Task, data_dir: Path | None) -> bool:

@@ -100,7 +100,7 @@ class Processes:
 
 def start_processes(arguments: Sequence[str]) -> processes.Group:
     """Joins the other processes, before anything uses JAX's devices."""
-    values = []
+    values: list[Any] = []
     kinds: list[tuple[str, Any]] = [("coordinator", str), ("num-processes", int), ("process-id", int),
                                     ("process-timeout", float)]  # fmt: skip
     for name, kind in kinds:
@@ -109,8 +109,10 @@ def start_processes(arguments: Sequence[str]) -> processes.Group:
             values.append(None if text is None else kind(text))
         except ValueError:
             raise ArgumentError(f"--{name}: expected a number, given {text!r}") from None
-    *given, timeout = values
-    return processes.start(*given, Processes.process_timeout if timeout is None else timeout)
+    coordinator, number, process, timeout = values
+    return processes.start(
+        coordinator, number, process, Processes.process_timeout if timeout is None else timeout
+    )
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any] | None:

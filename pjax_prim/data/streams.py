@@ -115,8 +115,8 @@ class _Examples:
 
 def _has_items(examples: Any) -> bool:
     """Whether it is an object of items, rather than arrays and containers of arrays."""
-    leaf = jax.tree.structure(examples) == jax.tree.structure(0)
-    return leaf and not hasattr(examples, "dtype") and hasattr(examples, "__getitem__")
+    is_leaf = jax.tree_util.all_leaves([examples])
+    return is_leaf and not hasattr(examples, "dtype") and hasattr(examples, "__getitem__")
 
 
 def checksum(tree: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From a file with a function `task` to a task, and its arguments to options."""
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -8,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,7 +83,7 @@ class TaskFile:
             if default is parameter.empty:
                 found.append((name, hints[name]))
             elif default.__class__.__hash__ is None:
-                found.append((name, hints[name], field(default_factory=lambda x=default: x)))
+                found.append((name, hints[name], field(default_factory=partial(copy.copy, default))))
             else:
                 found.append((name, hints[name], field(default=default)))
         made = make_dataclass("TaskOptions", found, frozen=True)

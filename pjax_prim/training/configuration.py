@@ -45,7 +45,7 @@ def from_plain(
         kept = MISSING if default is None else getattr(default, name)
         if name in values and is_dataclass(hints[name]):
             inner = None if kept is MISSING else kept
-            found[name] = from_plain(hints[name], values[name], inner, f"{where}: {name}")  # type: ignore[type-var]
+            found[name] = from_plain(hints[name], values[name], inner, f"{where}: {name}")
         elif name in values:
             found[name] = _convert(hints[name], values[name], f"{where}: {name}")
         elif kept is not MISSING:

@@ -27,7 +27,7 @@ Metrics = dict[str, Array]
 class Packed(NamedTuple):
     """A state as the list of its arrays, which is what steps hand on, and all else of it."""
 
-    leaves: list[Array]
+    leaves: list[Any]
     structure: Any
     static: Any
 
@@ -126,8 +126,8 @@ class Placing:
 
     @property
     def device(self) -> SingleDeviceSharding:
-        """Without a mesh, where everything lies. Said of every array: a step is compiled once, whether its arrays
-        were made, restored or come from another step."""
+        """Without a mesh, where everything lies. Said of every array: a step is compiled once, whether its
+        arrays were made, restored or come from another step."""
         return SingleDeviceSharding(jax.devices()[0])
 
     @property

@@ -343,7 +343,7 @@ class _Run:
 
         **Errors:** `NonFiniteError` where one of them stops the run.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         with self.clock.on("steps"), self.group.waiting(f"batch {self.progress.batch}"):
             while len(self.pending) > keep:
                 item = self.pending.popleft()

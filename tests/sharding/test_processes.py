@@ -21,10 +21,11 @@ from pjax_prim.sharding.processes import Group, distribute, from_local_rows, loc
 
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError, LostProcessError, ProcessError
-from pjax_prim.training import TrainConfig, train
 
-SMALL = "--hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
-CONFIG = TrainConfig(hidden=(8,), batch_size=16, batches=2, steps_per_batch=2)
+from ..training.runs import run as run_alone
+
+SMALL = "--solver ap --hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
+CONFIG = {"hidden": (8,), "batch_size": 16, "batches": 2, "steps_per_batch": 2}
 LIMIT = 240  # seconds, on a busy machine
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -78,7 +79,7 @@ def check_training(folder: Path, processes: int, mesh: str) -> None:
     lines = [out.splitlines() for _, out, _ in results]
     assert not any(line.startswith("{") for other in lines[1:] for line in other)
     summary = json.loads(lines[0][-1])
-    alone = train(CONFIG)
+    alone = run_alone(CONFIG)
     assert summary["gap"] == pytest.approx(alone.rows[-1]["gap"], rel=1e-4)
     assert summary["test_accuracy"] == pytest.approx(alone.rows[-1]["test_accuracy"], abs=0.01)
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
@@ -202,8 +203,20 @@ def test_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LostProcessError, match=r"batch 3: another process .* is gone .*Gloo all-reduce"):
         with group.waiting("batch 3"):
             raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: reset by peer")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE"), group.waiting("batch 3"):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    for other in ("RESOURCE_EXHAUSTED: out of memory", "INTERNAL: optimization_barrier of connection layers"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=other), group.waiting("batch 3"):
+            raise jax.errors.JaxRuntimeError(other)
+
+    def divide() -> None:
+        raise ZeroDivisionError("also what is no error of ours")
+
+    written = len(store.values)
+    with pytest.raises(ZeroDivisionError):
+        group.together("setup", divide)
+    assert "also what is no error of ours" in list(store.values.values())[-1]
+    with pytest.raises(ProcessError):  # keys of a second group are others
+        Group(2.0).together("setup", lambda: None)
+    assert len(store.values) == written + 2
 
 
 def test_a_wait_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

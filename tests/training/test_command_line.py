@@ -1,4 +1,5 @@
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from pjax_prim.cli import main
 
-SMALL = "--hidden 16 --batch-size 64 --batches 3 --steps-per-batch 2".split()
+SMALL = "--solver ap --hidden 16 --batch-size 64 --batches 3 --steps-per-batch 2".split()
 
 
 def last_json(text: str) -> dict:
@@ -47,6 +48,8 @@ def test_text(model: str, tmp_path, capsys) -> None:
     captured = capsys.readouterr()
     trained = last_json(captured.out)
     assert trained["gap"] > 0 and 0 < trained["baseline_accuracy"] < 1 and "bigram table" in captured.err
+    assert trained["test_bits"] == pytest.approx(trained["test_loss"] / math.log(2))
+    assert trained["test_perplexity"] == pytest.approx(math.exp(trained["test_loss"]))
     assert main(["eval", "--run-dir", run_dir, "--json"]) == 0
     assert last_json(capsys.readouterr().out)["test_accuracy"] == trained["test_accuracy"]
     assert main(["graph", *arguments, "--batch-size", "2"]) == 0
@@ -55,7 +58,7 @@ def test_text(model: str, tmp_path, capsys) -> None:
 
 def test_eval_and_table_on_standard_output(tmp_path, capsys) -> None:
     assert main(["train", *SMALL, "--solver", "sgd", "--run-dir", str(tmp_path)]) == 0
-    assert "digits, mlp, sgd: 2 steps a batch of 64" in capsys.readouterr().out
+    assert "digits, mlp, sgd: 2 steps a batch" in capsys.readouterr().out
     assert main(["eval", "--run-dir", str(tmp_path)]) == 0
     assert "test accuracy" in capsys.readouterr().out
 
@@ -71,16 +74,12 @@ def test_graph(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train --no-such-option", "unrecognized arguments: --no-such-option"),
-        ("train --batch 3", "unrecognized arguments: --batch"),
-        ("train --solver newton", "invalid choice: 'newton'"),
-        ("train --data imagenet", "invalid choice: 'imagenet'"),
-        ("train --batches many", "invalid int value: 'many'"),
-        ("eval", "the following arguments are required: --run-dir"),
-        ("", "the following arguments are required: command"),
+        ("trian", "invalid choice: 'trian' (choose from"),
+        ("--no-such-option", "the following arguments are required: COMMAND"),
+        ("", "the following arguments are required: COMMAND"),
     ],
 )
-def test_argparse_errors(arguments: str, message: str, capsys) -> None:
+def test_no_command(arguments: str, message: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments.split())
     assert message in capsys.readouterr().err
@@ -89,16 +88,25 @@ def test_argparse_errors(arguments: str, message: str, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train --batches -1", "batches: expected at least 1, given -1"),
-        ("train --beta 1", "beta: only for solver dm, given with ap"),
+        ("train --no-such-option", "Unrecognized options: --no-such-option"),
+        ("train --batch 3", "Unrecognized options: --batch, 3 Perhaps you meant: --batch"),
+        ("train --solver newton", "invalid choice 'newton' for argument '--solver'. Expected one of ('ap', "),
+        ("train --data imagenet", "data: expected one of digits, mnist, fashion-mnist, "),
+        ("train --batches many", "--batches: invalid"),
+        ("train --run-dir gs://bucket/run", "--run-dir: expected a local folder, given gs://bucket/run"),
+        ("train absent.py", "absent.py: no such file"),
+        ("train absent.py --data mnist", "--data: names a benchmark, and absent.py is given"),
+        ("eval", "--run-dir: needs the folder of the run"),
+        ("train --batches -1", "batches: expected a whole number of at least 1, given -1"),
+        ("train --beta 1", "beta: only for solver dm, given with displacement"),
         ("train --solver dr --relaxation 7", "relaxation: "),
         ("train --solver dm --beta 0", "beta: "),
         ("train --data mnist", "data_dir: mnist needs the folder of its files"),
         ("train --data mnist --data-dir absent", "absent: no such folder"),
         ("graph --hidden 0", "hidden: expected widths of at least 1"),
-        ("train --length 9", "length: only for data text, given with digits"),
-        ("train --data text --model cnn", "model: rnn, gru, transformer are for data text"),
-        ("bench --model transformer --hidden 6", "--hidden: expected equal multiples of 4"),
+        ("train --length 9", "Unrecognized options: --length, 9"),
+        ("train --data text --model cnn", "data_dir: text needs the folder of its files"),
+        ("bench --model transformer --hidden 6 --no-skip", "hidden: expected equal multiples of 4"),
         ("eval --run-dir absent", "absent: holds no run"),
     ],
 )
@@ -160,7 +168,8 @@ def test_seeds(capsys) -> None:
     assert main(["seeds", *few, "--seeds", "0", "5", "--json"]) == 0
     captured = capsys.readouterr()
     figures = last_json(captured.out)
-    assert figures["seeds"] == [0, 5] and len(figures["test_accuracies"]) == 2 and figures["deviation"] >= 0
+    assert figures["seeds"] == [0, 5] and len(figures["by_seed"]["test_accuracy"]) == 2
+    assert figures["deviation"] >= 0
     assert "seeds 0, 5" in captured.err and "validation accuracy" in captured.err and "±" in captured.err
     assert main(["seeds", *few, "--seeds", "2", "2"]) == 2
     assert "seeds: expected different numbers of at least 0, given [2, 2]" in capsys.readouterr().err

@@ -17,7 +17,6 @@ from pjax_prim.training import (
     Evaluator,
     RunFolder,
     Task,
-    TaskLoss,
     TrainState,
     evaluate_run,
     make_state,
@@ -181,9 +180,14 @@ def test_the_learning_rate_rises_and_falls(schedule: str) -> None:
 
 
 def test_a_schedule_is_what_the_steps_take() -> None:
-    config = replace(
-        SMALL, solver="sgd", steps_per_batch=None, batches=2, schedule="linear", learning_rate=0.5
-    )
+    config = {
+        **SMALL,
+        "solver": "sgd",
+        "steps_per_batch": None,
+        "batches": 2,
+        "schedule": "linear",
+        "learning_rate": 0.5,
+    }
     task, _ = made(config)
     model, _ = task.make_model(jax.random.key(0))
     for number, rate in enumerate((0.5, 0.25)):
@@ -211,10 +215,8 @@ def test_examples_are_held_out() -> None:
 
 def test_a_run_stops_when_held_out_examples_say_so(tmp_path) -> None:
     # A rate that destroys what was learned: the first evaluations are the best.
-    config = replace(
-        SMALL, solver="sgd", learning_rate=0.1, steps_per_batch=None, batches=30, eval_every=2,
-        validation=0.2, patience=3, track_best=True,
-    )  # fmt: skip
+    config = {**SMALL, "solver": "sgd", "learning_rate": 0.1, "steps_per_batch": None, "batches": 30, "eval_every": 2,
+        "validation": 0.2, "patience": 3, "track_best": True}  # fmt: skip
     folder = RunFolder(tmp_path)
     result = run(config, folder)
     found = [row["validation_accuracy"] for row in result.rows if "validation_accuracy" in row]
@@ -234,7 +236,14 @@ def test_a_run_stops_when_held_out_examples_say_so(tmp_path) -> None:
 
 
 def test_seeds_at_once_are_runs_of_their_own() -> None:
-    config = {**SMALL, "solver": "adam", "steps_per_batch": 2, "dropout": 0.2, "batches": 3, "validation": 0.1}
+    config = {
+        **SMALL,
+        "solver": "adam",
+        "steps_per_batch": 2,
+        "dropout": 0.2,
+        "batches": 3,
+        "validation": 0.1,
+    }
     seen = []
     result = train_seeds(*made(config), (3, 1), on_evaluation=seen.append)
     assert seen == result.rows and [row["batch"] for row in result.rows] == [2, 3]
