@@ -21,8 +21,7 @@ from pjax_prim.sharding.processes import Group, distribute, from_local_rows, loc
 
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError, LostProcessError, ProcessError
-
-from ..training.runs import run as run_alone
+from tests.training.runs import run as run_alone
 
 SMALL = "--solver ap --hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
 CONFIG = {"hidden": (8,), "batch_size": 16, "batches": 2, "steps_per_batch": 2}

@@ -9,8 +9,7 @@ import pytest
 
 from pjax_prim.errors import ArgumentError
 from pjax_prim.training import RunFolder
-
-from ..training.runs import run
+from tests.training.runs import run
 
 CONFIG = {"hidden": (8,), "batch_size": 16, "batches": 2, "steps_per_batch": 3, "eval_every": 2}
 

@@ -215,8 +215,10 @@ def test_examples_are_held_out() -> None:
 
 def test_a_run_stops_when_held_out_examples_say_so(tmp_path) -> None:
     # A rate that destroys what was learned: the first evaluations are the best.
-    config = {**SMALL, "solver": "sgd", "learning_rate": 0.1, "steps_per_batch": None, "batches": 30, "eval_every": 2,
-        "validation": 0.2, "patience": 3, "track_best": True}  # fmt: skip
+    config = {
+        **SMALL, "solver": "sgd", "learning_rate": 0.1, "steps_per_batch": None, "batches": 30,
+        "validation": 0.2, "patience": 3, "track_best": True,
+    }  # fmt: skip
     folder = RunFolder(tmp_path)
     result = run(config, folder)
     found = [row["validation_accuracy"] for row in result.rows if "validation_accuracy" in row]
