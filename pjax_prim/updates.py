@@ -1,18 +1,20 @@
 """One optax update by displacement."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import optax
 
 from .displacement import value_and_displacement
 from .errors import ArgumentError
 from .feasibility import is_trained
 
+if TYPE_CHECKING:
+    import optax
+
 
 def displacement_step(
-    fn: Callable[..., Any], optimiser: optax.GradientTransformation, **settings: Any
+    fn: Callable[..., Any], optimiser: "optax.GradientTransformation", **settings: Any
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """A training step: `optimiser` is given the displacement of `fn` where it would be given a gradient.
 
@@ -32,6 +34,8 @@ def displacement_step(
 
     **Cost:** that of the displacement, the function and the optimiser.
     """
+    import optax  # half a second, and only here needed
+
     if not isinstance(optimiser, optax.GradientTransformation):
         raise ArgumentError(f"optimiser: expected an optax transformation, given {optimiser!r}")
     both = value_and_displacement(fn, **settings)
@@ -46,7 +50,7 @@ def displacement_step(
     return step
 
 
-def _check(optimiser: optax.GradientTransformation, trained: Any, memory: Any) -> None:
+def _check(optimiser: "optax.GradientTransformation", trained: Any, memory: Any) -> None:
     try:
         eqx.filter_eval_shape(optimiser.update, trained, memory, trained)
     except (TypeError, ValueError) as error:

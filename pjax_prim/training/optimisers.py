@@ -20,6 +20,7 @@ def make_optimiser(config: TrainConfig, task: Task) -> Any:
     import optax
 
     method = config.method
+    maker = None if task.optimiser is not None else _maker(optimiser_name(config))
     rate = make_schedule(config, learning_rate(config))
     if task.optimiser is not None:
         for name in ("optimiser", "optimiser_settings", "decay_matrices"):
@@ -27,7 +28,7 @@ def make_optimiser(config: TrainConfig, task: Task) -> Any:
                 raise ArgumentError(f"{name}: the task {task.name} has an optimiser of its own")
         made = task.optimiser(rate)
     else:
-        made = _by_name(optimiser_name(config), rate, method.optimiser_settings or {}, method.decay_matrices)
+        made = _made(maker, optimiser_name(config), rate, config)
     if not isinstance(made, optax.GradientTransformation):
         raise ArgumentError(f"optimiser: expected an optax transformation, given {made!r}")
     return made if method.clip is None else optax.chain(optax.clip_by_global_norm(method.clip), made)
@@ -48,7 +49,8 @@ def learning_rate(config: TrainConfig) -> float:
     return rate
 
 
-def _by_name(name: str, rate: Any, settings: dict[str, float], matrices: bool) -> Any:
+def _maker(name: str) -> Any:
+    """The function of optax that makes an optimiser."""
     import optax
 
     makers = {
@@ -59,20 +61,25 @@ def _by_name(name: str, rate: Any, settings: dict[str, float], matrices: bool) -
     }
     if name not in makers:
         raise ArgumentError(f"optimiser: optax has no optimiser {name!r}{nearest(name, sorted(makers))}")
-    taken = [parameter for parameter in _parameters(makers[name]) if parameter != "learning_rate"]
+    return makers[name]
+
+
+def _made(maker: Any, name: str, rate: Any, config: TrainConfig) -> Any:
+    settings = config.method.optimiser_settings or {}
+    taken = [parameter for parameter in _parameters(maker) if parameter != "learning_rate"]
     for setting in settings:
         if setting not in taken:
             raise ArgumentError(
                 f"optimiser_settings: {name} has no setting {setting!r}{nearest(setting, taken)}"
             )
     given: dict[str, Any] = dict(settings)
-    if matrices:
-        masks = [taken for taken in ("mask", "weight_decay_mask") if taken in _parameters(makers[name])]
+    if config.method.decay_matrices:
+        masks = [taken for taken in ("mask", "weight_decay_mask") if taken in _parameters(maker)]
         if not masks:
             raise ArgumentError(f"decay_matrices: {name} has no weight decay that a mask could be given to")
         given[masks[0]] = _matrices
     try:
-        return makers[name](learning_rate=rate, **given)
+        return maker(learning_rate=rate, **given)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"optimiser: {name} with {settings}: {error}") from None
 
