@@ -1,6 +1,6 @@
 """Report the figures of a run's newest checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ def make_table(title: str, figures: dict[str, Any]) -> Table:
         if not isinstance(value, str):
             table.add_row(name.replace("_", " "), show(name, value))
     return table
+
+
+def columns(row: Iterable[str]) -> list[str]:
+    """Which figures of a row a narrow table has: none that follows from the loss, no loss beside an
+    accuracy."""
+    names = [name for name in row if name not in ("batch", "skipped")]
+    beside = {name.removesuffix("_accuracy") + "_loss" for name in names if name.endswith("_accuracy")}
+    return [name for name in names if name not in beside and not name.endswith(("_bits", "_perplexity"))]
 
 
 def show(name: str, value: Any) -> str:

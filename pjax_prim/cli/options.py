@@ -177,7 +177,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _one_line(text: str) -> str:
     """A message that tyro drew in a box, as one line."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in text.splitlines()]
-    words = " ".join(lines[1:]) if lines and "error" in lines[0].lower() else " ".join(lines)
+    borders = r"[│╭╮╰╯─]+|^[|+]|[|+]$|-{3,}"  # also of a box in ASCII
+    lines = [re.sub(borders, " ", line).strip() for line in text.splitlines()]
+    words = " ".join(lines[1:])  # without the heading
     words = re.sub(r"\s+", " ", words.partition("For full helptext")[0]).strip()
     return re.sub(r"^Error parsing [\w.-]+: ", "", words) or "wrong options"

@@ -10,7 +10,7 @@ from rich.table import Table
 from ..errors import ArgumentError
 from ..training import TrainConfig
 from ..training.seeds import SeedsResult, train_seeds
-from .eval import show
+from .eval import columns, show
 from .options import Output, choose_task, parse
 
 
@@ -43,7 +43,7 @@ def make_table(result: SeedsResult) -> Table:
     """A line for each evaluation: means over the seeds and their standard deviations."""
     seeds = ", ".join(map(str, result.seeds))
     table = Table(title=f"{result.task.name}, {result.config.method.solver}: seeds {seeds}")
-    names = [name for name in result.rows[-1] if name != "batch"]
+    names = columns(result.rows[-1])
     for heading in ("batches", *(name.replace("_", " ") for name in names)):
         table.add_column(heading, justify="right")
     for row in result.rows:

@@ -23,7 +23,7 @@ from ..training import RunFolder, Saving, Task, TrainConfig, TrainResult, train
 from ..training.curves import draw_curves
 from ..training.state import judged_by
 from ..training.tensorboard import TensorBoard
-from .eval import show
+from .eval import columns, show
 from .options import Output, choose_task, parse, peek
 
 
@@ -267,8 +267,7 @@ def make_table(result: TrainResult) -> Table:
     steps = f"{method.steps} step{'s' if method.steps > 1 else ''} a batch"
     table = Table(title=f"{result.task.name}, {method.solver}: {steps}")
     evaluated = result.evaluations or result.rows[-1:]
-    left_out = ("batch", "skipped", "_bits", "_perplexity")  # these follow from the loss
-    measures = [name for name in evaluated[-1] if not name.endswith(left_out)]
+    measures = columns(evaluated[-1])
     for heading in ("batches", *(name.replace("_", " ") for name in measures), "batches/s"):
         table.add_column(heading, justify="right")
     batches, seconds = 0, 0.0

@@ -121,6 +121,8 @@ class Method:
         _check_positive(self, "learning_rate", "lam", "rate", "clip")
         if self.acceleration is not None and self.steps == 1:
             raise ArgumentError("acceleration: of several steps on a batch; give steps_per_batch, above 1")
+        if self.projects:
+            self.make_solver()  # which checks its settings
 
     @property
     def steps(self) -> int:

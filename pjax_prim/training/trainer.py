@@ -223,7 +223,9 @@ class Parts:
         optimiser = None if config.method.projects else make_optimiser(config, task)
         key = jax.random.key(config.seed)
         shapes = convert_state(eqx.filter_eval_shape(partial(make_state, config, task, optimiser), key))
-        make_step(config, task)  # checks the solver's settings before anything is written
+        loss = TaskLoss(task, config.method.compute_dtype)
+        # Traced once before anything is written or compiled: what is wrong with it is an error now.
+        eqx.filter_eval_shape(loss, *task.split(shapes.model), shapes.model_state, batch, key)
         return cls(task, config, stream, shapes, batch, Placing(config, task, shapes, batch, devices))
 
     def init(self, source: str | Path | None = None) -> TrainState:
