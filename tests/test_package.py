@@ -67,3 +67,36 @@ def test_every_module_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> Non
 def test_command_line_is_installed(wheel: Path) -> None:
     (entry,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
     assert b"pjax-prim = pjax_prim.cli:main" in zipfile.ZipFile(wheel).read(entry)
+
+
+WEIGHT = """
+import sys
+import pjax_prim
+heavy = {"optax", "orbax", "tensorstore", "grain", "matplotlib", "rich", "sklearn", "tyro", "scipy"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+import pjax_prim.cli, pjax_prim.training, pjax_prim.data
+heavy -= {"orbax", "tensorstore"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+"""
+
+
+def test_what_an_import_brings(tmp_path: Path) -> None:
+    succeed(sys.executable, "-c", WEIGHT, cwd=tmp_path)
+
+
+def test_a_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules[sys.argv[1]] = None; from pjax_prim.cli import main; "
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    for package, *arguments in (
+        ("tyro", "graph"),
+        ("rich", "train"),
+        ("sklearn", "graph"),
+        ("grain", "train"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, package, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        expected = f"{arguments[0]}: needs the package {package}; pip install 'pjax-prim[train]'"
+        assert done.returncode == 2 and expected in done.stderr, done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
@@ -99,13 +100,16 @@ def export_params(model: PyTree, path: str | Path) -> None:
     """
     path = Path(path)
     write = _format(path)[0]
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: cannot be written (no such folder)")
     partial = path.with_name(path.name + ".partial")
     try:
         write(partial, model)
         partial.replace(path)
     except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
         partial.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def import_params(
@@ -149,7 +153,18 @@ def _read_eqx(path: Path, like: PyTree, mapping: Mapping[str, str | None], drop:
 
 
 def _write_safetensors(path: Path, model: PyTree) -> None:
-    _safetensors().save_file({name: jnp.asarray(x) for name, x in named_arrays(model).items()}, path)
+    package = _safetensors()
+    arrays = named_arrays(model)
+    for name, array in arrays.items():
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) or jnp.asarray(array).dtype != array.dtype:
+            raise ArgumentError(
+                f"{path.name.removesuffix('.partial')}: {name}: a safetensors file cannot hold {array.dtype} "
+                "here without loss; export to .eqx, or convert the leaf"
+            )
+    try:
+        package.save_file({name: jnp.asarray(x) for name, x in arrays.items()}, path)
+    except Exception as error:  # of a class of its own, also for a full disk
+        raise CheckpointError(f"{path.name.removesuffix('.partial')}: cannot be written ({error})") from None
 
 
 def _read_safetensors(

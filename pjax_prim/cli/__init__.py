@@ -3,13 +3,12 @@
 import argparse
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 import pjax_prim as pjp
 
-from ..errors import ArgumentError, LostProcessError, NonFiniteError, PjaxError, PreemptedError
+from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
 
 COMMANDS = {
     "train": "train a task and leave checkpoints, metrics, model and curves in a run folder",
@@ -79,14 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             leave()
         return 1 if isinstance(error, NonFiniteError) else 2
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
             raise
-        missing = f"{name}: needs the package {error.name}; pip install 'pjax-prim[{EXTRAS[error.name]}]'"
-        print(f"pjax-prim: error: {ArgumentError(missing)}", file=sys.stderr)
+        extra = f"pip install 'pjax-prim[{EXTRAS[package]}]'"
+        print(f"pjax-prim: error: {name}: needs the package {package}; {extra}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Nobody reads the results, which is no error; the interpreter would try to write them once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from .options import drop_output
+
+        drop_output()  # else the interpreter would try to write it once more
     except OSError as error:
         print(f"pjax-prim: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         return 2

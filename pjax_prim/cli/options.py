@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
@@ -37,7 +39,12 @@ class Output:
         """Where to print results."""
         from rich.console import Console
 
-        return Console(stderr=self.json, highlight=False)
+        class Results(Console):
+            def on_broken_pipe(self) -> None:
+                """Nobody reads the results, which is no error."""
+                drop_output()
+
+        return Results(stderr=self.json, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class Choice:
 
 
 RunDir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+
+
+def drop_output() -> None:
+    """Sends standard output nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def peek(arguments: Sequence[str], *names: str) -> str | None:

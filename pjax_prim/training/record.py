@@ -209,6 +209,11 @@ class Record:
         if self.folder is not None and self._group.is_first and rows:
             self.folder.append_rows(rows, timings)
 
+    def replace(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes all rows anew, of which one was changed."""
+        if self.folder is not None and self._group.is_first:
+            self.folder.replace_rows(rows)
+
     def stops(self) -> bool:
         """Whether the run was asked to stop. All processes ask together."""
         return self._preemption is not None and self._preemption.reached()

@@ -132,6 +132,10 @@ class RunFolder:
             [{"batch": n, "seconds": seconds} for n, seconds in zip(numbers, timings, strict=True)],
         )
 
+    def replace_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes all lines of `metrics` anew, at once."""
+        _replace(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
     def sync_metrics(self) -> None:
         """Returns when all rows are on the disk."""
         for path in (self.metrics, self.timings):
@@ -150,8 +154,9 @@ class RunFolder:
         """
         rows = _first_rows(self.metrics, batches)
         timings = _first_rows(self.timings, batches)
-        for path, kept in ((self.metrics, rows), (self.timings, timings)) if write else ():
-            _replace(path, "".join(json.dumps(row) + "\n" for row in kept))
+        if write:
+            self.replace_rows(rows)
+            _replace(self.timings, "".join(json.dumps(row) + "\n" for row in timings))
         return rows, [float(row["seconds"]) for row in timings]
 
     def save_model(self, model: PyTree) -> None:

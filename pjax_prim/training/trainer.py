@@ -293,8 +293,10 @@ class _Run:
         """From a state to the one at the end of the run."""
         config, task, progress = self.parts.config, self.parts.task, self.progress
         packed = Packed.of(state)
-        if has_stopped(config, task, progress.rows) or progress.batch == config.batches:
+        if has_stopped(config, task, progress.rows):
             return state
+        if progress.batch == config.batches:
+            return self._evaluate_last(packed).state
         for batch, position in self._batches():
             packed = self._take(packed, batch)
             progress.batch, progress.start, progress.position = progress.batch + 1, 0, position
@@ -377,7 +379,7 @@ class _Run:
         with self.clock.on("evaluate"), self.group.waiting(f"evaluation after batch {self.progress.batch}"):
             figures = self.evaluator(state.model, state.model_state)
             row.update({name: _finite(x) for name, x in figures.items()})
-            if task.measure_gap and config.method.solver == "displacement":
+            if batch is not None and task.measure_gap and config.method.solver == "displacement":
                 row["gap"] = _finite(float(self._measure(state, batch)))
         judge = judged_by(config, task)
         if judge is None or not config.track_best:
@@ -385,6 +387,17 @@ class _Run:
         if judge[1] not in figures:
             raise ArgumentError(f"best: expected one of {', '.join(figures)}, given {judge[1]!r}")
         return Packed.of(note_best(state, task.split(state.model)[0], judge[0] * figures[judge[1]]))
+
+    def _evaluate_last(self, packed: Packed) -> Packed:
+        """Evaluates at the end of a run that was to be longer: its last batch may have had no evaluation. The
+        batch itself is gone, and so is its gap."""
+        progress, names = self.progress, tuple(f"{name}_" for name in self.parts.task.evaluate)
+        row = progress.rows[-1]
+        if not names or any(key.startswith(names) for key in row):
+            return packed
+        packed = self._evaluate(packed, None, row)
+        self.record.replace(progress.rows)
+        return packed
 
     def _measure(self, state: TrainState, batch: Any) -> Any:
         """The gap of the batch."""

@@ -157,3 +157,21 @@ def test_export_errors(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.flax", None)
     with pytest.raises(ArgumentError, match=r"pip install 'pjax-prim\[safetensors\]'"):
         export_params(make(4), tmp_path / "model.safetensors")
+
+
+def test_what_safetensors_cannot_hold_is_named(tmp_path) -> None:
+    tree = {"good": jnp.ones(2, jnp.float32), "bad": jax.random.key(0)}
+    with pytest.raises(ArgumentError, match=r"out.safetensors: bad: a safetensors file cannot hold key<fry>"):
+        export_params(tree, tmp_path / "out.safetensors")
+    assert not list(tmp_path.iterdir())
+    tree = {"nan": jnp.array([1.0, jnp.nan]), "double": jnp.ones(2, jnp.float64)}
+    export_params(tree, tmp_path / "out.safetensors")
+    found = import_params(tmp_path / "out.safetensors", tree)
+    assert found["double"].dtype == jnp.float64
+    np.testing.assert_array_equal(found["nan"], tree["nan"])
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.eqx"])
+def test_a_missing_folder(name: str, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=f"absent/{name}: cannot be written .no such folder"):
+        export_params({"x": jnp.ones(2)}, tmp_path / "absent" / name)

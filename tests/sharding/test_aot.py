@@ -22,7 +22,6 @@ SMALL = "--hidden 256 256 --batch-size 256".split()
         ("--topology v9x:4x4 --mesh data=16", "topology: no chip 'v9x' in 'v9x:4x4'; there are v4, v5e"),
         ("--topology v5e-16 --mesh data=16", "topology: no chip 'v5e-16' in 'v5e-16'; did you mean v5e"),
         ("--topology v5e:sixteen --mesh data=16", "topology: expected CHIP:AxB or CHIP:AxBxC"),
-        ("--topology v5e:4x4 --mesh data=16 --solver adam", "solver: aot compiles solvers that keep copies"),
         (
             "--topology v5e:2x2 --topology v5e:4x4 --topology v5e:8x8 --mesh data=4 --mesh data=16",
             "mesh: expected one, or one for each of 3 topologies, given 2",
@@ -91,3 +90,13 @@ def test_what_does_not_fit_is_named(capsys) -> None:
     assert "linear_1[0] float32[1, 4096, 4096, 4096]" in captured.err
     assert main(["aot", "--topology", "v5e:3x7", "--mesh", "data=-1", *SMALL]) == 2
     assert "topology: libtpu knows no 'v5e:3x7'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("solver", ["displacement", "adam"])
+def test_a_direction_is_compiled_for_a_pod(solver: str, capsys) -> None:
+    arguments = ["--topology", "v5e:2x2", "--mesh", "data=2,model=2", "--solver", solver, *SMALL, "--json"]
+    assert main(["aot", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chips"] == 4 and found["fits"] and "all-reduce" in found["collectives"]

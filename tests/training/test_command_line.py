@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -175,3 +176,29 @@ def test_seeds(capsys) -> None:
     assert "seeds: expected different numbers of at least 0, given [2, 2]" in capsys.readouterr().err
     assert main(["seeds", *SMALL, "--seeds", "-1"]) == 2
     assert "--seeds: expected numbers of at least 0, given [-1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["{} > /dev/full", "{} | true"])
+def test_results_that_nobody_takes(shell: str, tmp_path: Path) -> None:
+    command = (
+        f"{Path(sys.executable).parent / 'pjax-prim'} train {' '.join(SMALL)} --solver sgd --run-dir run"
+    )
+    script = f"set -o pipefail; {shell.format(command)}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and (tmp_path / "run" / "model.eqx").exists()
+    if "full" in shell:
+        assert done.returncode == 2
+        assert "pjax-prim: error: standard output: No space left on device" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_run_folder_that_the_locale_cannot_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "pjax-prim", "train", *SMALL, "--run-dir", "\u00e9t\u00e9"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
+    )  # fmt: skip
+    assert (
+        done.returncode == 2 and "has characters that this locale's encoding, ascii, has not" in done.stderr
+    )

@@ -152,6 +152,23 @@ def test_averaged_and_best_parameters(tmp_path) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_run_that_ends_at_a_checkpoint_is_evaluated_there(tmp_path) -> None:
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "longer")
+    expected = outcome(run({**QUICK, "batches": 3}, whole, saving=EVERY), whole)
+    run({**QUICK, "batches": 5}, folder, saving=EVERY)
+    for step in (4, 5):
+        shutil.rmtree(folder.checkpoints.step_path(step))
+    ended = run({**QUICK, "batches": 3}, folder, resume=True, saving=EVERY)
+    assert outcome(ended, folder) == expected and "test_accuracy" in ended.summary()
+
+
+def test_the_best_parameters_on_a_mesh_are_copies(tmp_path) -> None:
+    fields = {**QUICK, "mesh": "data=8", "track_best": True, "eval_every": 1}
+    result = run(fields, RunFolder(tmp_path), saving=EVERY)
+    best = max(row["test_accuracy"] for row in result.rows)
+    assert evaluate_run(result.task, RunFolder(tmp_path), which="best")["test_accuracy"] == best
+
+
 def test_metrics_are_cut_to_the_checkpoint(tmp_path) -> None:
     folder = RunFolder(tmp_path)
     expected = outcome(run(QUICK, folder, saving=EVERY), folder)
