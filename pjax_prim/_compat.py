@@ -213,6 +213,11 @@ def coordination_client() -> Any | None:
     return _distributed.global_state.client
 
 
+def has_preemption_service() -> bool:
+    """Whether processes learn together that one of them is to stop (`jax_enable_preemption_service`)."""
+    return _distributed.global_state.preemption_sync_manager is not None
+
+
 def is_traced(value: Any) -> bool:
     """Whether a value is traced, so that it cannot be looked at."""
     return isinstance(value, jax.core.Tracer)

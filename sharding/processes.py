@@ -37,11 +37,16 @@ GONE = 70
 """Exit status of a process that lost the others."""
 
 
-def leave() -> NoReturn:
-    """Ends a process that lost the others; an ordinary end would wait for them once more."""
+def leave(status: int = GONE) -> NoReturn:
+    """Ends a process that lost the others, or leaves them; an ordinary end would wait for them once more."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(GONE)
+    os._exit(status)
+
+
+def is_alone() -> bool:
+    """Whether this process has joined no others."""
+    return coordination_client() is None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from .._compat import has_preemption_service
+
 EXIT_CODE = 75
 """Exit status of a run that saved and stopped because it was asked to: "temporary failure, try
 again" (EX_TEMPFAIL of sysexits.h)."""
@@ -43,6 +45,8 @@ class Preemption:
     def reached(self) -> bool:
         """Whether to save and stop. To be polled by all processes together."""
         if jax.process_count() > 1:
+            if not has_preemption_service():
+                return False
             self._polls += 1
             return bool(multihost_utils.reached_preemption_sync_point(self._polls))
         return self._asked

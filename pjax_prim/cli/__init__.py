@@ -49,6 +49,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+INTERRUPTED = 130
+"""Exit status after SIGINT, as shells have it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -93,5 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("pjax-prim: interrupted", file=sys.stderr)
-        return 130
+        if "jax" in sys.modules:
+            from ..sharding.processes import is_alone, leave
+
+            if not is_alone():
+                leave(INTERRUPTED)
+        return INTERRUPTED
     return 0

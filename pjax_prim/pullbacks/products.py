@@ -21,8 +21,9 @@ from jaxtyping import Array
 def damp(output: Array, lengths: Sequence[Array], weight: Array, order: tuple[int, ...]) -> Array:
     """`output`, whose cotangent is divided by 1 + the sum of n / (weight (1 + n)) over the `lengths` n.
 
-    They are the squared lengths of the rows of one operand or of both. `order` is the order of axes in which that happens, and in which lengths broadcast: with the axes of a
-    parameter last, as layers arrange their outputs, the transpositions around it cancel.
+    They are the squared lengths of the rows of one operand or of both. `order` is the order of axes in which
+    that happens, and in which lengths broadcast: with the axes of a parameter last, as layers arrange their
+    outputs, the transpositions around it cancel.
     """
     del lengths, weight, order
     return output

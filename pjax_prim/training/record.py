@@ -216,13 +216,17 @@ class Record:
 
     def stops(self) -> bool:
         """Whether the run was asked to stop. All processes ask together."""
-        return self._preemption is not None and self._preemption.reached()
+        if self._preemption is None:
+            return False
+        with self._group.waiting("asking whether to stop"):
+            return self._preemption.reached()
 
     def is_due(self, progress: Progress) -> bool:
         """Whether it is time to save, between batches or chunks. All processes ask together."""
         if self._writer is None:
             return False
-        return self._policy.is_due(None if progress.start else progress.batch, self._writer.last_save)
+        with self._group.waiting("asking whether to save"):
+            return self._policy.is_due(None if progress.start else progress.batch, self._writer.last_save)
 
     def save(self, state: TrainState, progress: Progress, *, wait: bool = False) -> None:
         """Saves a checkpoint, unless the newest one is of this moment (or, where a batch has to be
