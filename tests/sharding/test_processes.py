@@ -21,8 +21,11 @@ from pjax_prim.sharding.processes import Group, distribute, from_local_rows, loc
 
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError, LostProcessError, ProcessError
+from pjax_prim.tasks import TaskFile
+from pjax_prim.training import TrainConfig, train
 from tests.training.runs import run as run_alone
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = "--solver ap --hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
 CONFIG = {"hidden": (8,), "batch_size": 16, "batches": 2, "steps_per_batch": 2}
 LIMIT = 240  # seconds, on a busy machine
@@ -44,7 +47,7 @@ class Run:
             subprocess.Popen(
                 [
                     Path(sys.executable).parent / "pjax-prim", "train", *own,
-                    "--run-dir", str(folder / "run"),
+                    *([] if "--run-dir" in own else ["--run-dir", str(folder / "run")]),
                     "--coordinator", f"localhost:{port}", "--num-processes", str(len(options)),
                     "--process-id", str(number), "--process-timeout", str(timeout),
                 ],
@@ -102,6 +105,27 @@ def test_differing_configurations_are_an_error_on_every_process(tmp_path: Path) 
             assert status == 2 and not out
             assert "configuration differs between processes: seed: process 0 has 0, process 1 has 1" in err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_differing_folders_are_an_error_on_every_process(tmp_path: Path) -> None:
+    with Run(tmp_path, [[*SMALL, "--run-dir", str(tmp_path / name)] for name in "ab"]) as run:
+        for status, _, err in run.results():
+            assert status == 2
+            assert f"run_dir: process 0 has '{tmp_path / 'a'}', process 1 has '{tmp_path / 'b'}'" in err
+
+
+def test_two_processes_train_a_task_of_ones_own(tmp_path: Path) -> None:
+    code = (ROOT / "docs" / "tasks.md").read_text().split("```python\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "waves.py").write_text(code)
+    few = [str(tmp_path / "waves.py"), "--width", "8", "--batch-size", "16", "--batches", "3", "--json"]
+    with Run(tmp_path, [[*few, "--mesh", "data=2,model=2"]] * 2) as run:
+        (status, out, err), (other, *_) = run.results()
+    assert status == other == 0, err
+    found = json.loads(out.splitlines()[-1])
+    file = TaskFile(tmp_path / "waves.py")
+    alone = train(file.make(file.options(width=8, batch_size=16)), TrainConfig(batches=3))
+    for name in ("loss", "test_loss", "test_error"):
+        assert found[name] == pytest.approx(alone.rows[-1][name], rel=1e-4)
 
 
 def test_bad_input_on_one_process_ends_all(tmp_path: Path) -> None:
