@@ -1,9 +1,11 @@
 """Settings of every test: the CPU as eight devices, 64-bit types on, programs that compile quickly.
 
-Set through `jax.config` rather than the environment, so that a subprocess of a test starts
-as a user's would. With `JAX_PLATFORMS=cuda,cpu` the tests of kernels run on a GPU.
+With `--as-users` instead what users have, and only the tests marked `as_users`. Set through `jax.config`
+rather than the environment, so that a subprocess of a test starts as a user's would. With
+`JAX_PLATFORMS=cuda,cpu` the tests of kernels run on a GPU.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -16,11 +18,25 @@ import pytest
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "the tests marked as_users alone: 64-bit types off, XLA optimises"
+    parser.addoption("--as-users", action="store_true", help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--as-users")
+    given = [(item.get_closest_marker("as_users") is not None) == wanted for item in items]
+    config.hook.pytest_deselected(items=[item for item, keep in zip(items, given, strict=True) if not keep])
+    items[:] = [item for item, keep in zip(items, given, strict=True) if keep]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--as-users"):
+        return
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_disable_most_optimizations", True)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None or config.getoption("numprocesses", None) is None:  # this process runs tests
         folder = Path(tempfile.mkdtemp(prefix="pjax-prim-tests-"))
@@ -59,13 +75,21 @@ def start_backend() -> None:
         os.environ["XLA_FLAGS"] = before
 
 
+def pytest_collection_finish() -> None:
+    """What imports and collection made stays: the collector of garbage need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
     """XLA optimises less, to save minutes, but for the modules marked `optimised`."""
-    optimised = request.node.get_closest_marker("optimised") is not None
-    jax.config.update("jax_disable_most_optimizations", not optimised)
+    before = jax.config.read("jax_disable_most_optimizations")
+    if request.node.get_closest_marker("optimised") is not None:
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 _tests = itertools.count(1)

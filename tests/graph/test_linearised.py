@@ -177,7 +177,8 @@ def test_a_loop_that_carries_a_condition() -> None:
 
     (node,) = linearised(pjp.constraint_graph(fn)(W))
     assert "scan" in node.constraint.name
-    assert np.isfinite(pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3).params).all()
+    found = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=3).params
+    assert jnp.sum(fn(found)) < 0.99 * jnp.sum(fn(W))
 
 
 def test_one_warning_names_them_all() -> None:
@@ -238,10 +239,15 @@ def test_identities_of_large_programs() -> None:
 
 
 def test_half_precision() -> None:
-    def fn(w: Array) -> Array:
-        return pjp.squared_error(
-            jnp.cumprod(X.astype("bfloat16") @ w, 1).astype("float32"), Y.astype("float32")
-        )
+    def solved(dtype: str) -> Array:
+        def fn(w: Array) -> Array:
+            return pjp.squared_error(
+                jnp.cumprod(X.astype(dtype) @ w, 1).astype("float32"), Y.astype("float32")
+            )
 
-    solution = pjp.solve(fn, W.astype("bfloat16"), solver=pjp.AlternatingProjections(), max_steps=5)
-    assert solution.params.dtype == jnp.bfloat16 and np.isfinite(solution.params.astype("float32")).all()
+        solver = pjp.AlternatingProjections()
+        return pjp.solve(fn, W.astype(dtype), solver=solver, max_steps=5).params
+
+    found, expected = solved("bfloat16"), solved("float32")
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype("float32"), expected, atol=0.05)

@@ -229,8 +229,11 @@ def test_length_zero() -> None:
 
     graph = pjp.constraint_graph(fn)(PARAMS, X)
     assert kinds(graph) == {"parameter": 1, "sum": 1, "loss": 1}
-    solution = pjp.solve(fn, PARAMS, X, solver=pjp.DouglasRachford(), max_steps=2)
-    chex.assert_tree_all_finite(solution.params)
+    start = PARAMS | {"c": jnp.full((5, 3), 3.0)}  # the losses ask for ones
+    solution = pjp.solve(fn, start, X, solver=pjp.DouglasRachford(), max_steps=2)
+    for name in "wub":
+        np.testing.assert_array_equal(solution.params[name], start[name])
+    assert np.abs(solution.params["c"] - 1).max() < 2
 
 
 LOOPS: dict[str, Callable[[Params, Array], Any]] = {

@@ -63,11 +63,7 @@ def both(first: Rows, second: Rows) -> Rows:
         for dtype in ("float64", "float32", "bfloat16")
     ],
 )
-def test_nearest_point(case: Case, dtype: str, request: pytest.FixtureRequest) -> None:
-    if dtype == "float64" and any(f"function={name}," in str(case) for name in ("sin", "cos")):
-        # The projection finds cheaper points: the minimiser's grid is too coarse for many periods.
-        reason = "the slow minimiser is beaten on far queries of periodic functions"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_nearest_point(case: Case, dtype: str) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{case} {dtype}".encode()))
     for n in case.sizes:
         count = case.count if n == case.sizes[-1] else 200

@@ -235,4 +235,6 @@ def test_products_without_rows(rows: int) -> None:
     constraint = Linear(((rows, 3), (4, 3)), (((1,), (1,)), ((), ())))
     a, b = jnp.ones((rows, 3)), jnp.ones((4, 3))
     result = constraint.project_average((a, b), jnp.zeros((rows, 4)), (), (True, True))
+    assert [x.shape for x in result.displacements] == [a.shape, b.shape]
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(result))
+    assert bool(jnp.all((result.displacements[1] == 0) == (rows == 0)))

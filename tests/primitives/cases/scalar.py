@@ -27,11 +27,13 @@ def _quiet(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return silent
 
 
-def _best(f: Function, inverse: Function | None) -> Callable[..., np.ndarray]:
+def _best(f: Function, inverse: Function | None, period: float | None = None) -> Callable[..., np.ndarray]:
     @_quiet
     def best(a: np.ndarray, z: np.ndarray) -> np.ndarray:
         around = np.concatenate([-_SCALES, [0.0], _SCALES])
         points = [np.broadcast_to(_ANYWHERE, (len(a), len(_ANYWHERE))), a[:, None] + around]
+        if period is not None:  # every value is taken within half of one
+            points.append(a[:, None] + np.linspace(-period / 2, period / 2, 1001))
         if inverse is not None:
             wanted = z[:, None] + around
             points += [inverse(wanted), -inverse(wanted), -inverse(-wanted)]
@@ -57,13 +59,14 @@ def case(
     f: Function,
     *parameters: float,
     inverse: Function | None = None,
+    period: float | None = None,
     inside: Function = lambda a: a,
     kinked: bool = False,
     steep: bool = False,
 ) -> Case:
     """A row.
 
-    - `f`, `inverse`: by NumPy, nan outside their domains.
+    - `f`, `inverse`: by NumPy, nan outside their domains; `period` of a function that has one.
     - `inside`: any number as one of the domain at which f is moderate.
     - `steep`: whether rounding x may change f by any amount.
     """
@@ -86,7 +89,7 @@ def case(
         change = np.minimum(change, 100 * (np.abs(a) + np.abs(z)))
         return np.abs(a) + np.abs(z) + np.where(np.isfinite(change) & (not steep), change, 0)
 
-    best = _best(f, inverse)
+    best = _best(f, inverse, period)
     if steep and inverse is not None:  # the graph goes on where rounded x have no more values
         across = _best(inverse, f)
         along, best = best, lambda a, z: np.minimum(along(a, z), across(z, a))
@@ -148,8 +151,8 @@ CASES = [
     case("cbrt", np.cbrt, inverse=lambda y: y**3),
     case("square", np.square, inverse=np.sqrt),
     case("reciprocal", lambda x: 1 / x, inverse=lambda y: 1 / y, inside=away),
-    case("sin", np.sin),
-    case("cos", np.cos),
+    case("sin", np.sin, period=2 * np.pi),
+    case("cos", np.cos, period=2 * np.pi),
     case("abs", np.abs, kinked=True),
     *(
         case(
