@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -110,10 +110,7 @@ def _lower(
 ) -> Any:
     rule = _select(definition, platform, lowering, is_whole_on_each_device(ctx), ctx.avals_in, static)
 
-    def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        with jax.named_scope(definition.name), standard_promotion():
-            return rule.implementation(*arrays, **static)
-
+    scoped = _function(definition.name, rule.implementation, tuple(sorted(static.items())))
     attributes = {**static, "rule": rule.name}
     if definition.chooses:
         attributes["lowering"] = lowering
@@ -125,6 +122,19 @@ def _lower(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
         return lower()
+
+
+@cache
+def _function(
+    name: str, implementation: Implementation, static: tuple[tuple[str, Any], ...]
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """What a rule lowers. JAX keeps its trace of every shape, for the other programs that need it."""
+
+    def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        with jax.named_scope(name), standard_promotion():
+            return implementation(*arrays, **dict(static))
+
+    return jax.jit(scoped, inline=True)
 
 
 def _select(
