@@ -8,10 +8,12 @@ A comparison of numbers has no cotangent. Where its result becomes a number agai
 what was compared: beside its value it carries a number, 0 or 1, that has a pullback (`Entry.soft`).
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
@@ -71,13 +73,24 @@ def interpret(settings: Settings, closed: Any, arguments: Sequence[Entry]) -> li
     for equation in jaxpr.eqns:
         entries = [read(atom) for atom in equation.invars]
         if not any(entry.moves for entry in entries):
-            results = [Entry(value) for value in bind_equation(equation, *(x.value for x in entries))]
+            results = list(map(Entry, _constant(equation, [x.value for x in entries])))
         elif equation.primitive in CALLS:
             results = CALLS[equation.primitive](settings, equation, entries)
         else:
             results = _operation(settings, equation, entries)
         environment.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _constant(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """One operation that sees no parameter.
+
+    Functions of JAX hold NaNs that they do not choose, as the mean of nothing. What runs eagerly here was
+    inside a jitted function, where they are not looked for.
+    """
+    config: Any = jax.config
+    with jax.debug_nans(False) if config.jax_debug_nans else contextlib.nullcontext():
+        return bind_equation(equation, *values)
 
 
 def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:

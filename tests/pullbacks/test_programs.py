@@ -227,6 +227,15 @@ def test_auxiliary_output() -> None:
     assert again["name"] == "net"
 
 
+def test_nans_that_are_not_chosen_are_none() -> None:
+    """The variance of nothing is NaN, and stands in the program of every variance."""
+    direct = pjp.displacement(lambda w: error(X @ w / jnp.sqrt(jnp.var(X @ w, 0) + 0.1)))
+    with jax.debug_nans(True):
+        chex.assert_trees_all_close(direct(W), jax.jit(direct)(W), rtol=1e-4, atol=1e-6)
+        with pytest.raises(FloatingPointError):
+            pjp.displacement(lambda w: error(jnp.log(-jnp.abs(X @ w))))(W)
+
+
 def test_an_array_means_its_mean() -> None:
     fn = lambda w: pjp.squared_error(X @ w, Y)  # noqa: E731
     value, direction = pjp.value_and_displacement(fn)(W)
