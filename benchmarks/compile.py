@@ -2,7 +2,8 @@
 
 For each network, in a fresh process each, the CPU seconds of tracing, lowering and compiling
 `pjp.solve` with alternating projections and an Adam step by the gradient, and the time of a step of each
-(median of 7). `--steps 0` leaves the steps out; `--scopes` counts the instructions of the solver's loop by scope.
+(median of 7). `--steps 0` leaves the steps out; `--scopes` counts the instructions of the compiled program by
+scope.
 """
 
 import argparse
@@ -118,9 +119,18 @@ def main() -> None:
             print(*head, sep="\n", end="\n" if head else "")
             *seconds, step = map(float, last.split())
             totals[which] = seconds[0] + seconds[1] + seconds[2]
-            rows[which] = f"{which}: trace {seconds[0]:.2f} lower {seconds[1]:.2f} compile {seconds[2]:.2f} s, "
+            rows[which] = (
+                f"{which}: trace {seconds[0]:.2f} lower {seconds[1]:.2f} compile {seconds[2]:.2f} s, "
+            )
             rows[which] += f"step {step:.2f} ms"
-        print(name, rows["solve"], rows["adam"], f"ratio {totals['solve'] / totals['adam']:.2f}", sep="  ", flush=True)
+        print(
+            name,
+            rows["solve"],
+            rows["adam"],
+            f"ratio {totals['solve'] / totals['adam']:.2f}",
+            sep="  ",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
