@@ -82,9 +82,9 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(100_000, 20, 20)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """XLA optimises less, to save minutes, but for the modules marked `optimised`."""
+    """XLA optimises less, to save minutes, but for tests marked `optimised`."""
     before = jax.config.read("jax_disable_most_optimizations")
     if request.node.get_closest_marker("optimised") is not None:
         jax.config.update("jax_disable_most_optimizations", False)

@@ -251,6 +251,20 @@ OPEN = {
 }
 """Not compiled, a program transfers its numbers to the device, as that of `jax.grad` does."""
 
+LIKE_OTHERS = {
+    # They share the loop of `solve-ap` and `solve-dr`; what is their own, a step, is in the other contexts.
+    **dict.fromkeys(
+        ("solve-ep", "solve-rrr", "solve-anderson"),
+        ("donated", "scan", "cond", "shard_map-unchecked", "explicit-data", "export", "threads"),
+    ),
+    # `displacement_step` calls the second, which is the first and a value.
+    **dict.fromkeys(
+        ("displacement", "value_and_displacement"),
+        ("donated", "scan", "cond", "shard_map-unchecked", "export", "disable_jit", "tracer_leaks"),
+    ),
+}
+"""Of entry points the contexts that another one stands for, unless asked for."""
+
 EXPECTED: dict[str, Any] = {}
 
 
@@ -263,7 +277,12 @@ def expected(entry: Entry) -> Any:
 @pytest.mark.parametrize(
     ("entry", "context"),
     [
-        pytest.param(entry, context, id=f"{entry}-{context.name}")
+        pytest.param(
+            entry,
+            context,
+            id=f"{entry}-{context.name}",
+            marks=pytest.mark.slow if context.name in LIKE_OTHERS.get(entry.name, ()) else (),
+        )
         for entry in ENTRIES
         for context in CONTEXTS
         if (entry.traces or not context.traces) and (entry.name, context.name) not in OPEN

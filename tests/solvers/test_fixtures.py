@@ -70,7 +70,11 @@ def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None
     every_solver(
         FIXTURE_PROBLEMS,
         TWO_FORMS,
-        lambda case, solver: solver == "cyclic_projections" and (case[0] in LARGE or case[1] == "margin"),
+        # The maxima of `cnn_pool` are in both forms in test_every_problem.py, its convolutions in `cnn_flat`.
+        lambda case, solver: (
+            case[0] == "cnn_pool"
+            or (solver == "cyclic_projections" and (case[0] in LARGE or case[1] == "margin"))
+        ),
     ),
 )
 def test_trajectory_in_both_forms(name: str, loss: str, problem: Problem, solver: str) -> None:
