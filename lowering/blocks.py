@@ -61,6 +61,22 @@ def elementwise(
     return apply
 
 
+def rows(function: Callable[..., tuple[Array, ...]], block_size: int) -> Callable[..., tuple[Array, ...]]:
+    """A function of vectors, the last axes of arrays of one shape, a block of vectors after the other."""
+
+    def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
+        shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
+        count, n = math.prod(shape[:-1]), shape[-1]
+        blocks = block_count(count, count * n, block_size)
+        if blocks == 1:
+            return function(*arrays, **static)
+        parts = tuple(jnp.broadcast_to(x, shape).reshape(blocks, count // blocks, n) for x in arrays)
+        found = lax.map(lambda part: function(*part, **static), parts)
+        return tuple(x.reshape(shape) for x in found)
+
+    return apply
+
+
 def divides(a: Any) -> bool:
     """Whether copies (..., P, Q, K) are many, and divide into rows of blocks that are not small."""
     *_, q, k = a.shape

@@ -31,6 +31,7 @@ from pjax_prim.primitives import (
     project_convolution_p,
     project_linear_p,
     project_scalar_p,
+    project_softmax_p,
     reflect_dot_p,
 )
 from pjax_prim.primitives.convolution import reference as convolution_reference
@@ -179,6 +180,16 @@ for _definition in (displace_scalar_p, project_scalar_p):
         ),
         "cpu",
     )
+register(
+    project_softmax_p,
+    Rule(
+        "blocks",
+        blocks.rows(partial(project_softmax_p.reference, stops=True), block_size=2**15),
+        local=True,
+        when="one device: block after block, short where targets are near",
+    ),
+    "cpu",
+)
 for _definition, _rule in (
     (displace_dot_p, blocks.displace_dot),
     (leave_dot_p, blocks.leave_dot),

@@ -44,6 +44,7 @@ from .primitives import project_scalar as project_scalar
 from .primitives import project_scale as project_scale
 from .primitives import project_select as project_select
 from .primitives import project_sign as project_sign
+from .primitives import project_softmax as project_softmax
 from .primitives import project_sum as project_sum
 from .primitives import project_sum_relu as project_sum_relu
 from .primitives import project_threshold_dot as project_threshold_dot

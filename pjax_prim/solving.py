@@ -1,7 +1,9 @@
 """`solve`: train the parameters of a function by projections."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import equinox as eqx
@@ -31,13 +33,36 @@ class RESULTS(eqx.Enumeration):
     nonfinite = "A value became infinite or NaN; the last finite state is returned."
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["names"])
+@dataclass(frozen=True, eq=False)
+class ByNode(Mapping[str, Array]):
+    """Numbers of all nodes by name, read one by one from one array.
+
+    A program that gives them apart would compile a slice for each.
+    """
+
+    array: Array
+    names: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.array[self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class Solution(eqx.Module):
     """What `solve` returns.
 
     - `params`: the trained parameters, of the structure of the given ones.
     - `state`: the solver's state; pass it to `solve(..., state=...)` to continue.
     - `stats`: `num_steps`; of the last step the `gap` (the distance between the shadows),
-      `gap_per_node` (a dictionary by node name) and `change` (the distance that the parameters
+      `gap_per_node` (a mapping by node name) and `change` (the distance that the parameters
       moved); `first_nonfinite`, the index of the first node with a non-finite value, or -1.
     - `result`: an item of `RESULTS`.
     """
@@ -168,7 +193,7 @@ def _solved(
     stats = {
         "num_steps": progress.steps,
         "gap": progress.gap,
-        "gap_per_node": {node.name: progress.gaps[i] for i, node in enumerate(graph.nodes)},
+        "gap_per_node": ByNode(progress.gaps, tuple(node.name for node in graph.nodes)),
         "change": progress.change,
         "first_nonfinite": progress.first_nonfinite,
     }

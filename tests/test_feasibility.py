@@ -163,7 +163,7 @@ def test_step_by_step_is_solve(solver: pjp.AbstractSolver) -> None:
         state, gaps = problem.step(solver, state)
     solution = pjp.solve(loss, W, solver=solver, max_steps=3)
     chex.assert_trees_all_close(problem.parameters(solver, state), solution.params, rtol=1e-9)
-    chex.assert_trees_all_close(gaps, solution.stats["gap_per_node"], rtol=1e-6, atol=1e-12)
+    chex.assert_trees_all_close(gaps, dict(solution.stats["gap_per_node"]), rtol=1e-6, atol=1e-12)
 
 
 def test_gaps_of_the_forward_pass_and_jit() -> None:

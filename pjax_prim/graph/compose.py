@@ -2,7 +2,7 @@
 
 - A composition of elementwise operations on one value that is one of the `examples` (`jax.nn.gelu` and
   its like arrive as such chains).
-- A layer norm (`rows`).
+- A layer norm or a softmax (`rows`).
 - `jnp.where` with comparisons of values that depend on parameters (`selections`).
 
 `plan_compositions` only analyses; `compose` makes the new equations. Nothing is compiled or evaluated.
@@ -21,7 +21,7 @@ from .examples import patterns
 from .groups import Group, Groups
 from .ir import Equation, Value
 from .match import has_patterns
-from .rows import Norm, plan_norms
+from .rows import OverAxes, plan_rows
 from .selections import select
 from .trace import FlatFunction
 
@@ -39,14 +39,14 @@ class Composition:
 def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
     """The function with compositions and selections as single equations."""
     groups = Groups(function, varying)
-    norms = {plan.output: plan for plan in plan_norms(function.equations, groups)}
-    inside = {value for plan in norms.values() for value in plan.inside}
+    rows = {plan.output: plan for plan in plan_rows(function.equations, groups)}
+    inside = {value for plan in rows.values() for value in plan.inside}
     compositions = {plan.output: plan for plan in plan_compositions(function.equations, groups, inside)}
     composed: list[Equation] = []
     for equation in function.equations:
         first = equation.outputs[0] if equation.outputs else None
-        if first in norms:
-            equation = _normed(equation, norms[first])
+        if first in rows:
+            equation = _over_axes(equation, rows[first])
         elif first in compositions:
             equation = _composed(equation, compositions[first])
         composed.append(equation)
@@ -117,9 +117,9 @@ def _composed(equation: Equation, plan: Composition) -> Equation:
     return _as(equation, pp.scalar_p, plan.root, function=plan.function, parameters=plan.parameters)
 
 
-def _normed(equation: Equation, plan: Norm) -> Equation:
+def _over_axes(equation: Equation, plan: OverAxes) -> Equation:
     axes = tuple(axis - len(plan.root.shape) for axis in plan.axes)
-    return _as(equation, pp.normalize_p, plan.root, axes=axes, eps=plan.eps, center=plan.center)
+    return _as(equation, plan.definition, plan.root, axes=axes, **plan.static)
 
 
 def _as(equation: Equation, definition: pp.Definition, *inputs: Value, **params: Any) -> Equation:

@@ -1,8 +1,9 @@
-"""Layer norms, however they are written, become one constraint.
+"""Layer norms and softmax, however they are written, become one constraint.
 
 A group of equations with one input and one output of its shape is a norm if it is one of the examples below:
 t / sqrt(mean t^2 + eps) over some axes, with t = x or x - mean x and eps a number written in the program.
-Its elementary constraints meet far more slowly (`benchmarks/compositions.py`).
+It is a softmax if it is exp(x) / sum exp(x) over some axes, with or without the largest x taken off. Their
+elementary constraints meet far more slowly (`benchmarks/compositions.py`).
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .. import primitives as pp
 from .groups import Group, Groups
 from .ir import Equation, Value
 from .match import PLACEHOLDERS, Bindings, Pattern, has_patterns, make_pattern
@@ -28,28 +30,87 @@ Axes = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
-class Norm:
-    """`output` is the norm of `root` over `axes`; `inside`, what was made on the way."""
+class OverAxes:
+    """`output` is a function of `root` over `axes`; `inside`, what was made on the way.
+
+    `definition` is the library's primitive for it, with the parameters `static` beside the axes.
+    """
 
     root: Value
     output: Value
     axes: tuple[int, ...]
-    eps: float
-    center: bool
     inside: frozenset[Value]
+    definition: pp.Definition
+    static: dict[str, Any]
 
 
-def plan_norms(equations: Iterable[Equation], groups: Groups) -> list[Norm]:
-    """All groups that are norms. Values inside must be used nowhere else: they have no copies then."""
-    plans: list[Norm] = []
+def plan_rows(equations: Iterable[Equation], groups: Groups) -> list[OverAxes]:
+    """All groups that are norms or softmax.
+
+    Values inside must be used nowhere else: they have no copies then.
+    """
+    plans: list[OverAxes] = []
     for last in equations:
-        if last.primitive in (lax.mul_p, lax.div_p) and last.outputs[0] in groups.varying:
-            if has_patterns(last.outputs[0].dtype) and (found := _norm_of(last, groups)) is not None:
-                plans.append(found)
+        if last.primitive not in _LAST or last.outputs[0] not in groups.varying:
+            continue
+        if has_patterns(last.outputs[0].dtype):
+            plans += [x for find in (_norm_of, _softmax_of) if (x := find(last, groups)) is not None]
     return plans
 
 
-def _norm_of(last: Equation, groups: Groups) -> Norm | None:
+_LAST = (lax.mul_p, lax.div_p, lax.exp_p)
+
+
+def _plan(group: Group, axes: tuple[int, ...], definition: pp.Definition, **static: Any) -> OverAxes:
+    inside = frozenset(value for x in group.equations for value in x.outputs)
+    return OverAxes(group.root, group.output, axes, inside, definition, static)
+
+
+def _softmax_of(last: Equation, groups: Groups) -> OverAxes | None:
+    (output,) = last.outputs
+    term = groups.terms.of(output)
+    for pattern in _softmax_patterns(jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))):
+        bindings = pattern.bind(term)
+        group = None if bindings is None else groups.between(bindings[pattern.inputs[0]], last)
+        axes = None if group is None else _averaged(group, groups.varying)
+        if group is not None and axes is not None:
+            return _plan(group, axes, pp.softmax_p)
+    return None
+
+
+def _exponentials(x: Any) -> tuple[Callable[[], Any], ...]:
+    """Up to a factor for all of them."""
+    return (
+        lambda: jnp.exp(x),
+        lambda: jnp.exp(x - jnp.max(x, -1, keepdims=True)),
+        lambda: jnp.exp(x - lax.stop_gradient(jnp.max(x, -1, keepdims=True))),
+    )
+
+
+_SOFTMAXES: tuple[Callable[[Any], Any], ...] = (
+    jax.nn.softmax,
+    lambda x: jnp.exp(jax.nn.log_softmax(x)),
+    lambda x: jnp.exp(x - jax.nn.logsumexp(x, -1, keepdims=True)),
+    *(
+        lambda x, i=i, quotient=quotient: quotient(_exponentials(x)[i]())
+        for i in range(3)
+        for quotient in (
+            lambda t: t / jnp.sum(t, -1, keepdims=True),
+            lambda t: t * (1 / jnp.sum(t, -1, keepdims=True)),
+        )
+    ),
+)
+
+
+@cache
+def _softmax_patterns(dtype: str, x64: bool) -> tuple[Pattern, ...]:
+    del x64
+    x = jax.ShapeDtypeStruct((2, _COUNT), dtype)
+    found = (make_pattern(function, [x], ()) for function in _SOFTMAXES)
+    return tuple(sorted(found, key=lambda pattern: -pattern.size))  # x less its maximum is a vector, too
+
+
+def _norm_of(last: Equation, groups: Groups) -> OverAxes | None:
     (output,) = last.outputs
     term = groups.terms.of(output)
     for center, pattern in _patterns(jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))):
@@ -62,8 +123,7 @@ def _norm_of(last: Equation, groups: Groups) -> Norm | None:
             continue
         eps = {bindings[x].number for x in pattern.parameters[0]}
         if len(eps) == 1 and 0 < (number := eps.pop()) < np.inf:
-            inside = frozenset(value for x in group.equations for value in x.outputs)
-            return Norm(group.root, output, axes, number, center, inside)
+            return _plan(group, axes, pp.normalize_p, eps=number, center=center)
     return None
 
 
@@ -115,8 +175,11 @@ def _patterns(dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], ...]:
     return tuple(found)
 
 
+_REDUCTIONS = (lax.reduce_sum_p, lax.psum_p, lax.reduce_max_p, lax.pmax_p)
+
+
 def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
-    """The axes of the root that every sum of a group is over; None if they differ or are lost."""
+    """The axes of the root that every sum and maximum of a group is over; None if they differ or are lost."""
     root = group.root
     known: dict[Value, Axes] = {root: tuple(None if n == 1 else i for i, n in enumerate(root.shape))}
     summed: set[tuple[int, ...]] = set()
@@ -124,7 +187,7 @@ def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
         inputs = [value for value in step.inputs if value in varying]
         output = step.outputs[0]
         axes = known[inputs[0]]
-        if step.primitive in (lax.reduce_sum_p, lax.psum_p):
+        if step.primitive in _REDUCTIONS:
             gone = step.params["axes"]
             if gone:
                 summed.add(tuple(sorted(axis for i in gone if (axis := axes[i]) is not None)))

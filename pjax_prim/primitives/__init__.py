@@ -84,6 +84,9 @@ from .select import project_select_p as project_select_p
 from .select import select_p as select_p
 from .sign import project_sign as project_sign
 from .sign import project_sign_p as project_sign_p
+from .softmax import project_softmax as project_softmax
+from .softmax import project_softmax_p as project_softmax_p
+from .softmax import softmax_p as softmax_p
 from .squared_error import prox_squared_error as prox_squared_error
 from .squared_error import prox_squared_error_p as prox_squared_error_p
 from .squared_error import squared_error as squared_error

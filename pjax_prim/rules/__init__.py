@@ -12,6 +12,7 @@ from . import (  # noqa: F401  registers the rules
     reductions,
     scalar,
     selection,
+    softmax,
     steps,
     structural,
     threshold,

@@ -224,6 +224,7 @@ pjax.project_scalar
 pjax.project_scale
 pjax.project_select
 pjax.project_sign
+pjax.project_softmax
 pjax.project_sum
 pjax.project_sum_relu
 pjax.project_threshold_dot
@@ -237,6 +238,7 @@ pjax.quantize
 pjax.reflect_dot
 pjax.scalar
 pjax.select
+pjax.softmax
 pjax.squared_error
 pjax.sum_relu
 pjax.threshold_dot

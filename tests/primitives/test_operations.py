@@ -354,6 +354,12 @@ OPERATIONS = [
         lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 0.1),
         lambda count: [normal(count, 3, 7)],
     ),
+    Operation(
+        "softmax", pp.softmax_p,
+        lambda x: pp.softmax_p.bind(x, axes=(-1,))[0],
+        lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True),
+        lambda count: [normal(count, 3, 7)],
+    ),
     Operation("project_linear", pp.project_linear_p, project_linear, plain_project_linear, matrices),
     Operation(
         "displace_dot", pp.displace_dot_p, displace_dot, plain_displace_dot,

@@ -13,6 +13,7 @@ from jaxtyping import Array
 import pjax_prim as pjp
 from pjax_prim.rules.normalize import Normalize
 from pjax_prim.rules.scalar import Scalar
+from pjax_prim.rules.softmax import Softmax
 
 X = jax.random.normal(jax.random.key(0), (3, 4))
 
@@ -64,6 +65,27 @@ NO_NORMS: dict[str, Callable[[Array], Array]] = {
     "over other axes": lambda x: (x - x.mean(0)) * jax.lax.rsqrt(x.var(1, keepdims=True) + 0.1),
     "absolute": lambda x: x / (jnp.mean(jnp.abs(x), -1, keepdims=True) + 0.1),
 }
+SOFTMAXES: dict[str, tuple[Callable[[Array], Array], str]] = {
+    "jax.nn.softmax": (jax.nn.softmax, "softmax axes=(1,)"),
+    "along another axis": (lambda x: jax.nn.softmax(x, 0), "softmax axes=(0,)"),
+    "along both": (lambda x: jax.nn.softmax(x, (0, 1)), "softmax axes=(0, 1)"),
+    "of each row": (jax.vmap(jax.nn.softmax), "softmax axes=(1,)"),
+    "by hand": (lambda x: jnp.exp(x) / jnp.exp(x).sum(0), "softmax axes=(0,)"),
+    "less the largest": (
+        lambda x: (t := jnp.exp(x - x.max(-1, keepdims=True))) / t.sum(-1, keepdims=True),
+        "softmax axes=(1,)",
+    ),
+    "by its logarithm": (lambda x: jnp.exp(jax.nn.log_softmax(x)), "softmax axes=(1,)"),
+    "by the normaliser": (lambda x: jnp.exp(x - jax.nn.logsumexp(x, -1, keepdims=True)), "softmax axes=(1,)"),
+}
+ROUNDING = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4e-2}
+"""Of the examples, which round on the way to each value."""
+NO_SOFTMAXES: dict[str, Callable[[Array], Array]] = {
+    "one more": lambda x: (t := jnp.exp(x)) / (1 + t.sum(-1, keepdims=True)),
+    "of two values": lambda x: jnp.exp(x) / jnp.exp(2 * x).sum(-1, keepdims=True),
+    "its exponentials are used": lambda x: (t := jnp.exp(x)) / t.sum(-1, keepdims=True) + t,
+    "in another base": lambda x: (t := jnp.exp2(x)) / t.sum(-1, keepdims=True),
+}
 MANY: dict[str, tuple[Callable[[Array], Array], list[str]]] = {
     "an inner value is used": (
         lambda x: jax.nn.sigmoid(x) * x + jax.nn.sigmoid(x)[::-1], ["scalar silu", "scalar logistic", "sum "]
@@ -101,6 +123,23 @@ def test_norms(row: str, dtype: str) -> None:
     (norm,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, Normalize))
     if row != "flat":
         chex.assert_trees_all_close(norm.forward((3 * x,), ()), f(3 * x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", SOFTMAXES)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_softmax(row: str, dtype: str) -> None:
+    f, text = SOFTMAXES[row]
+    x = X.astype(dtype)
+    assert constraints(f, x) == [text]
+    assert constraints(jax.jit(f), x) == [text]
+    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape, dtype)))(x)
+    (softmax,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, Softmax))
+    chex.assert_trees_all_close(softmax.forward((3 * x,), ()), f(3 * x), rtol=ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("row", NO_SOFTMAXES)
+def test_what_is_no_softmax(row: str) -> None:
+    assert not any("softmax" in text for text in constraints(NO_SOFTMAXES[row]))
 
 
 @pytest.mark.parametrize("row", NO_NORMS)
