@@ -267,8 +267,8 @@ ERRORS: dict[str, tuple[Callable[[Params, Array], Any], str]] = {
         "'while'.*Python integers",
     ),
     "no rule in scan": (
-        lambda p, x: lax.scan(lambda h, x: (lax.nextafter(cell(p, h, x), START), None), START, x)[0],
-        "no projection rule for primitive 'nextafter', whose input depends on parameters. Give it one",
+        lambda p, x: lax.scan(lambda h, x: (lax.igamma_grad_a(cell(p, h, x), START), None), START, x)[0],
+        "no projection rule for primitive 'igamma_grad_a', whose input depends on parameters. Give it one",
     ),
     "rule does not cover": (
         lambda p, x: lax.scan(lambda h, x: (cell(p, h, x) ** 0, None), START, x)[0],
