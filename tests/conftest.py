@@ -33,15 +33,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--as-users"):
-        return
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", True)
+    as_users = config.getoption("--as-users")
+    jax.config.update("jax_enable_x64", not as_users)
+    jax.config.update("jax_disable_most_optimizations", not as_users)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is not None or config.getoption("numprocesses", None) is None:  # this process runs tests
-        folder = Path(tempfile.mkdtemp(prefix="pjax-prim-tests-"))
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        keep_programs(folder)
+    if worker is None and config.getoption("numprocesses", None) is not None:
+        return  # the workers run the tests
+    folder = Path(tempfile.mkdtemp(prefix="pjax-prim-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    keep_programs(folder)
+    if not as_users:
         start_backend()
 
 
