@@ -3,8 +3,7 @@
 A vector x is to be such that f(x) is a target, f(x') of a random x'. Alternating projections between f's
 constraints and the loss, once with f as the library takes it apart, once with {(x, y): y = f(x)} as one
 constraint, whose nearest point is found by Gauss-Newton steps with a line search to rounding. Shown is the
-median over problems of |f(x) - target|^2 relative to the start. It says what one constraint would gain, in
-steps; its projection has no closed form and costs far more than a step of the elementary ones.
+median over problems of |f(x) - target|^2 relative to the start.
 """
 
 import argparse
