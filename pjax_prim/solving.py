@@ -1,5 +1,6 @@
 """`solve`: train the parameters of a function by projections."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, get_args
 
 import equinox as eqx
 import jax
+import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -38,7 +40,8 @@ class RESULTS(eqx.Enumeration):
 class ByNode(Mapping[str, Array]):
     """Numbers of all nodes by name, read one by one from one array.
 
-    A program that gives them apart would compile a slice for each.
+    A program that gives them apart would compile a slice for each. Axes that `jax.vmap` or a scan adds come
+    first.
     """
 
     array: Array
@@ -47,13 +50,24 @@ class ByNode(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         if name not in self.names:
             raise KeyError(name)
-        return self.array[self.names.index(name)]
+        return self.array[..., self.names.index(name)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+jax.export.register_pytree_node_serialization(
+    ByNode,
+    serialized_name="pjax_prim.ByNode",
+    serialize_auxdata=lambda fields: json.dumps(fields).encode(),
+    deserialize_auxdata=lambda text: tuple(map(tuple, json.loads(text))),
+)
 
 
 class Solution(eqx.Module):

@@ -204,3 +204,25 @@ def test_a_placement_of_another_problem() -> None:
     )
     with pytest.raises(pjp.ArgumentError, match="placement: expected that of a plan for this function"):
         pjp.solve(loss, W, solver=SOLVER, max_steps=1, placement=plan.placement)
+
+
+def test_gaps_of_nodes_are_a_mapping_in_every_form() -> None:
+    """By name, with the axes that `jax.vmap` adds; a program that is exported gives them, too."""
+
+    def run(w: Any) -> Any:
+        def fn(w: Any) -> Any:
+            return pjp.squared_error(jax.nn.relu(jnp.ones((2, 3)) @ w), jnp.ones((2, 4)))
+
+        return pjp.solve(fn, w, solver=pjp.AlternatingProjections(), max_steps=2).stats["gap_per_node"]
+
+    w = jax.random.normal(jax.random.key(0), (3, 4))
+    one, several = run(w), jax.vmap(run)(jnp.stack([2 * w, w]))
+    program = jax.export.deserialize(jax.export.export(jax.jit(run))(w).serialize())
+    exported = program.call(w)
+    assert list(one) == list(several) == list(exported) and len(one) > 2
+    for name, gap in one.items():
+        np.testing.assert_allclose(several[name], [run(2 * w)[name], gap], rtol=1e-6)
+        np.testing.assert_allclose(exported[name], gap, rtol=1e-6)
+    assert repr(one) == repr(dict(one))
+    with pytest.raises(KeyError, match="nowhere"):
+        one["nowhere"]
