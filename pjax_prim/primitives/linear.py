@@ -247,7 +247,7 @@ def reference(
     relative: bool,
     precision: Any,
     operand_dtype: Any,
-    scatter: Literal["centred", "sums"] | None = None,
+    scatter: Literal["formed", "sums"] | None = None,
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -284,9 +284,9 @@ def reference(
     mean_a, mean_b = (next(moves) if want else None for want in wanted)
     # Seen from b, the same query with its axes exchanged.
     exchanged = query._replace(product=_turn(p), norm_a=_turn(query.norm_b), norm_b=_turn(query.norm_a))
-    centred = scatter == "centred"
-    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, centred)
-    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, centred)
+    forms = scatter == "formed"
+    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, forms)
+    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, forms)
     # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
     stepped = jnp.any(found.step_a != 0, -1)
     kept = jnp.zeros_like(found.moved)
@@ -304,50 +304,32 @@ def _turn(x: Array) -> Array:
 
 
 def _scatter(
-    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float | Array, centred: bool
+    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float | Array, forms: bool
 ) -> Array:
     """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
 
-    None stands for zero: a constant.
+    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is
+    what the copies moved less what their mean did; what these sums cannot resolve is not taken for zero.
     """
     size, copies = jnp.abs(e), e.shape[-1]
     c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)
+    across = ratio * e
     if mean is not None and copies <= 1:
         return jnp.zeros(e.shape[:-2], e.dtype)
-    across = ratio * e
+    if forms and math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
+        moves = c[..., None] * a[..., :, None, :] + across[..., None] * b[..., None, :, :]
+        differences = moves if mean is None else moves - mean[..., :, None, :]
+        return jnp.sum(jnp.square(differences), (-3, -2, -1))
     moved = c * c * query.norm_a + 2 * c * across * query.product + across * across * query.norm_b
     moved = jnp.maximum(jnp.sum(moved, (-2, -1)), 0)
     if mean is None:
         return moved
     apart = moved - copies * jnp.sum(jnp.square(mean), (-2, -1))
-    # What the sums cannot resolve is not taken for zero.
-    apart = jnp.maximum(apart, 2 * jnp.finfo(e.dtype).eps * moved)
-    if not centred:
-        return apart
-    few = jnp.any(apart < _ALIKE * moved)
-    return lax.cond(few, lambda: _centred_scatter(query, a, b, c, across, mean), lambda: apart)
+    return jnp.maximum(apart, 2 * jnp.finfo(e.dtype).eps * moved)
 
 
-_ALIKE = 1e-3
-"""Copies whose squared distance from their mean is a smaller part of what they moved have lost digits."""
-
-
-def _centred_scatter(query: Query, a: Array, b: Array, c: Array, across: Array, mean: Array) -> Array:
-    """The squared distance of copies, which moved by c a + across b, from a mean that they are all near.
-
-    Every term is made of deviations from means over copies, of c, `across` and b, so that it is as small as
-    the result.
-    """
-    # Up to a constant, across b = level b' + (across - level) b with b' = b - centre; so is its mean made.
-    level, centre = jnp.mean(across, -1, keepdims=True), jnp.mean(b, -2, keepdims=True)
-    apart, rise = b - centre, across - level
-    lengths, along = (jnp.sum(apart * x, -1)[..., None, :] for x in (apart, b))
-    steps, pulls = (x - jnp.mean(x, -1, keepdims=True) for x in (c, across * query.product))
-    rest = mean - jnp.mean(c, -1)[..., None] * a - level * centre
-    positive = rise * rise * query.norm_b + steps * steps * query.norm_a
-    mixed = level * level * lengths + 2 * (level * rise * along + steps * pulls)
-    found = jnp.sum(positive + mixed, (-2, -1)) - c.shape[-1] * jnp.sum(jnp.square(rest), (-2, -1))
-    return jnp.maximum(found, jnp.finfo(c.dtype).eps * jnp.sum(positive, (-2, -1)))
+_FEW = 2**16
+"""Up to so many numbers in copies, they are formed for their distance from their mean."""
 
 
 def mean(x: Array, axis: int) -> Array:
@@ -381,10 +363,9 @@ so is the squared displacement weighted.
 - `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit
   of a displacement is lost, however small it is beside the operands.
 - `scatter`: the last result is two numbers, (..., 2): the squared displacement, and the squared distance of
-  the projected copies from their means (of what is not wanted, a constant, from where it was). "centred"
-  keeps its digits however nearly alike the copies move; "sums" takes no mean that nothing else needs, and
-  where the sums cannot resolve the distance gives what they can.
-- `precision` of the products, `operand_dtype` they take; they accumulate in float32 or wider.
+  the projected copies from their means (of what is not wanted, a constant, from where it was). "formed"
+  forms the differences of few copies; "sums" does not: divided over devices, copies would be moved. Where
+  sums cannot resolve the distance it is what they can.
 
 Results: the new output (..., P, Q); the displacements wanted, in the shapes of `a` and `b`; the squared
 displacement summed over all copies of both, (...).

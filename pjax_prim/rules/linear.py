@@ -26,7 +26,7 @@ from .constraint import (
 from .registry import ConstraintRule, RuleContext, register_projection
 
 divided: ContextVar[bool] = ContextVar("divided", default=False)
-"""Whether operands are divided over devices, where means for the gap alone would be exchanged."""
+"""Whether operands are divided over devices, where no copies may be formed; set by the problem."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Linear(WeightedConstraint):
             relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
-            scatter="sums" if divided.get() else "centred",
+            scatter="sums" if divided.get() else "formed",
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)

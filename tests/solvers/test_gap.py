@@ -98,10 +98,15 @@ def test_copies_that_move_nearly_alike(
     for dtype, digits in (("float64", 1e-9), ("float32", 1e-3)):
         *_, (moved, scatter) = project_linear_p.bind(
             *(x.astype(dtype) for x in (a, b, z)), wanted=wanted, relative=False, precision="highest",
-            operand_dtype=jnp.dtype(dtype), scatter="centred",
+            operand_dtype=jnp.dtype(dtype), scatter="formed",
         )  # fmt: skip
-        rounding = 100 * float(jnp.finfo(dtype).eps) ** 2 * float(moved)
-        np.testing.assert_allclose(scatter, exact, rtol=digits, atol=rounding)
+        eps = float(jnp.finfo(dtype).eps)
+        if rows * columns * inputs <= 2**16:  # few: their differences are formed
+            np.testing.assert_allclose(scatter, exact, rtol=digits, atol=100 * eps**2 * float(moved))
+        else:  # what the sums cannot resolve is not taken for zero
+            floor = (2 * eps if wanted[0] else eps) * float(moved) / 2
+            np.testing.assert_allclose(scatter, exact, rtol=digits, atol=30 * eps * float(moved))
+            assert float(scatter) >= floor or exact > floor
 
 
 def test_a_difference_of_sums_is_never_taken_for_zero() -> None:
