@@ -16,7 +16,8 @@ NOT_LAYERS = {
 
 
 def committed() -> dict[str, str]:
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][1:]
+    _, _, table = PAGE.read_text().partition("| `eqx.nn` |")
+    lines = [line for line in table.splitlines()[1:] if line.startswith("| ")]
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
 
 
