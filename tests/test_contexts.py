@@ -303,7 +303,7 @@ def test_export_with_a_symbolic_number_of_examples(run: Callable[..., Any]) -> N
     program = jax.export.export(jax.jit(run))(params, *shapes)
     for count in (2, 5):
         given = params, x[:count], labels[:count]
-        chex.assert_trees_all_close(program.call(*given), run(*given), rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(program.call(*given), jax.jit(run)(*given), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", [gap, solve(pjp.AlternatingProjections())], ids=["gap", "solve"])
