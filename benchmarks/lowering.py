@@ -138,6 +138,8 @@ def rows(n: int) -> dict[str, Row]:
         "project_max": Row((many, few), in_place=(0,)),
         "project_mean": Row((many, few), in_place=(0,)),
         "project_normalize": Row((many, many), norm, in_place=(0,)),
+        "project_softmax": Row((logits, labels), in_place=(0,)),
+        "softmax": Row((logits,), {"axes": (-1,)}, in_place=(0,)),
         "project_product": Row((one, one, one), in_place=(0, 1)),
         "project_quantize": Row((one, one), {"levels": 4, "scale": 1.0}, in_place=(0,)),
         "project_round": Row((one, one), {"function": "round"}, in_place=(0,)),
