@@ -218,6 +218,15 @@ def has_preemption_service() -> bool:
     return _distributed.global_state.preemption_sync_manager is not None
 
 
+def outside_of_traces() -> Any:
+    """A context in which known arrays are computed with although something is being traced.
+
+    As `jax.ensure_compile_time_eval`, which also evaluates constants one by one while a jitted function is
+    traced in it.
+    """
+    return _core.eval_context()
+
+
 def is_traced(value: Any) -> bool:
     """Whether a value is traced, so that it cannot be looked at."""
     return isinstance(value, jax.core.Tracer)

@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._compat import JAX_VERSION, program_cache
+from ._compat import JAX_VERSION, outside_of_traces, program_cache
 from .errors import ArgumentError, GraphError
 from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
@@ -300,7 +300,7 @@ def check_constants(problem: FeasibilityProblem) -> None:
     if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
         return
     wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
-    with jax.ensure_compile_time_eval():  # what a function that is traced closes over is known, too
+    with outside_of_traces():  # what a function that is traced closes over is known, too
         found = jax.device_get(_constants(graph, tuple(wanted), problem.data, problem.captured))
     environment = dict(zip(wanted, found, strict=True))
     for constraint, values in checked:

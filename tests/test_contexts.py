@@ -336,3 +336,28 @@ def test_examples_divided_over_a_mesh_add_up(check: bool) -> None:
     )
     found = jax.tree.map(lambda x: x / 2 if check else x, jax.jit(mapped)(params, x, labels))
     chex.assert_trees_all_close(found, displacement(params, x, labels), rtol=1e-4, atol=1e-6)
+
+
+def test_a_first_call_transfers_nothing() -> None:
+    """Labels are checked by a program, too, with nothing traced, compiled or kept before."""
+    given = arguments()
+    jax.clear_caches()
+    with jax.transfer_guard("disallow"):
+        found = solve(pjp.AlternatingProjections())(*given)
+    chex.assert_trees_all_close(found, expected(ENTRIES[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+def test_known_labels_are_checked_while_something_is_traced(classes: int) -> None:
+    """What a jitted function closes over is known; one of the labels is out of range."""
+    params, x, _ = arguments()
+    labels = jnp.array([0, 2, 1, 0, 2, classes - 1])
+
+    def run(params: Any) -> Any:
+        return gap(params, x, labels), solve(pjp.AlternatingProjections())(params, x, labels)
+
+    if classes == 3:
+        chex.assert_trees_all_close(jax.jit(run)(params), run(params), rtol=1e-4, atol=1e-5)
+    else:
+        with pytest.raises(pjp.ArgumentError, match="labels.*: expected one-hot vectors.* at index \\(5,\\)"):
+            jax.jit(run)(params)
