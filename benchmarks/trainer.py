@@ -18,8 +18,8 @@ import jax
 from pjax_prim.tasks.random import task
 from pjax_prim.training import Method, RunFolder, TrainConfig, train
 from pjax_prim.training.config import Solver
+from pjax_prim.training.parts import Parts
 from pjax_prim.training.placing import Packed
-from pjax_prim.training.trainer import Parts
 
 
 def bare(parts: Parts, batches: int) -> tuple[float, float]:

@@ -137,6 +137,12 @@ def _function(
     return jax.jit(scoped, inline=True)
 
 
+@cache
+def _interpreted(rule: Rule) -> Rule:
+    """The rule with its kernel interpreted; the same one each time, as `_function` knows it by that."""
+    return replace(rule, implementation=partial(rule.implementation, interpret=True))
+
+
 def _select(
     definition: Definition,
     platform: Platform | None,
@@ -150,8 +156,7 @@ def _select(
     if choice == "pallas" and platform != "tpu":
         kernels = (rule for rule in rules.get("tpu", ()) if rule.kernel)
         own = [rule for rule in candidates if rule.kernel]
-        interpreted = [replace(x, implementation=partial(x.implementation, interpret=True)) for x in kernels]
-        candidates = [*own, *interpreted, *candidates]
+        candidates = [*own, *map(_interpreted, kernels), *candidates]
     usable = (
         rule
         for rule in candidates

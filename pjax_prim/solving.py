@@ -85,7 +85,12 @@ class Solution(eqx.Module):
     state: Any
     stats: dict[str, Any]
     result: Any
-    node_names: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """The names of the graph's nodes, in the order of the state."""
+        names: tuple[str, ...] = self.stats["gap_per_node"].names
+        return names
 
     @property
     def message(self) -> str:
@@ -152,8 +157,7 @@ def solve(
     new, state, stats, result = _run(
         graph, operands(solver), operands(max_steps), operands(tol), readout, arrays, state, placement
     )
-    names = tuple(node.name for node in graph.nodes)
-    return Solution(problem.restore(new), state, stats, result, names)
+    return Solution(problem.restore(new), state, stats, result)
 
 
 @eqx.filter_jit

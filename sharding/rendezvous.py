@@ -55,14 +55,15 @@ def _receive(coordinator: str, port: int, processes: int, deadline: float, timeo
             listener.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection, _ = listener.accept()
+            except TimeoutError:
+                missing = ", ".join(map(str, sorted(set(range(1, processes)) - there)))
+                problem = f"process {missing} of {processes} did not come within {timeout:g} s"
+                continue
+            try:
                 message = _read(connection, 5.0)
                 number, told = int(message["process"]), message["processes"]
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    missing = ", ".join(map(str, sorted(set(range(1, processes)) - there)))
-                    problem = f"process {missing} of {processes} did not come within {timeout:g} s"
-                continue
             except (OSError, ValueError, KeyError):  # not one of ours
+                connection.close()
                 continue
             if told != processes:
                 problem = f"process 0 was given num_processes={processes}, process {number} {told}"

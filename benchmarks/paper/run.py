@@ -15,7 +15,7 @@ from pjax_prim.feasibility import FeasibilityProblem, make_problem
 from pjax_prim.tasks import TaskFile
 from pjax_prim.training import RunFolder, Task, TaskLoss, TrainConfig, train
 from pjax_prim.training.configuration import to_plain
-from pjax_prim.training.trainer import Parts
+from pjax_prim.training.parts import Parts
 
 from .cells import Budget, Cell
 

@@ -14,9 +14,8 @@ from ..errors import ArgumentError
 from ..feasibility import is_trained
 from ..sharding.topology import Analysis, analyse, analyse_step, topology_devices
 from ..training import Method, Task, TrainConfig
-from ..training.config import FROM_FORWARD_PASS
+from ..training.parts import Parts
 from ..training.placing import Packed
-from ..training.trainer import Parts
 from .options import Output, choose_task, parse
 
 LARGEST = 5
@@ -66,7 +65,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     results, problems = [], []
     for topology, mesh in zip(chips.topology, meshes, strict=True):
         parts_of = make_parts(task, method, topology, mesh, chips.dtype, chips.batch_per_data)
-        plan = make_plan(parts_of)
+        plan = parts_of.placing.plan
         if plan is None:
             analysis = analyse_step(topology, *lower_step(parts_of))
         else:
@@ -104,13 +103,6 @@ def make_parts(
 
     config = TrainConfig(method=method, mesh=mesh)
     return Parts.make(task, config, devices, lambda x: jax.tree.map(with_rows, convert(x)), convert)
-
-
-def make_plan(parts: Parts) -> sharding.Plan | None:
-    """The plan of a projection solver; None for what keeps nothing but parameters."""
-    if parts.config.method.solver in FROM_FORWARD_PASS:
-        return None
-    return parts.placing.plan
 
 
 def lower_step(parts: Parts) -> tuple[Any, Any]:

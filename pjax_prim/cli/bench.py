@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
 from ..errors import ArgumentError
-from ..training.benchmark import CASES, case_of, compare
+from ..training.benchmark import CASES, Call, Case, case_of, compare
 from .options import Output, choose_task, parse
 
 
@@ -22,9 +22,9 @@ class Bench:
         seed: of the parameters and the data.
     """
 
-    case: Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"] = "ap"
+    case: Case = "ap"
     repeats: int = 11
-    call: Literal["keep", "give", "loop"] = "keep"
+    call: Call = "keep"
     seed: int = 0
 
 

@@ -11,7 +11,7 @@ import pjax_prim as pjp
 
 from ..data import open_stream
 from ..training import TaskLoss
-from ..training.trainer import batch_shapes
+from ..training.parts import batch_shapes
 from .options import Output, choose_task, parse
 
 

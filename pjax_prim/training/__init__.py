@@ -6,6 +6,8 @@ from .evaluate import Evaluator as Evaluator
 from .record import Saving as Saving
 from .run_folder import RunFolder as RunFolder
 from .run_folder import params_sha256 as params_sha256
+from .runs import evaluate_run as evaluate_run
+from .runs import load_run_model as load_run_model
 from .seeds import SeedsResult as SeedsResult
 from .seeds import train_seeds as train_seeds
 from .state import TrainState as TrainState
@@ -15,6 +17,4 @@ from .task import Mean as Mean
 from .task import Task as Task
 from .task import TaskLoss as TaskLoss
 from .trainer import TrainResult as TrainResult
-from .trainer import evaluate_run as evaluate_run
-from .trainer import load_run_model as load_run_model
 from .trainer import train as train

@@ -18,7 +18,8 @@ from ..rules.convolution import Convolution
 from ..rules.linear import Linear
 from .task import Task, TaskLoss
 
-CASES: dict[str, pjp.AbstractSolver | None] = {
+Case = Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"]
+CASES: dict[Case, pjp.AbstractSolver | None] = {
     "displacement": None,
     "ap": pjp.AlternatingProjections(),
     "ap-expanded": pjp.AlternatingProjections(form="expanded"),
@@ -125,7 +126,7 @@ def compare(
     }
 
 
-def step_bytes(case: str, task: Task) -> tuple[int, int]:
+def step_bytes(case: Case, task: Task) -> tuple[int, int]:
     """Bytes of a solver's state, and of a step that overwrites it with all it needs, by the compiler's
     account. Compiles the step and runs nothing.
     """

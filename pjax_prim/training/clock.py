@@ -26,9 +26,3 @@ class Clock:
             yield
         finally:
             self.seconds[what] += self._now() - began
-
-    @property
-    def goodput(self) -> float | None:
-        """The share of the time that went to steps; None before any."""
-        total = sum(self.seconds.values())
-        return self.seconds["steps"] / total if total else None

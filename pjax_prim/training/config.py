@@ -12,7 +12,6 @@ from ..sharding import MeshConfig
 from .configuration import from_plain, to_plain
 from .task import parse_best
 
-Projections = Literal["ap", "ar", "dr", "dm", "cp", "cdr", "ep"]
 Solver = Literal["ap", "ar", "dr", "dm", "cp", "cdr", "ep", "displacement", "gradient", "adam", "sgd"]
 
 PROJECTION_SOLVERS: dict[str, Callable[..., pjs.AbstractSolver]] = {

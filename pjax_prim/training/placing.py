@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jaxtyping import Array
 from ..errors import ArgumentError
 from ..problem import Placement
 from ..sharding import Plan, make_mesh, make_plan
-from ..sharding.processes import distribute, from_local_rows, local_rows, whole
+from ..sharding.processes import distribute, from_local_rows, local_rows
 from ..sharding.rules import apply_rules
 from .config import FROM_FORWARD_PASS, TrainConfig
 from .state import TrainState
@@ -209,10 +210,6 @@ class Placing:
         ]
         return packed._replace(leaves=placed).state
 
-    def whole(self, tree: Any) -> Any:
-        """A tree with every array whole on this process; all processes call it together."""
-        return whole(tree)
-
     def jit(self, step: Step, packed: Packed, batch: Any) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
         """A step from the arrays of a state and a batch to those of the next state and metrics, jitted. The
         memory of the given arrays is taken over.
@@ -245,16 +242,15 @@ class Placing:
     def compile(self, step: Step, packed: Packed, batch: Any) -> PackedStep:
         """A step that is compiled when it is first called."""
         jitted, after = self.jit(step, packed, batch)
-        compiled: list[bool] = []
+        compiles = True
 
         def call(packed: Packed, batch: Any) -> tuple[Packed, Metrics]:
-            if not compiled:
-                compiled.append(True)
-                with warnings.catch_warnings():
+            nonlocal compiles
+            with warnings.catch_warnings() if compiles else nullcontext():
+                if compiles:
                     # The last chunk of a batch takes a solver's state and gives none.
                     warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-                    leaves, metrics = jitted(packed.leaves, batch)
-            else:
+                    compiles = False
                 leaves, metrics = jitted(packed.leaves, batch)
             return Packed(leaves, *after()), metrics
 

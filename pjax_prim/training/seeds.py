@@ -15,7 +15,6 @@ from ..data import open_stream
 from ..errors import ArgumentError, NonFiniteError
 from .config import TrainConfig
 from .evaluate import Evaluator
-from .optimisers import make_optimiser
 from .state import TrainState, judged_by, make_state
 from .steps import make_step
 from .task import Task
@@ -80,8 +79,7 @@ def train_seeds(
     _check(task, config, seeds)
     config = replace(config, method=replace(config.method, chunk_steps=config.method.steps))
     configs = [replace(config, seed=seed) for seed in seeds]
-    optimiser = None if config.method.projects else make_optimiser(config, task)
-    init = eqx.filter_jit(lambda key: make_state(config, task, optimiser, key))
+    init = eqx.filter_jit(lambda key: make_state(config, task, key))
     states = [init(jax.random.key(seed)) for seed in seeds]
     _, static = eqx.partition(states[0], eqx.is_array)
     arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(eqx.filter(s, eqx.is_array) for s in states))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .config import TrainConfig
+from .optimisers import make_optimiser
 from .task import Task, parse_best
 
 
@@ -50,14 +51,12 @@ class TrainState(eqx.Module):
     failed: Int[Array, ""]
 
 
-def make_state(
-    config: TrainConfig, task: Task, optimiser: Any, key: PRNGKeyArray, start: Any = None
-) -> TrainState:
+def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = None) -> TrainState:
     """The state before the first batch. For use inside `jax.jit`.
 
-    **Arguments:** `optimiser`: an optax transformation, None for projections; `key`: of all random
-    numbers; `start`: a model in place of the
-    task's own.
+    **Arguments:** `key`: of all random numbers; `start`: a model in place of the task's own.
+
+    **Errors:** those of `make_optimiser`.
     """
     model, model_state = task.make_model(key)
     if start is not None:
@@ -67,7 +66,7 @@ def make_state(
     return TrainState(
         model=model,
         model_state=model_state,
-        memory=None if optimiser is None else optimiser.init(trained),
+        memory=None if config.method.projects else make_optimiser(config, task).init(trained),
         solver=None,
         averaged=None if config.average is None else trained,
         best=Best(trained, jnp.array(-jnp.inf, jnp.float32)) if config.track_best else None,

@@ -103,6 +103,10 @@ class Task:
         if self.best is not None:
             parse_best(self.best)
 
+    def has_figures(self, names: Iterable[str]) -> bool:
+        """Whether some of the names are of figures of its evaluations (`Evaluator`)."""
+        return any(name.startswith(f"{place}_") for name in names for place in self.evaluate)
+
     def data(self, seed: int) -> Any:
         """The batches to train on, of a run with this seed."""
         return self.train(seed) if callable(self.train) else self.train

@@ -4,26 +4,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 
-from ..checkpoint import WHICH, Retention, import_params, restore_params, restore_part
-from ..data import Stream, open_stream
-from ..errors import ArgumentError, DataError, NonFiniteError, RunError
-from ..sharding.processes import Group
+from ..checkpoint import Retention
+from ..errors import ArgumentError, DataError, NonFiniteError
+from ..sharding.processes import Group, whole
 from .clock import Clock
 from .config import TrainConfig
 from .evaluate import Evaluator
-from .optimisers import make_optimiser
-from .placing import Packed, PackedStep, Placing
+from .parts import CompiledSteps, Parts
+from .placing import Packed
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, params_sha256
-from .state import TrainState, judged_by, make_state, note_best, restart_batch
-from .steps import Step, batch_key, make_step, non_finite_reason
+from .state import TrainState, judged_by, note_best, restart_batch
+from .steps import batch_key, non_finite_reason
 from .task import Task, TaskLoss
 
 ALONE = Group()
@@ -62,8 +60,7 @@ class TrainResult:
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows that were evaluated."""
-        names = {f"{name}_" for name in self.task.evaluate}
-        return [row for row in self.rows if any(key.startswith(tuple(names)) for key in row)]
+        return [row for row in self.rows if self.task.has_figures(row)]
 
     def summary(self) -> dict[str, Any]:
         """The figures of the run: of the last row (`gap` is None where nothing measures it), and of its
@@ -141,8 +138,9 @@ def train(
         return Parts.make(task, config)
 
     def describe(_: Any) -> dict[str, Any]:
-        given = {**config.to_dict(), **config.to_dict()["method"], "task": dict(task.origin)}
-        return {**given, "run_dir": None if folder is None else str(folder.path)}
+        given = config.to_dict()
+        place = None if folder is None else str(folder.path)
+        return {**given, **given["method"], "task": dict(task.origin), "run_dir": place}
 
     parts = group.together("configuration", set_up, describe)
     saving = saving or Saving(Saving.policy, Retention(metric="" if judge is None else judge[1]))
@@ -161,7 +159,7 @@ def train(
         run = _Run(parts, record, progress, clock, group, on_batch)
         state = run.train(state)
         record.save(state, progress, wait=True)
-        state = parts.placing.whole(state)
+        state = whole(state)
         if folder is not None and group.is_first:
             folder.save_model(state.model)
     return TrainResult(task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked)
@@ -172,7 +170,7 @@ def _check_figures(task: Task, config: TrainConfig) -> None:
     for name in ("patience", "track_best"):
         if getattr(config, name) and judge is None:
             raise ArgumentError(f"{name}: needs evaluations to judge by, and the task {task.name} has none")
-    if judge is not None and not any(judge[1].startswith(f"{name}_") for name in task.evaluate):
+    if judge is not None and not task.has_figures([judge[1]]):
         names = ", ".join(f"{name}_..." for name in task.evaluate) or "none"
         raise ArgumentError(f"best: expected a figure of an evaluation ({names}), given {judge[1]!r}")
 
@@ -184,79 +182,6 @@ def has_stopped(config: TrainConfig, task: Task, rows: list[dict[str, Any]]) -> 
         return False
     seen = [judge[0] * row[judge[1]] for row in rows if judge[1] in row]
     return bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= config.patience
-
-
-def _as_it_is(tree: Any) -> Any:
-    return tree
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run needs before it begins; nothing is compiled to make it.
-
-    - `stream`: of batches.
-    - `shapes`, `batch`: shapes and dtypes of the state before the first batch, and of a batch.
-    """
-
-    task: Task
-    config: TrainConfig
-    stream: Stream
-    shapes: TrainState
-    batch: Any
-    placing: Placing
-
-    @classmethod
-    def make(
-        cls,
-        task: Task,
-        config: TrainConfig,
-        devices: Any = None,
-        convert_batch: Callable[[Any], Any] = _as_it_is,
-        convert_state: Callable[[Any], Any] = _as_it_is,
-    ) -> "Parts":
-        """The parts of a run. `devices`: see `Placing`; the shapes of batch and state may be converted.
-
-        **Errors:** those of `train` before anything is compiled.
-        """
-        stream = open_stream(task.data(config.seed))
-        batch = convert_batch(batch_shapes(stream))
-        optimiser = None if config.method.projects else make_optimiser(config, task)
-        key = jax.random.key(config.seed)
-        shapes = convert_state(eqx.filter_eval_shape(partial(make_state, config, task, optimiser), key))
-        loss = TaskLoss(task, config.method.compute_dtype)
-        # Traced once before anything is written or compiled: what is wrong with it is an error now.
-        eqx.filter_eval_shape(loss, *task.split(shapes.model), shapes.model_state, batch, key)
-        return cls(task, config, stream, shapes, batch, Placing(config, task, shapes, batch, devices))
-
-    def init(self, source: str | Path | None = None) -> TrainState:
-        """The state before the first batch, in its place, with the parameters of a run or a file if one is
-        named."""
-        optimiser = None if self.config.method.projects else make_optimiser(self.config, self.task)
-        start = []
-        if source is not None:
-            like = self.shapes.model
-            is_file = Path(source).is_file()
-            start = [import_params(source, like) if is_file else restore_params(source, like)]
-        key = jax.random.key(self.config.seed)
-        return self.placing.init(partial(make_state, self.config, self.task, optimiser), key, *start)
-
-    def make_step(self, start: int = 0) -> Step:
-        """The step from so many steps of a batch on, on the run's mesh."""
-        return make_step(self.config, self.task, start, self.placing.placement)
-
-    def between(self) -> TrainState:
-        """The shapes of the state in the middle of a batch, with their shardings."""
-        after, _ = eqx.filter_eval_shape(self.make_step(), self.shapes, self.batch)
-        return self.placing.abstract(after)
-
-
-def batch_shapes(stream: Stream) -> Any:
-    """Shapes and dtypes of the first batch of a stream. `DataError` where there is none."""
-    for batch, _ in stream.read(stream.start, 1):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), batch
-        )
-    raise DataError("train: expected batches, found none")
 
 
 @dataclass
@@ -391,9 +316,9 @@ class _Run:
     def _evaluate_last(self, packed: Packed) -> Packed:
         """Evaluates at the end of a run that was to be longer: its last batch may have had no evaluation. The
         batch itself is gone, and so is its gap."""
-        progress, names = self.progress, tuple(f"{name}_" for name in self.parts.task.evaluate)
+        progress = self.progress
         row = progress.rows[-1]
-        if not names or any(key.startswith(names) for key in row):
+        if not self.parts.task.evaluate or self.parts.task.has_figures(row):
             return packed
         packed = self._evaluate(packed, None, row)
         self.record.replace(progress.rows)
@@ -428,72 +353,13 @@ class _Run:
         message = f"batch {item.number}: {non_finite_reason(parts.config, parts.task, state, batch)}"
         if record.folder is not None:
             record.save(state, progress, wait=True)
-            model = parts.placing.whole(state.model)
+            model = whole(state.model)
             if self.group.is_first:
                 record.folder.save_model(model)
             message += f" Training stopped; the model before it is saved in {record.folder.model}."
         raise NonFiniteError(message)
 
 
-class CompiledSteps:
-    """The steps from each position in a batch, compiled when they are first needed."""
-
-    def __init__(self, parts: Parts, clock: Clock):
-        self._parts = parts
-        self._clock = clock
-        self._compiled: dict[Any, PackedStep] = {}
-
-    def __call__(self, start: int, packed: Packed, batch: Any) -> tuple[Packed, dict[str, Any]]:
-        """A step from `start` steps of the batch on."""
-        method = self._parts.config.method
-        count = method.chunk(start)
-        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
-        kind = (start == 0, count, start + count == method.steps, shapes)
-        is_new = kind not in self._compiled
-        if is_new:
-            self._compiled[kind] = self._parts.placing.compile(self._parts.make_step(start), packed, batch)
-        with self._clock.on("compile" if is_new else "steps"):
-            return self._compiled[kind](packed, batch)
-
-
 def _finite(value: Any) -> Any:
     """A number as JSON has it: None for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def load_run_model(
-    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
-) -> tuple[Any, Any]:
-    """The model of a run's newest checkpoint, or of the one named, and the model's state.
-
-    A folder without checkpoints has its model in `model.eqx`.
-
-    **Arguments:** `which`: "last", "averaged" or "best" parameters.
-
-    **Errors:** `RunError` where there is none; see `restore_params`.
-    """
-    if which not in WHICH:
-        raise ArgumentError(f"parameters: expected one of {', '.join(WHICH)}, given {which!r}")
-    config = folder.load_config()
-    like, state = eqx.filter_eval_shape(lambda: task.make_model(jax.random.key(config.seed)))
-    if folder.checkpoints.steps() or step is not None:
-        model = restore_params(folder.path, like, step=step, which=which)
-        if state is not None:
-            state = restore_part(folder.path, state, "model_state", step=step)
-        return model, state
-    if which != "last" or state is not None:
-        raise RunError(f"{folder.path}: holds no checkpoint, so no {which} parameters")
-    return folder.load_model(like), None
-
-
-def evaluate_run(
-    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
-) -> dict[str, Any]:
-    """All figures of a run's newest checkpoint on the task's evaluation sets, and `params_sha256`.
-
-    **Arguments:** `which` and `step` as in `load_run_model`.
-
-    **Errors:** `RunError` where the folder holds no checkpoint and no finished run, `DataError` for its data.
-    """
-    model, state = load_run_model(task, folder, which=which, step=step)
-    return {**Evaluator(task)(model, state), "params_sha256": params_sha256(model)}

@@ -25,7 +25,7 @@ from pjax_prim.training import (
     train,
     train_seeds,
 )
-from pjax_prim.training.optimisers import make_optimiser, make_schedule
+from pjax_prim.training.optimisers import make_schedule
 from pjax_prim.training.trainer import has_stopped
 
 from .runs import made, run
@@ -42,8 +42,7 @@ def one_batch(fields: dict = SMALL):
 
 def first_state(fields: dict) -> TrainState:
     task, config = made(fields)
-    optimiser = None if config.method.projects else make_optimiser(config, task)
-    return make_state(config, task, optimiser, jax.random.key(config.seed))
+    return make_state(config, task, jax.random.key(config.seed))
 
 
 def one_step(fields: dict):
