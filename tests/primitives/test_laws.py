@@ -18,7 +18,7 @@ import pjax_prim.primitives as pp
 from pjax_prim import lowering
 
 from .cases import CASES, ROWS, Case
-from .test_operations import OPERATIONS
+from .operations import OPERATIONS
 
 ONE_EACH = list({case.name: case for case in CASES}.values())
 """One row per projection; the other rows differ in static settings alone."""
