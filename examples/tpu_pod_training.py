@@ -2,8 +2,8 @@
 
 On Cloud TPU the hosts find each other (`--coordinator auto`); the run folder is one that all of them see:
 
-    gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker=all --command "pjax-prim train
-        tpu_pod_training.py \ --coordinator auto --run-dir /shared/run --resume --mesh data=-1,model=4
+    gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker=all --command "pjax-prim train \
+        tpu_pod_training.py --coordinator auto --run-dir /shared/run --resume --mesh data=-1,model=4 \
         --width 4096 --batch-size 4096"
 
 A host that is restarted, or a run started again on another mesh, goes on from the last checkpoint;
@@ -18,8 +18,9 @@ time before one is rented):
 Keep `model` within one axis of the torus, and let `data` have the rest. Several slices: add `dcn.data=N`.
 Without a TPU the file runs as it is, on this machine's devices:
 
-    JAX_NUM_CPU_DEVICES=8 pjax-prim train examples/tpu_pod_training.py --run-dir /tmp/run --mesh
-    data=4,model=2
+    pjax-prim prepare text.txt --to tokens.bin
+    JAX_NUM_CPU_DEVICES=8 pjax-prim train examples/tpu_pod_training.py --run-dir /tmp/run \
+        --mesh data=4,model=2
 """
 
 from pathlib import Path
