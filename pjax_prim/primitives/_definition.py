@@ -148,11 +148,19 @@ def make(
         return results, [0] * len(results)
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
-        tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
         results = primitive.bind(*primals, **static)
         static = {name: value for name, value in static.items() if name != "lowering"}
+        # What does not move is no part of the derivative's program.
+        moving = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
+
+        def of_moving(*given: Any) -> tuple[jax.Array, ...]:
+            arrays = list(primals)
+            for i, array in zip(moving, given, strict=True):
+                arrays[i] = array
+            return (derivative or reference)(*arrays, **static)
+
         with standard_promotion():
-            _, moved = jax.jvp(partial(derivative or reference, **static), tuple(primals), tuple(tangents))
+            _, moved = jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
         return results, list(moved)
 
     primitive.def_impl(implementation)

@@ -1,6 +1,7 @@
 """The cross-entropy loss, and its proximal operator."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,20 +107,36 @@ def displace_columns(logits: Array, labels: Array, lam: Array, n: int) -> Array:
     return step
 
 
-def displace_slightly(logits: Array, labels: Array, lam: float | Array) -> Array:
-    r"""The same to first order in lambda, $\lambda (y - Y p)$ with the softmax p of the logits.
+class _Shares(NamedTuple):
+    """The softmax of logits along the last axis, with the digits of 1 - p of the likeliest class.
 
-    1 - p of the likeliest class is the sum of the others, which keeps its digits.
+    - `likeliest`: which class that is, the first of several.
+    - `gap`: the logits less its own.
+    - `rest`: minus its log p, the log of 1 plus the odds of the others, (..., 1).
     """
+
+    likeliest: Array
+    gap: Array
+    rest: Array
+
+    @classmethod
+    def of(cls, logits: Array) -> "_Shares":
+        # By its position: a comparison with the maximum fails where a compiler rounds the two differently.
+        position = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        likeliest = position == jnp.argmax(logits, -1, keepdims=True)
+        gap = logits - jnp.sum(jnp.where(likeliest, logits, 0), -1, keepdims=True)
+        odds = jnp.where(likeliest, 0, jnp.exp(gap))
+        return cls(likeliest, gap, jnp.log1p(jnp.sum(odds, -1, keepdims=True)))
+
+
+def displace_slightly(logits: Array, labels: Array, lam: float | Array) -> Array:
+    r"""The same to first order in lambda, $\lambda (y - Y p)$ with the softmax p of the logits."""
     x, y = jnp.broadcast_arrays(*arguments.widen(logits, labels))
-    # By its position: a comparison with the maximum fails where a compiler rounds the two differently.
-    position = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    likeliest = position == jnp.argmax(x, -1, keepdims=True)
-    odds = jnp.exp(x - jnp.max(x, -1, keepdims=True))
-    others = jnp.sum(jnp.where(likeliest, 0, odds), -1, keepdims=True)
-    share, total = 1 / (1 + others), jnp.sum(y, -1, keepdims=True)
-    at_likeliest = total * others * share - (total - y)
-    return (lam * jnp.where(likeliest, at_likeliest, y - total * odds * share)).astype(logits.dtype)
+    shares, total = _Shares.of(x), jnp.sum(y, -1, keepdims=True)
+    at_likeliest = -total * jnp.expm1(-shares.rest) - (total - y)
+    # No factor is a quotient of sums, which would be a program of its own.
+    elsewhere = y - total * jnp.exp(shares.gap - shares.rest)
+    return (lam * jnp.where(shares.likeliest, at_likeliest, elsewhere)).astype(logits.dtype)
 
 
 def _differentiable(logits: Array, labels: Array, step: Array) -> tuple[Array]:
@@ -198,11 +215,24 @@ def prox_cross_entropy(
     return moved
 
 
+@jax.custom_jvp
+def _value(logits: Array, labels: Array) -> Array:
+    shares = _Shares.of(logits)
+    return jnp.sum(jnp.where(labels == 0, 0, labels * (shares.rest - shares.gap)), -1)
+
+
+@_value.defjvp
+def _change_of_value(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Minus the displacement to first order is the gradient."""
+    (logits, labels), (logits_moved, labels_moved) = primals, tangents
+    shares = _Shares.of(logits)
+    moved = (shares.rest - shares.gap) * labels_moved - displace_slightly(logits, labels, 1.0) * logits_moved
+    return _value(logits, labels), jnp.sum(moved, -1)
+
+
 def _reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
-    dtype = logits.dtype
-    logits, labels = arguments.widen(logits, labels)
-    terms = jnp.where(labels == 0, 0, labels * jax.nn.log_softmax(logits, -1))
-    return (losses.with_steps((-jnp.sum(terms, -1)).astype(dtype), step),)
+    value = _value(*jnp.broadcast_arrays(*arguments.widen(logits, labels)))
+    return (losses.with_steps(value.astype(logits.dtype), step),)
 
 
 cross_entropy_p = define("pjax_cross_entropy", _reference, differentiable=True, steps=True, version=2)

@@ -1,8 +1,7 @@
 """Pullbacks: from a displacement of an operation's output to displacements of its inputs."""
 
 from . import calls as calls  # registers its primitives
-from . import losses as losses  # registers their pullbacks
-from . import steps as steps
+from . import steps as steps  # registers its pullbacks
 from .directions import WEIGHT as WEIGHT
 from .directions import directions as directions
 from .directions import settings_of as settings_of
