@@ -197,6 +197,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.batches < 15:
+        parser.error(f"--batches: expected at least 15, three saves, given {options.batches}")
+    if options.dir is not None:
+        Path(options.dir).mkdir(parents=True, exist_ok=True)
     print(json.dumps(TASKS[options.task](options)))
 
 

@@ -9,11 +9,15 @@ from pjax_prim.training.benchmark import CASES, step_bytes
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=["ap"], help=f"of {', '.join(CASES)} (default: ap)")
+    names = ", ".join(name for name, solver in CASES.items() if solver is not None)
+    parser.add_argument("cases", nargs="*", default=["ap"], help=f"of {names} (default: ap)")
     parser.add_argument("--model", choices=tuple(HIDDEN), default="cnn")
     parser.add_argument("--hidden", type=int, nargs="*", default=[32, 32, 32])
     parser.add_argument("--batch-size", type=int, default=256)
     options = parser.parse_args()
+    for case in options.cases:
+        if CASES.get(case) is None:
+            parser.error(f"cases: expected some of {names}, given {case!r}")
     print("| case | state MB | peak MB |\n|---|---|---|")
     for case in options.cases:
         network = Classifier(

@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    if options.batches < 100:
+        parser.error(f"--batches: expected at least 100, given {options.batches}")
     made = replace(task(), evaluate={}, best=None)
     method = Method(solver=options.solver, steps_per_batch=1)
     config = TrainConfig(method=method, batches=options.batches, eval_every=options.batches)
