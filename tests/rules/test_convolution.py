@@ -69,10 +69,10 @@ def make(case: str, dtype: Any = "float64") -> Convolution:
 def sample(case: str, special: str = "random") -> Any:
     """A constraint, operands, copies near them and a target."""
     constraint = make(case)
-    keys = jax.random.split(jax.random.key(len(special)), 5)
+    random = np.random.default_rng(len(special))
     left, right, _ = CASES[case]
-    a, b = jax.random.normal(keys[0], left), jax.random.normal(keys[1], right)
-    target = jax.random.normal(keys[2], constraint.forward((a, b), ()).shape)
+    a, b = (jnp.asarray(random.normal(size=shape)) for shape in (left, right))
+    target = jnp.asarray(random.normal(size=jax.eval_shape(constraint.forward, (a, b), ()).shape))
     if special == "zeros":
         a, b, target = 0 * a, 0 * b, 3 + target
     if special in ("parallel", "antiparallel"):
@@ -81,8 +81,7 @@ def sample(case: str, special: str = "random") -> Any:
     scale = {"far": (1, 1e6), "tiny": (1e-6, 1e-6), "huge": (1e6, 1e6)}.get(special, (1, 1))
     a, b, target = a * scale[0], b * scale[0], target * scale[1]
     copies = tuple(
-        x + 0.3 * scale[0] * jax.random.normal(key, x.shape)
-        for x, key in zip(constraint.expand((a, b)), keys[3:], strict=True)
+        x + 0.3 * scale[0] * random.normal(size=x.shape) for x in jax.jit(constraint.expand)((a, b))
     )
     return constraint, (a, b), copies, target
 
@@ -94,9 +93,15 @@ def size(*trees: Any) -> float:
 @every_case
 def test_forward_is_the_traced_convolution(case: str) -> None:
     constraint, operands, _, _ = sample(case)
-    chex.assert_trees_all_equal(constraint.forward(operands, ()), function(case)(*operands))
-    of_copies = constraint.evaluate(constraint.expand(operands), ())
-    chex.assert_trees_all_close(of_copies, function(case)(*operands), rtol=1e-12, atol=1e-12)
+
+    @jax.jit
+    def three_ways(operands: Any) -> Any:
+        of_copies = constraint.evaluate(constraint.expand(operands), ())
+        return constraint.forward(operands, ()), of_copies, function(case)(*operands)
+
+    forward, of_copies, traced = three_ways(operands)
+    chex.assert_trees_all_equal(forward, traced)
+    chex.assert_trees_all_close(of_copies, traced, rtol=1e-12, atol=1e-12)
 
 
 @every_case
@@ -105,17 +110,18 @@ def test_copies(case: str) -> None:
     lhs_count, rhs_count = constraint.multiplicity([x.shape for x in operands])
     # Which element of the operand each copy is of, from copies of the elements' numbers.
     numbers = 1.0 + jnp.arange(operands[0].size).reshape(operands[0].shape)
-    of = np.asarray(constraint.expand((numbers, operands[1]))[0]).astype(int).ravel()
+    expand, average = jax.jit(constraint.expand), jax.jit(constraint.average)
+    of = np.asarray(expand((numbers, operands[1]))[0]).astype(int).ravel()
     counted = np.bincount(of, minlength=numbers.size + 1)[1:].reshape(numbers.shape)
     np.testing.assert_array_equal(np.broadcast_to(lhs_count, numbers.shape), counted)
     assert rhs_count * operands[1].size == copies[1].size
     # Averages, from the same numbers.
     total = np.bincount(of, copies[0].ravel(), numbers.size + 1)[1:].reshape(numbers.shape)
-    means = constraint.average(copies)
+    means = average(copies)
     used = counted > 0
     np.testing.assert_allclose(means[0][used], (total / np.maximum(counted, 1))[used], rtol=1e-12)
     assert not used.all() or case != "unused elements"
-    again = constraint.average(constraint.expand(operands))
+    again = average(expand(operands))
     np.testing.assert_allclose(again[0][used], operands[0][used], rtol=1e-12)
     np.testing.assert_allclose(again[1], operands[1], rtol=1e-12)
 
@@ -152,9 +158,13 @@ def test_project_average_is_expand_project_average(case: str, special: str) -> N
 @pytest.mark.parametrize("case", ["everything", "batch groups"])
 def test_only_what_is_wanted(case: str) -> None:
     constraint, operands, _, target = sample(case)
-    whole = constraint.project_average(operands, target, (), (True, True))
+
+    def project(wanted: tuple[bool, bool]) -> Any:
+        return jax.jit(lambda *x: constraint.project_average(*x, (), wanted))(operands, target)
+
+    whole = project((True, True))
     for wanted in ((False, True), (True, False), (False, False)):
-        some = constraint.project_average(operands, target, (), wanted)
+        some = project(wanted)
         for want, given, expected in zip(wanted, some.displacements, whole.displacements, strict=True):
             assert given is None if not want else jnp.allclose(given, expected, rtol=1e-12, atol=1e-14)
 
