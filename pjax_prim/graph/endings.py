@@ -21,18 +21,10 @@ from jax.extend.core import Primitive
 from jaxtyping import Array
 
 from ..errors import GraphError
-from ..rules import Movement, RuleContext, is_loss, rule_of
+from ..rules import is_loss
 from .ir import CARRY, Environment, Equation, Value, abstract, closure, evaluate, read
+from .linearity import BILINEAR, is_linear
 from .trace import FlatFunction
-
-_LINEAR = {
-    lax.add_p, lax.convert_element_type_p, lax.copy_p, lax.cumsum_p, lax.neg_p, lax.reduce_precision_p,
-    lax.psum_p, lax.reduce_sum_p, lax.reduce_window_sum_p, lax.sub_p, CARRY,
-}  # fmt: skip
-"""Linear in all that they read."""
-
-_BILINEAR = {lax.dot_general_p, lax.mul_p, lax.conv_general_dilated_p}
-"""Linear in one operand where the other is constant."""
 
 _EVEN = {lax.convert_element_type_p, lax.copy_p, lax.reduce_sum_p, lax.reshape_p, lax.squeeze_p}
 """Treat all elements of a loss alike."""
@@ -84,7 +76,7 @@ def plan_endings(function: FlatFunction, equations: Sequence[Equation], varying:
             losses.add(equation)
         elif equation is not None and equation.primitive is lax.stop_gradient_p:
             continue
-        elif equation is not None and _is_linear(equation, varying):
+        elif equation is not None and is_linear(equation, varying):
             tail.add(equation)
             waiting += [x for x in equation.inputs if x in varying]
         else:
@@ -215,37 +207,6 @@ def _after_losses(equations: Sequence[Equation], varying: set[Value]) -> set[Val
     return closure(reported, equations)
 
 
-def _is_linear(equation: Equation, varying: set[Value]) -> bool:
-    moved = [value in varying for value in equation.inputs]
-    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in equation.outputs):
-        return False
-    if equation.primitive in _LINEAR:
-        return True
-    if equation.primitive in _BILINEAR:
-        return sum(moved) == 1
-    if equation.primitive is lax.div_p:
-        return not moved[1]
-    if equation.primitive is lax.integer_pow_p:
-        return bool(equation.params["y"] == 1)
-    return _is_movement(equation, moved)
-
-
-def _is_movement(equation: Equation, moved: Sequence[bool]) -> bool:
-    rule = rule_of(equation.primitive)
-    if rule is None:
-        return False
-    constant = tuple(not x for x in moved)
-    literals = (None,) * len(moved)
-    try:
-        context = RuleContext(
-            equation.primitive, equation.params, equation.inputs, equation.outputs, constant, literals
-        )
-        meaning = rule(context)
-    except (GraphError, NotImplementedError):
-        return False
-    return isinstance(meaning, Movement)
-
-
 def _factor(equation: Equation, varying: set[Value]) -> float | None:
     """The number by which an equation multiplies or divides what varies; None if it does something else."""
     if equation.primitive not in (lax.mul_p, lax.div_p):
@@ -265,7 +226,7 @@ def _is_positive(equation: Equation, varying: set[Value]) -> bool:
     factor = _factor(equation, varying)
     if factor is not None:
         return factor > 0
-    if equation.primitive in (lax.neg_p, lax.sub_p, lax.mul_p, lax.div_p, *_BILINEAR):
+    if equation.primitive in (lax.neg_p, lax.sub_p, lax.mul_p, lax.div_p, *BILINEAR):
         # What is taken away from, by a constant, keeps its sign.
         return equation.primitive is lax.sub_p and equation.inputs[1] not in varying
     return True

@@ -13,24 +13,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from .. import primitives as pp
-from .._compat import EXTRA_MOVEMENTS
 from .inline import Inliner
 from .ir import Equation, Value, leading_to
+from .linearity import is_linear
 from .match import PLACEHOLDERS, Pattern, has_patterns, make_pattern
 from .terms import Terms
 from .trace import FlatFunction
 
 Function = Callable[..., Any]
-
-_LINEAR = {
-    lax.add_p, lax.broadcast_in_dim_p, lax.concatenate_p, lax.convert_element_type_p, lax.copy_p, lax.neg_p,
-    lax.pad_p, lax.psum_p, lax.reduce_sum_p, lax.reshape_p, lax.rev_p, lax.select_n_p, lax.slice_p,
-    lax.squeeze_p, lax.sub_p, lax.transpose_p, *EXTRA_MOVEMENTS,
-}  # fmt: skip
-"""What may follow a loss; also products with data, and quotients by data."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +185,7 @@ def write_losses(function: FlatFunction, varying: set[Value], is_loss: Callable[
             if (new := found.written(equation)) is not None:
                 replaced[equation] = new
                 continue
-            if _is_linear(equation, varying):
+            if is_linear(equation, varying):
                 tail.update(varied)
                 continue
         read_by_others.update(varied)
@@ -203,20 +195,6 @@ def write_losses(function: FlatFunction, varying: set[Value], is_loss: Callable[
     # What only led to a loss that was written out is gone.
     ends = (*function.outputs, *(value for carry in function.carries for value in carry.inputs))
     return replace(function, equations=tuple(leading_to(equations, ends)))
-
-
-def _is_linear(equation: Equation, varying: set[Value]) -> bool:
-    """Whether a result is a weighted sum of elements of what it is made of."""
-    data = [value not in varying for value in equation.inputs]
-    if equation.primitive is lax.mul_p:
-        return any(data)
-    if equation.primitive is lax.div_p:
-        return data[1]
-    if equation.primitive is lax.select_n_p:
-        return data[0]
-    if equation.primitive is lax.gather_p:
-        return data[1]
-    return equation.primitive in _LINEAR
 
 
 def _is_float(dtype: Any) -> bool:

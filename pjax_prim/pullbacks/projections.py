@@ -8,12 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..errors import GraphError
 from ..explicit_axes import in_automatic_axes
-from ..rules import ConstraintRule, Movement, RuleContext, rule_of
+from ..rules import ConstraintRule, RuleContext, meaning_of
 from ..rules.constraint import AbstractConstraint
-from ..rules.steps import AbstractStep, TopK
-from ..rules.threshold import ThresholdDot
 from .registry import Pullback, Step, sum_to
 
 
@@ -35,16 +32,7 @@ def constraint_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | None
 
     **Arguments:** `moves`, for each input whether it depends on a parameter.
     """
-    meaning = meaning_of(equation, moves)
-    if not isinstance(meaning, ConstraintRule) or isinstance(meaning.constraint, _STEPS):
-        return None
-    return meaning
-
-
-def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movement | None:
-    """What the rule of an equation says; None without a rule, and where it does not apply."""
-    rule = rule_of(equation.primitive)
-    if rule is None or len(equation.outvars) != 1:
+    if len(equation.outvars) != 1:
         return None
     context = RuleContext(
         equation.primitive,
@@ -54,13 +42,10 @@ def meaning_of(equation: Any, moves: Sequence[bool]) -> ConstraintRule | Movemen
         tuple(not x for x in moves),
         tuple(_number(atom) for atom in equation.invars),
     )
-    try:
-        return rule(context)
-    except (GraphError, NotImplementedError):
+    meaning = meaning_of(context)
+    if not isinstance(meaning, ConstraintRule) or meaning.constraint.is_step:
         return None
-
-
-_STEPS = (AbstractStep, ThresholdDot, TopK)
+    return meaning
 
 
 def _number(atom: Any) -> float | None:

@@ -23,5 +23,6 @@ from .registry import ConstraintRule as ConstraintRule
 from .registry import Movement as Movement
 from .registry import RuleContext as RuleContext
 from .registry import is_loss as is_loss
+from .registry import meaning_of as meaning_of
 from .registry import register_projection as register_projection
 from .registry import rule_of as rule_of

@@ -69,6 +69,8 @@ class AbstractConstraint(abc.ABC):
     weights: tuple[Number, ...] | None = field(default=None, kw_only=True)
     kind: ClassVar[str]
     is_loss: ClassVar[bool] = False
+    is_step: ClassVar[bool] = False
+    """Whether the operation is constant but for jumps, so that its derivative is zero."""
     elementwise: ClassVar[bool] = False
     """Whether an element of the output depends on the elements of the operands in its place alone."""
 

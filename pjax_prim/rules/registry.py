@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jax.extend.core import Primitive
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, GraphError
 from .constraint import AbstractConstraint
 
 MovementKind = Literal["bijective", "repeating", "partial"]
@@ -91,6 +91,17 @@ def register_projection(primitive: Primitive, rule: Rule, *, loss: bool = False)
 def rule_of(primitive: Primitive) -> Rule | None:
     """The rule of a primitive, or None."""
     return _RULES.get(primitive)
+
+
+def meaning_of(context: RuleContext) -> Movement | ConstraintRule | None:
+    """What the rule of an equation says; None without a rule, and where it does not apply."""
+    rule = rule_of(context.primitive)
+    if rule is None:
+        return None
+    try:
+        return rule(context)
+    except (GraphError, NotImplementedError):
+        return None
 
 
 def is_loss(primitive: Primitive) -> bool:

@@ -17,6 +17,8 @@ from .registry import ConstraintRule, register_projection
 class AbstractStep(AbstractConstraint):
     """A step function, whose projection moves an input to an edge or not at all."""
 
+    is_step: ClassVar[bool] = True
+
     @abc.abstractmethod
     def steps_from_edge(self, x: Array) -> Array:
         """The distance to the nearest edge in units of half a step, up to its sign."""
@@ -91,6 +93,7 @@ class TopK(AbstractConstraint):
     """y = 1 for the k largest along the last axis and 0 for the others; k None: `pjp.one_hot_argmax`."""
 
     k: int | None
+    is_step: ClassVar[bool] = True
     kind: ClassVar[str] = "top_k"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
