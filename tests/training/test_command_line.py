@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -133,35 +132,6 @@ def test_installed_command(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert Path(tmp_path / last_json(done.stdout)["run_dir"] / "curves.png").exists()
-
-
-def test_tensorboard(tmp_path, monkeypatch, capsys) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
-
-    assert main(["train", *SMALL, "--run-dir", str(tmp_path), "--tensorboard"]) == 0
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    content, found = file.read_bytes(), {}
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        record, (crc,) = content[12 : 12 + length], struct.unpack("<I", content[12 + length : 16 + length])
-        assert crc == masked_crc32c(record)
-        event = Event.FromString(record)
-        for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
-        content = content[16 + length :]
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert found["loss"] == pytest.approx({row["batch"]: row["loss"] for row in rows})
-    assert found["test_accuracy"].keys() == {row["batch"] for row in rows if "test_accuracy" in row}
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    arguments = ["train", *SMALL, "--run-dir", str(tmp_path / "other"), "--tensorboard"]
-    assert main(arguments) == 2
-    assert (
-        "tensorboard: needs the package tensorboardX; install pjax-prim[tensorboard]"
-        in capsys.readouterr().err
-    )
-    assert not (tmp_path / "other").exists()
 
 
 def test_seeds(capsys) -> None:
