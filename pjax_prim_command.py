@@ -1,17 +1,21 @@
 """The command `pjax-prim`, before the package is imported, which takes a second: its help, and SIGINT.
 
-It lies beside the package, for whatever lies in it imports all of JAX first.
+It lies beside the package, for whatever lies in it imports all of JAX first. What it needs itself it imports
+late, too: SIGINT is handled from the first milliseconds on.
 """
 
-import argparse
-import contextlib
+from __future__ import annotations
+
 import os
 import signal
 import sys
-import threading
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Any, NoReturn
 
 COMMANDS = {
     "train": "train a task and leave checkpoints, metrics, model and curves in a run folder",
@@ -27,18 +31,19 @@ COMMANDS = {
 """What each command does; its file in `pjax_prim/cli/` is imported when it is called."""
 
 
-class _Version(argparse.Action):
-    """`--version`, which nothing else has to look up."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from importlib.metadata import version
-
-        print(version("pjax-prim"))
-        parser.exit()
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of what stands before a command's own options."""
+    import argparse
+
+    class Version(argparse.Action):
+        """`--version`, which nothing else has to look up."""
+
+        def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+            from importlib.metadata import version
+
+            print(version("pjax-prim"))
+            parser.exit()
+
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
     parser = argparse.ArgumentParser(
@@ -49,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of these")
     return parser
 
@@ -90,6 +95,8 @@ class Interrupts:
         if not self.asked:
             self._report(lost)
         elif isinstance(lost.exc_value, KeyboardInterrupt):
+            import threading
+
             timer = threading.Timer(0.01, self._raise_again)
             timer.daemon = True
             timer.start()
@@ -105,12 +112,13 @@ class Interrupts:
 
     def end(self) -> NoReturn:
         """Ends the process: an ordinary end would wait for other threads and processes once more."""
-        with contextlib.suppress(OSError, ValueError):
-            if sys.stderr.isatty():
-                sys.stderr.write("\x1b[?25h")  # a progress bar had hidden the cursor
-            print("pjax-prim: interrupted", file=sys.stderr, flush=True)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+        show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar had hidden it
+        for file, text in ((sys.stderr, f"{show_cursor}pjax-prim: interrupted\n"), (sys.stdout, "")):
+            try:
+                file.write(text)
+                file.flush()
+            except (OSError, ValueError, RuntimeError):  # nobody listens, or it was writing just now
+                pass
         os._exit(INTERRUPTED)
 
 
