@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pjax_prim._compat import triton
+from pjax_prim._compat import has_triton
 from pjax_prim.primitives import (
     Definition,
     displace_cross_entropy_p,
@@ -38,8 +38,8 @@ ERROR_FUNCTIONS = ("erf", "erfc", "erf_inv", "gelu")
 def _legal(*operands: Any) -> bool:
     """Whether there is a GPU, and the computation is one of float32 with indices of 32 bits."""
     return (
-        triton is not None
-        and jax.default_backend() == "gpu"
+        jax.default_backend() == "gpu"
+        and has_triton()
         and jnp.result_type(*(x.dtype for x in operands)) != jnp.float64
         and all(0 < math.prod(x.shape) < 2**31 for x in operands)
     )

@@ -22,11 +22,6 @@ from jax.extend.mlir.dialects import func, stablehlo
 from jax.interpreters import mlir
 from jax.lax import cond_p
 
-try:
-    from jax.experimental.pallas import triton as triton
-except ImportError:  # deprecated from jax 0.11
-    triton = None  # type: ignore[assignment]
-
 EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
     getattr(_lax, name) for name in ("stack_p", "tile_p", "unstack_p") if hasattr(_lax, name)
 )
@@ -211,6 +206,15 @@ def source_line(equation: Any) -> str:
 def coordination_client() -> Any | None:
     """The client of the key-value store that the processes of a program share; None if alone."""
     return _distributed.global_state.client
+
+
+def has_triton() -> bool:
+    """Whether Pallas has its way to Triton, which JAX deprecates from 0.11; it is imported to see."""
+    try:
+        import jax.experimental.pallas.triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def has_preemption_service() -> bool:

@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"pjax_prim": "pjax_prim", "lowering": "pjax_prim/lowering", "sharding": "pjax_prim/sharding"}
 
+COMMAND = "pjax_prim_command.py"
+
 IMPORT_ALL = """
 import importlib, sys, warnings
 target, *names = sys.argv[1:]
@@ -28,7 +30,7 @@ def sources() -> set[str]:
         for folder, inside in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
         if path.suffix == ".py" or path.name == "py.typed"
-    }
+    } | {COMMAND}
 
 
 def succeed(*command: str, cwd: Path) -> None:
@@ -43,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # from a copy: a `build/` left in the repository would end up in the wheel
     copy = folder / "source"
     copy.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *FOLDERS):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", COMMAND, *FOLDERS):
         (copy / name).symlink_to(ROOT / name)
     succeed(sys.executable, *build, cwd=copy)
     (path,) = folder.glob("*.whl")
@@ -66,12 +68,19 @@ def test_every_module_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> Non
 
 def test_command_line_is_installed(wheel: Path) -> None:
     (entry,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
-    assert b"pjax-prim = pjax_prim.cli:main" in zipfile.ZipFile(wheel).read(entry)
+    assert b"pjax-prim = pjax_prim_command:main" in zipfile.ZipFile(wheel).read(entry)
 
 
 WEIGHT = """
 import sys
+import pjax_prim_command
+assert "jax" not in sys.modules and "numpy" not in sys.modules
+import jax, equinox, jaxtyping, numpy
+before = set(sys.modules)
 import pjax_prim
+brought = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert brought - sys.stdlib_module_names <= {"jax", "jaxlib", "equinox", "pjax_prim"}, brought
+assert not any("pallas.triton" in name or "pallas.tpu" in name for name in sys.modules)
 heavy = {"optax", "orbax", "tensorstore", "grain", "matplotlib", "rich", "sklearn", "tyro", "scipy"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 import pjax_prim.cli, pjax_prim.training, pjax_prim.data

@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from .arrays import LANES, Batch, tiled, varying
+from .pallas import pl, pltpu
 
 CHUNK = 512
 """Components of a strip that are in registers at a time."""

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from .arrays import LANES, tiled, varying
+from .pallas import pl, pltpu
 
 HEIGHT, WIDTH = 256, 512
 """Of a block."""

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from pjax_prim._compat import triton
 from pjax_prim.primitives.cross_entropy import displace_columns
 
 from .arrays import varying
+from .pallas import pl, triton
 
 TILE = 2**11
 """Logits of a program of 128 threads."""

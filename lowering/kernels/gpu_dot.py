@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from pjax_prim._compat import triton
 from pjax_prim.primitives.reflect_dot import displacement_of_norms
 
 from .arrays import Batch, for_rows, varying
+from .pallas import pl, triton
 
 TILE = 2**10
 """Copies of either operand in a tile."""

@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from pjax_prim._compat import triton
-
 from .arrays import varying
+from .pallas import pl, triton
 
 BLOCK = 2**9
 """Numbers of each array in a program of 128 threads."""

@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from pjax_prim.primitives.dot import is_near, scaled_residual
 from pjax_prim.primitives.linear import Answer, Query, solve, solve_near
 
 from .arrays import LANES, tiled, varying
+from .pallas import pl, pltpu
 
 HEIGHT, WIDTH = 512, 256
 """Of a block: its four arrays, double-buffered, take 4 MiB of the chip's memory."""

@@ -9,8 +9,10 @@ from .lock import FolderLock as FolderLock
 from .naming import differences as differences
 from .params import CHECKPOINTS as CHECKPOINTS
 from .params import WHICH as WHICH
+from .params import Source as Source
 from .params import export_params as export_params
 from .params import import_params as import_params
+from .params import import_state_dict as import_state_dict
 from .params import restore_params as restore_params
 from .params import restore_part as restore_part
 from .policy import Retention as Retention

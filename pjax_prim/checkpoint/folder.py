@@ -151,7 +151,7 @@ class CheckpointFolder:
         return restored
 
 
-def mismatch(place: Path, lines: list[str]) -> CheckpointError:
+def mismatch(place: Path | str, lines: list[str]) -> CheckpointError:
     """The error that lists what differs."""
     return CheckpointError(f"{place}: does not fit:\n  " + "\n  ".join(lines))
 

@@ -66,7 +66,7 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any], where: str = 
     lines = []
     for name in [*saved, *(name for name in here if name not in saved)]:
         old, new = saved.get(name, absent), here.get(name, absent)
-        if old != new:
+        if old != new and not (old != old and new != new):  # one that is not a number is as it was
             parts = [
                 f"{'absent' if value is absent else _show(value)} {place}"
                 for value, place in ((old, "in the checkpoint"), (new, where))

@@ -1,17 +1,20 @@
 """The parameters alone: for fine-tuning, for another model, and as one file."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from ..errors import ArgumentError, CheckpointError
 from .folder import CheckpointFolder, mismatch
-from .naming import describe, differences, is_abstract, named_arrays, with_arrays
+from .naming import describe, differences, is_abstract, is_array, named_arrays, with_arrays
 
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints in a run folder."""
@@ -34,8 +37,8 @@ def restore_params(
     **Arguments:**
 
     - `run`: the run folder.
-    - `like`: the model. Its arrays may be `jax.ShapeDtypeStruct`s, and each is restored into the
-      sharding that it has.
+    - `like`: the model, perhaps by `eqx.nn.inference_mode`. Its arrays may be `jax.ShapeDtypeStruct`s, and
+      each is restored into the sharding that it has; what is no array stays as it is.
     - `mapping`: where the models differ: from a path in `like` to the path of the saved model whose
       arrays it takes, or to None where `like` keeps its own. A path such as `layers.1` stands for
       all that lies under it; the longest path that fits counts. Other paths map to themselves.
@@ -112,17 +115,29 @@ def export_params(model: PyTree, path: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where an array of a model comes from, if it is not a saved one as it is: a part of it, transposed,
+    converted.
+
+    **Arguments:** `key`, of the saved array; `take(array)`, a NumPy array, gives the array of the model.
+    """
+
+    key: str
+    take: Callable[[np.ndarray], Any]
+
+
+KeyMap = Mapping[str, str | Source | None]
+"""From paths of a model to those of saved arrays; see `restore_params`."""
+
+
 def import_params(
-    path: str | Path,
-    like: PyTree,
-    *,
-    mapping: Mapping[str, str | None] | None = None,
-    drop: Collection[str] = (),
+    path: str | Path, like: PyTree, *, mapping: KeyMap | None = None, drop: Collection[str] = ()
 ) -> PyTree:
-    """A model with the arrays of a file of `export_params`.
+    """A model with the arrays of a file: of `export_params`, or another `.safetensors` file.
 
     **Arguments:** as those of `restore_params`; `mapping` and `drop` only for `.safetensors`, since
-    an `.eqx` file names nothing.
+    an `.eqx` file names nothing. There `mapping` may hold a `Source`, too.
 
     **Errors:** those of `restore_params`.
     """
@@ -133,59 +148,139 @@ def import_params(
     return read(path, like, mapping or {}, drop)
 
 
+def import_state_dict(
+    state_dict: Mapping[str, Any], like: PyTree, *, mapping: KeyMap | None = None, drop: Collection[str] = ()
+) -> PyTree:
+    """A model with the arrays of a state dict: what another framework calls the arrays of the same model.
+
+    Nothing is left over on either side unless it is said, and nothing is cast.
+
+    **Arguments:**
+
+    - `state_dict`: from keys such as `h.0.ln_1.weight` to arrays (whatever `numpy.asarray` takes).
+    - `like`, `drop`: as for `restore_params`.
+    - `mapping`: from a path in `like` to a key, to a `Source`, or to None where `like` keeps its own; as for
+      `restore_params`, a path stands for all that lies under it, unless it leads to a `Source`.
+
+    **Errors:** those of `restore_params`; `ArgumentError` that names the path where `Source.take` fails.
+    """
+    arrays = {key: np.asarray(x) for key, x in state_dict.items()}
+    return _fill(arrays, like, mapping or {}, drop, "the state dict")
+
+
+def _fill(
+    arrays: dict[str, np.ndarray], like: PyTree, mapping: KeyMap, drop: Collection[str], place: Path | str
+) -> PyTree:
+    """The model with arrays of these names."""
+    keys: dict[str, str | None] = {}
+    dropped = [*drop]
+    made: dict[str, np.ndarray] = {}
+    for path, source in mapping.items():
+        if isinstance(source, Source):
+            if source.key not in arrays:
+                raise ArgumentError(f"mapping: {source.key!r} is no path of {place}")
+            keys[path] = f"{source.key} for {path}"
+            made[f"{source.key} for {path}"] = _taken(source, path, arrays[source.key])
+            dropped.append(source.key)
+        else:
+            keys[path] = source
+    arrays = {**arrays, **made}
+    pairs = _pair(describe(arrays), like, keys, dropped, place)
+    here = named_arrays(like)
+    return with_arrays(like, {name: _placed(arrays[key], here[name]) for name, key in pairs.items()})
+
+
+def _taken(source: Source, path: str, array: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(source.take(array))
+    except Exception as error:  # of the user's own function
+        raise ArgumentError(
+            f"mapping: {path!r}: cannot be taken from {source.key!r}, {array.dtype}{[*array.shape]} ({error})"
+        ) from error
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    """Where the array of the model is: in memory, on its devices, or on the default one."""
+    if isinstance(like, np.ndarray):
+        return array
+    sharding = getattr(like, "sharding", None)
+    return jax.device_put(array, sharding) if isinstance(sharding, NamedSharding) else jnp.asarray(array)
+
+
 def _write_eqx(path: Path, model: PyTree) -> None:
     with path.open("wb") as file:
-        eqx.tree_serialise_leaves(file, model)
+        eqx.tree_serialise_leaves(file, jax.tree.map(_data, model))
 
 
-def _read_eqx(path: Path, like: PyTree, mapping: Mapping[str, str | None], drop: Collection[str]) -> PyTree:
+def _read_eqx(path: Path, like: PyTree, mapping: KeyMap, drop: Collection[str]) -> PyTree:
     if mapping or drop:
         raise ArgumentError(f"mapping, drop: not for {path.name}: an .eqx file does not name its arrays")
     try:
         with path.open("rb") as file:
-            loaded = eqx.tree_deserialise_leaves(file, like)
+            loaded = eqx.tree_deserialise_leaves(file, jax.tree.map(_data, like))
             rest = file.read(1)
     except Exception as error:  # whatever equinox and numpy make of a damaged file
         raise CheckpointError(f"{path}: damaged, or of another model ({error})") from None
     if rest:
         raise CheckpointError(f"{path}: damaged, or of another model: it holds more than this one")
-    return loaded
+    # Flags and numbers are in the file, too, but the model's own count: it may be set for inference.
+    return jax.tree.map(lambda old, new: _wrapped(new, old) if is_array(old) else old, like, loaded)
+
+
+def _is_key(leaf: Any) -> bool:
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    """A leaf as files hold it: a typed key by its numbers."""
+    if not _is_key(leaf):
+        return leaf
+    return jax.eval_shape(jax.random.key_data, leaf) if is_abstract(leaf) else jax.random.key_data(leaf)
+
+
+def _wrapped(loaded: Any, like: Any) -> Any:
+    """The inverse of `_data`."""
+    if not _is_key(like):
+        return loaded
+    if not is_abstract(like):
+        return jax.random.wrap_key_data(loaded, impl=jax.random.key_impl(like))
+    kinds = ("threefry2x32", "rbg", "unsafe_rbg")
+    made = {name: jax.eval_shape(lambda name=name: jax.random.key(0, impl=name)).dtype for name in kinds}
+    return jax.random.wrap_key_data(loaded, impl=next(name for name in kinds if made[name] == like.dtype))
 
 
 def _write_safetensors(path: Path, model: PyTree) -> None:
     package = _safetensors()
     arrays = named_arrays(model)
     for name, array in arrays.items():
-        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) or jnp.asarray(array).dtype != array.dtype:
+        if _is_key(array):
             raise ArgumentError(
-                f"{path.name.removesuffix('.partial')}: {name}: a safetensors file cannot hold {array.dtype} "
-                "here without loss; export to .eqx, or convert the leaf"
+                f"{path.name.removesuffix('.partial')}: {name}: a safetensors file cannot hold "
+                f"{array.dtype}; export to .eqx, or convert the leaf"
             )
     try:
-        package.save_file({name: jnp.asarray(x) for name, x in arrays.items()}, path)
+        package.numpy.save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path)
     except Exception as error:  # of a class of its own, also for a full disk
         raise CheckpointError(f"{path.name.removesuffix('.partial')}: cannot be written ({error})") from None
 
 
-def _read_safetensors(
-    path: Path, like: PyTree, mapping: Mapping[str, str | None], drop: Collection[str]
-) -> PyTree:
+def _read_safetensors(path: Path, like: PyTree, mapping: KeyMap, drop: Collection[str]) -> PyTree:
+    package = _safetensors()
     try:
-        arrays = _safetensors().load_file(path)
+        arrays = package.numpy.load_file(path)  # of NumPy, which casts no float64
     except Exception as error:  # its own class, or one of the operating system
         raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from None
-    pairs = _pair(describe(arrays), like, mapping, drop, path)
-    return with_arrays(like, {name: arrays[source] for name, source in pairs.items()})
+    return _fill(arrays, like, mapping, drop, path)
 
 
 def _safetensors() -> Any:
     try:
-        import safetensors.flax  # named for flax, needs JAX alone
+        import safetensors.numpy
     except ImportError:
         raise ArgumentError(
             "safetensors: this format needs the package; pip install 'pjax-prim[safetensors]'"
         ) from None
-    return safetensors.flax
+    return safetensors
 
 
 _FORMATS: dict[str, tuple[Callable[..., None], Callable[..., PyTree]]] = {
@@ -210,7 +305,7 @@ def _pair(
     like: PyTree,
     mapping: Mapping[str, str | None],
     drop: Collection[str],
-    place: Path,
+    place: Path | str,
 ) -> dict[str, str]:
     """For each array of `like` that is to be restored the name of the saved one."""
     arrays = named_arrays(like)

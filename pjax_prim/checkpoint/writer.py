@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import os
 import re
 import shutil
@@ -27,8 +26,8 @@ from .folder import STATE, CheckpointFolder
 from .manifest import write_manifest
 from .naming import describe, named_arrays, named_settings
 from .policy import Retention
+from .quiet import Quiet
 
-_ABSL = logging.getLogger("absl")
 _PARTIAL = ".orbax-checkpoint-tmp"
 
 
@@ -50,10 +49,12 @@ class CheckpointWriter:
         """Seconds that the last `save` took its caller."""
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._saving: Future[None] | None = None
+        self._failed = False
         # With several processes every save is a meeting of all of them, in one order: it must not
         # run beside the training's own communication, so it runs in the caller's thread.
         self._thread = ThreadPoolExecutor(1, "checkpoint") if jax.process_count() == 1 else None
-        _ABSL.addFilter(_without_orbax)
+        self._quiet = Quiet()
+        self._quiet.begin()
         try:
             self._manager = ocp.CheckpointManager(
                 path.absolute(),
@@ -108,7 +109,8 @@ class CheckpointWriter:
             with contextlib.suppress(Exception):
                 self._manager.close()
                 break
-        _ABSL.removeFilter(_without_orbax)
+        if not self._failed:
+            self._quiet.end()
         if failure is not None and kind is None:
             raise failure
 
@@ -178,12 +180,14 @@ class CheckpointWriter:
         self._pending = None
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
-        self._pending = None
+        self._pending, self._failed = None, True
         if jax.process_index() == 0:
             for partial in self._partial(step):  # it may be what fills the disk
                 shutil.rmtree(partial, ignore_errors=True)
         complete = [other for other in self.folder.steps() if other != step]
-        newest = f"the newest complete one is {complete[-1]}" if complete else "there is no complete one"
+        newest = "there is no complete one"
+        if complete:
+            newest = f"the newest complete one is {complete[-1]}, from which a run can be resumed"
         return CheckpointError(
             f"{self.folder.path}: checkpoint {step} could not be written ({_reason(error)}); {newest}"
         )
@@ -236,11 +240,6 @@ def _copy(arrays: dict[str, Any]) -> dict[str, Any]:
 @jax.jit
 def _copy_on_device(arrays: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(jnp.copy, arrays)
-
-
-def _without_orbax(record: logging.LogRecord) -> bool:
-    """Drops Orbax's log: every failure is raised as an error, which needs no traceback beside it."""
-    return "orbax" not in record.pathname
 
 
 def _reason(error: BaseException) -> str:

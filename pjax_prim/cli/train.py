@@ -5,16 +5,15 @@ Exit status 75 says that the run was asked to stop (SIGTERM), saved, and can be 
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from pjax_prim_command import INTERRUPTS
 
 from ..checkpoint import Retention, SavePolicy
 from ..errors import ArgumentError
@@ -22,7 +21,7 @@ from ..sharding import processes
 from ..training import RunFolder, Saving, Task, TrainConfig, TrainResult, train
 from ..training.curves import draw_curves
 from ..training.state import judged_by
-from ..training.tensorboard import TensorBoard
+from ..training.trackers import make_trackers
 from .eval import columns, show
 from .options import Output, choose_task, parse, peek
 
@@ -38,7 +37,8 @@ class Files:
         resume_older: as --resume, and if the newest checkpoint is damaged from the newest one that is not.
         overwrite: replace a run that is in the run folder.
         init_from: begin with the parameters of this run folder or file.
-        tensorboard: write metrics for TensorBoard into the run folder, too.
+        tracker: where metrics go beside the run folder: console (a progress bar), json-lines (on standard
+        output), tensorboard, wandb, mlflow.
         compile_cache: a folder where compiled steps are kept between runs.
         profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
     """
@@ -48,7 +48,7 @@ class Files:
     resume_older: bool = False
     overwrite: bool = False
     init_from: Path | None = None
-    tensorboard: bool = False
+    tracker: tuple[str, ...] = ("console",)
     compile_cache: Path | None = None
     profile: tuple[int, int] | None = None
 
@@ -128,17 +128,12 @@ def run(arguments: Sequence[str]) -> dict[str, Any] | None:
         raise ArgumentError("--run-dir: several processes need to be told one folder")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{task.origin['name']}-{config.method.solver}"
     folder = RunFolder(files.run_dir or Path("runs") / name)
-    with (
-        make_progress(quiet=not group.is_first) as progress,
-        make_board(files.tensorboard, folder, group) as write,
-        Profile(folder.path / "profile", files.profile) as profile,
-    ):
-        shown = progress.add_task("compiling", total=config.batches, figures="")
+    trackers = group.together("trackers", lambda: make_trackers(files.tracker if group.is_first else ()))
+    with Profile(folder.path / "profile", files.profile) as profile:
 
         def on_batch(row: dict[str, Any]) -> None:
-            progress.update(shown, completed=row["batch"], description="training", figures=figures(row))
-            write(row)
             profile(row)
+            INTERRUPTS.check()
 
         result = train(
             task,
@@ -149,6 +144,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any] | None:
             resume_older=files.resume_older,
             init_from=files.init_from,
             saving=options.checkpoints.saving(config, task),
+            trackers=trackers,
             on_batch=on_batch,
             say=lambda message: print(f"pjax-prim: {message}", file=sys.stderr),
             group=group,
@@ -200,6 +196,8 @@ def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, 
     out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:")
     out.print(str(folder.path), soft_wrap=True)
     summary = {**result.summary(), "run_dir": str(folder.path)}
+    for name, reason in result.failed_trackers.items():
+        out.print(f"without tracker {name}, which failed {reason}", soft_wrap=True, markup=False)
     for name, (trivial, value) in result.task.baselines.items():
         out.print(f"for comparison, {name.replace('_', ' ')} of the {trivial}: {show(name, value)}")
         if name == "test_accuracy":
@@ -232,33 +230,6 @@ class Profile:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
-
-
-def make_board(
-    wanted: bool, folder: RunFolder, group: processes.Group
-) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
-    """What takes each row of metrics for TensorBoard, if asked for."""
-    if wanted and group.is_first:
-        return TensorBoard(folder.tensorboard)
-    return nullcontext(lambda row: None)
-
-
-def make_progress(*, quiet: bool) -> Progress:
-    """A progress bar on standard error; none if `quiet`."""
-    columns = (
-        TextColumn("{task.description:9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=quiet)
-
-
-def figures(row: dict[str, Any]) -> str:
-    """Gap or loss of one batch, for the progress bar."""
-    kind = "gap" if "gap" in row else "loss"
-    return f"{kind} {'not finite' if row[kind] is None else format(row[kind], '.2e')}"
 
 
 def make_table(result: TrainResult) -> Table:

@@ -1,12 +1,12 @@
 """What a run leaves behind: `config.json`, `metrics.jsonl`, `timings.jsonl`, `checkpoints/`,
-`model.eqx`, `curves.png`, and if asked for `tensorboard/`.
+`model.eqx`, `curves.png`, and where trackers ask for them `trackers.json`, `tensorboard/`, `wandb/`.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,16 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def wandb(self) -> Path:
+        """Files of Weights & Biases, if asked for."""
+        return self.path / "wandb"
+
+    @property
+    def trackers(self) -> Path:
+        """By what name each tracker knows the run, as JSON."""
+        return self.path / "trackers.json"
+
+    @property
     def curves(self) -> Path:
         """The picture of accuracy and gap."""
         return self.path / "curves.png"
@@ -77,7 +87,7 @@ class RunFolder:
         are deleted (and no others).
         """
         files = [self.config, self.metrics, self.timings, self.model, self.curves]
-        files += [self.checkpoints.path, self.tensorboard]
+        files += [self.checkpoints.path, self.tensorboard, self.wandb, self.trackers]
         present = [file for file in files if file.exists()]
         if present and not overwrite:
             raise RunError(
@@ -97,8 +107,7 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig, task: Task) -> None:
         """Writes the configuration, in place of one that is there."""
-        content = {"task": dict(task.origin), "train": config.to_dict()}
-        _replace(self.config, json.dumps(content, indent=2) + "\n")
+        _replace(self.config, json.dumps(describe_run(config, task), indent=2) + "\n")
 
     def load_config(self) -> TrainConfig:
         """The configuration of the run. `RunError` where there is none, or it is damaged."""
@@ -111,6 +120,23 @@ class RunFolder:
         """What the task of the run was made of (`Task.origin`). Errors as for `load_config`."""
         origin: dict[str, Any] = self._load()["task"]
         return origin
+
+    def load_identities(self) -> dict[str, str]:
+        """What trackers call the run, by tracker. `RunError` where the file is damaged."""
+        if not self.trackers.exists():
+            return {}
+        try:
+            content = json.loads(self.trackers.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.trackers}: cannot be read ({error})") from None
+        if not isinstance(content, dict) or not all(isinstance(x, str) for x in content.values()):
+            raise RunError(f"{self.trackers}: expected names by tracker, found {content!r}")
+        return content
+
+    def save_identities(self, identities: Mapping[str, str]) -> None:
+        """Writes what trackers call the run, in place of what is there."""
+        if identities:
+            _replace(self.trackers, json.dumps(dict(identities), indent=2) + "\n")
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -168,6 +194,11 @@ class RunFolder:
         if not self.model.exists():
             raise RunError(f"{self.model}: no such file: the run did not finish")
         return import_params(self.model, like)
+
+
+def describe_run(config: TrainConfig, task: Task) -> dict[str, Any]:
+    """What determines a run, as `config.json` has it."""
+    return {"task": dict(task.origin), "train": config.to_dict()}
 
 
 def params_sha256(model: PyTree) -> str:

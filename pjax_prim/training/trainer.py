@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from .evaluate import Evaluator
 from .parts import CompiledSteps, Parts
 from .placing import Packed
 from .record import Progress, Record, Saving
-from .run_folder import RunFolder, params_sha256
+from .run_folder import RunFolder, describe_run, params_sha256
 from .state import TrainState, judged_by, note_best, restart_batch
 from .steps import batch_key, non_finite_reason
-from .task import Task, TaskLoss
+from .task import Task, TaskLoss, rows_of
+from .trackers import TrackedRun, Tracker, Trackers
 
 ALONE = Group()
 AHEAD = 8
@@ -42,6 +43,7 @@ class TrainResult:
     - `timings`: after each row the seconds in training steps, without compiling and evaluating.
     - `seconds`: of this process, by what they went to (`Clock`).
     - `blocked`: the seconds that each save of a checkpoint took the training.
+    - `failed_trackers`: of each tracker that failed, when and why.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class TrainResult:
     timings: list[float]
     seconds: dict[str, float]
     blocked: list[float] = field(default_factory=list)
+    failed_trackers: dict[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> Any:
@@ -91,6 +94,7 @@ def train(
     resume_older: bool = False,
     init_from: str | Path | None = None,
     saving: Saving | None = None,
+    trackers: Mapping[str, Tracker] | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
     group: Group = ALONE,
@@ -114,8 +118,10 @@ def train(
     - `resume_older`: as `resume`, and where the newest checkpoint is damaged, takes the newest one that is
       not and sets the damaged ones aside.
     - `init_from`: a run folder, or a file of `export_params`, whose parameters to begin with.
+    - `trackers`: by name, what takes the figures of the run beside its folder (`trackers`). One that cannot
+      start is an `ArgumentError`; one that fails later is left out, and said to have been.
     - `on_batch`: called with each row as it is read (see `TrainResult.rows`).
-    - `say`: called with what is worth telling about a resume.
+    - `say`: called with what is worth telling about a resume or a tracker.
     - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own rows of a
       batch; the first one writes the folder, which all must see.
 
@@ -137,12 +143,12 @@ def train(
     def set_up() -> "Parts":
         return Parts.make(task, config)
 
-    def describe(_: Any) -> dict[str, Any]:
+    def fields(_: Any) -> dict[str, Any]:
         given = config.to_dict()
         place = None if folder is None else str(folder.path)
         return {**given, **given["method"], "task": dict(task.origin), "run_dir": place}
 
-    parts = group.together("configuration", set_up, describe)
+    parts = group.together("configuration", set_up, fields)
     saving = saving or Saving(Saving.policy, Retention(metric="" if judge is None else judge[1]))
     sign = 1.0 if judge is None else judge[0]
     with (
@@ -156,13 +162,31 @@ def train(
             state, progress = record.resume(state, parts.between, allow_older=resume_older, say=say)
         else:
             progress = record.begin(overwrite=overwrite)
-        run = _Run(parts, record, progress, clock, group, on_batch)
-        state = run.train(state)
-        record.save(state, progress, wait=True)
+        tracked = Trackers(trackers or {}, say) if group.is_first else Trackers({}, say)
+        with tracked:
+            group.together("trackers", lambda: _start(tracked, parts, folder, progress.batch))
+            run = _Run(parts, record, progress, clock, group, tracked, on_batch)
+            state = run.train(state)
+            record.save(state, progress, wait=True)
         state = whole(state)
         if folder is not None and group.is_first:
             folder.save_model(state.model)
-    return TrainResult(task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked)
+    return TrainResult(
+        task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked, tracked.failed
+    )
+
+
+def _start(trackers: Trackers, parts: Parts, folder: RunFolder | None, done: int) -> None:
+    """Starts the trackers, and keeps what they call the run."""
+    task, config = parts.task, parts.config
+    name = f"{task.name}-{config.method.solver}"
+
+    def run(identity: str | None) -> TrackedRun:
+        return TrackedRun(name, folder, describe_run(config, task), config.batches, done, identity)
+
+    found = trackers.start(run, {} if folder is None else folder.load_identities())
+    if folder is not None and found:
+        folder.save_identities(found)
 
 
 def _check_figures(task: Task, config: TrainConfig) -> None:
@@ -204,14 +228,16 @@ class _Run:
         progress: Progress,
         clock: Clock,
         group: Group,
+        trackers: Trackers,
         on_batch: Callable[[dict[str, Any]], None] | None,
     ):
         self.parts, self.record, self.progress = parts, record, progress
-        self.clock, self.group, self.on_batch = clock, group, on_batch
+        self.clock, self.group, self.trackers, self.on_batch = clock, group, trackers, on_batch
         self.steps = CompiledSteps(parts, clock)
         self.evaluator = Evaluator(parts.task, parts.placing.whole_batch)
         self.pending: deque[_Pending] = deque()
         self.before = progress.seconds
+        self._spent = 0.0
         self._gap: Callable[..., Any] | None = None
 
     def train(self, state: TrainState) -> TrainState:
@@ -293,9 +319,22 @@ class _Run:
         progress.rows += rows
         progress.timings += timings
         self.record.add(rows, timings)
+        self.trackers.log(rows, self._time(len(rows)))
         if self.on_batch is not None:
             for row in rows:
                 self.on_batch(row)
+
+    def _time(self, batches: int) -> dict[str, float]:
+        """Where the time went so far, and how fast the last batches were."""
+        seconds = self.clock.seconds
+        spent, total = seconds["steps"] + seconds["data"], sum(seconds.values())
+        found = {f"{name}_seconds": value for name, value in seconds.items()}
+        if total:
+            found["goodput"] = seconds["steps"] / total
+        if spent > self._spent:
+            found["examples_per_second"] = batches * rows_of(self.parts.batch) / (spent - self._spent)
+        self._spent = spent
+        return found
 
     def _evaluate(self, packed: Packed, batch: Any, row: dict[str, Any]) -> Packed:
         """Adds the figures of an evaluation to the row of the batch; notes the best parameters."""

@@ -134,6 +134,7 @@ def test_every_difference_is_listed(tmp_path) -> None:
 
 
 def test_differences_of_nothing() -> None:
+    assert differences({"x": float("nan")}, {"x": float("nan")}) == []
     assert differences({"a": 1}, {"a": 1}) == []
 
 

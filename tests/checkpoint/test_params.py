@@ -154,7 +154,7 @@ def test_export_errors(tmp_path, monkeypatch) -> None:
     export_params(make(4), tmp_path / "model.eqx")
     with pytest.raises(ArgumentError, match="an .eqx file does not name its arrays"):
         import_params(tmp_path / "model.eqx", make(4), drop=["layers.0"])
-    monkeypatch.setitem(sys.modules, "safetensors.flax", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ArgumentError, match=r"pip install 'pjax-prim\[safetensors\]'"):
         export_params(make(4), tmp_path / "model.safetensors")
 
@@ -169,6 +169,35 @@ def test_what_safetensors_cannot_hold_is_named(tmp_path) -> None:
     found = import_params(tmp_path / "out.safetensors", tree)
     assert found["double"].dtype == jnp.float64
     np.testing.assert_array_equal(found["nan"], tree["nan"])
+
+
+@pytest.mark.parametrize("suffix", [".eqx", ".safetensors"])
+def test_a_model_set_for_inference_stays_so(tmp_path, suffix: str) -> None:
+    model = eqx.nn.Sequential([eqx.nn.Linear(2, 2, key=jax.random.key(0)), eqx.nn.Dropout(0.5)])
+    export_params(model, tmp_path / f"model{suffix}")
+    like = eqx.nn.inference_mode(jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, model))
+    found = import_params(tmp_path / f"model{suffix}", like)
+    assert found.layers[1].inference
+    assert eqx.tree_equal(found, eqx.nn.inference_mode(model))
+
+
+def test_an_eqx_file_holds_every_leaf_as_it_is(tmp_path) -> None:
+    tree = {
+        "key": jax.random.key(3), "rbg": jax.random.split(jax.random.key(4, impl="rbg"), 2),
+        "nan": jnp.array([1.0, jnp.nan]), "double": np.array([1 / 3]),
+    }  # fmt: skip
+    export_params(tree, tmp_path / "out.eqx")
+    other = {
+        "key": jax.random.key(0), "rbg": jax.random.split(jax.random.key(5, impl="rbg"), 2),
+        "nan": jnp.zeros(2), "double": np.zeros(1),
+    }  # fmt: skip
+    for like in (other, eqx.filter_eval_shape(lambda: {**other, "double": jnp.zeros(1)})):
+        found = import_params(tmp_path / "out.eqx", like)
+        assert {name: x.dtype for name, x in found.items()} == {name: x.dtype for name, x in tree.items()}
+        for name in ("key", "rbg"):
+            np.testing.assert_array_equal(jax.random.key_data(found[name]), jax.random.key_data(tree[name]))
+        np.testing.assert_array_equal(found["nan"], tree["nan"])
+        np.testing.assert_array_equal(found["double"], tree["double"])
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.eqx"])

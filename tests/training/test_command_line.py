@@ -1,14 +1,18 @@
 import json
 import math
 import os
-import struct
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pjax_prim.cli import main
+from pjax_prim.training import RunFolder
 
 SMALL = "--solver ap --hidden 16 --batch-size 64 --batches 3 --steps-per-batch 2".split()
 
@@ -135,35 +139,6 @@ def test_installed_command(tmp_path) -> None:
     assert Path(tmp_path / last_json(done.stdout)["run_dir"] / "curves.png").exists()
 
 
-def test_tensorboard(tmp_path, monkeypatch, capsys) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
-
-    assert main(["train", *SMALL, "--run-dir", str(tmp_path), "--tensorboard"]) == 0
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    content, found = file.read_bytes(), {}
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        record, (crc,) = content[12 : 12 + length], struct.unpack("<I", content[12 + length : 16 + length])
-        assert crc == masked_crc32c(record)
-        event = Event.FromString(record)
-        for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
-        content = content[16 + length :]
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert found["loss"] == pytest.approx({row["batch"]: row["loss"] for row in rows})
-    assert found["test_accuracy"].keys() == {row["batch"] for row in rows if "test_accuracy" in row}
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    arguments = ["train", *SMALL, "--run-dir", str(tmp_path / "other"), "--tensorboard"]
-    assert main(arguments) == 2
-    assert (
-        "tensorboard: needs the package tensorboardX; install pjax-prim[tensorboard]"
-        in capsys.readouterr().err
-    )
-    assert not (tmp_path / "other").exists()
-
-
 def test_seeds(capsys) -> None:
     few = [*SMALL, "--validation", "0.1"]
     assert main(["seeds", *few, "--seeds", "0", "5", "--json"]) == 0
@@ -202,3 +177,95 @@ def test_a_run_folder_that_the_locale_cannot_name(tmp_path: Path) -> None:
     assert (
         done.returncode == 2 and "has characters that this locale's encoding, ascii, has not" in done.stderr
     )
+
+
+def interrupted(process: subprocess.Popen, *times: float) -> None:
+    """Sends SIGINT after each of these times, and checks how the process ends."""
+    for seconds in times:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=LIMIT)
+    lines = [line for line in err.splitlines() if not line.startswith(("compiling", "training"))]
+    assert (process.returncode, lines) == (130, ["pjax-prim: interrupted"]), (times, err)
+
+
+LIMIT = 120  # seconds, on a busy machine
+ENDLESS = "train --solver adam --hidden 8 --batches 1000000 --checkpoint-every 1 --run-dir".split()
+
+
+def start_endless(folder: Path) -> subprocess.Popen:
+    command = [Path(sys.executable).parent / "pjax-prim", *ENDLESS, str(folder)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + LIMIT
+    while not reached():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at what a process has loaded")
+@pytest.mark.parametrize("package", ["numpy", pytest.param("jaxlib", marks=pytest.mark.slow), "tensorstore"])
+def test_interrupted_while_it_imports(package: str, tmp_path: Path) -> None:
+    process = start_endless(tmp_path / "run")
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_until(process, lambda: f"/{package}/" in maps.read_text())
+    interrupted(process, 0.0)
+
+
+@pytest.mark.parametrize("times", [pytest.param((0.0,), marks=pytest.mark.slow), (0.3,)])
+def test_interrupted_while_it_compiles(times: tuple[float, ...], tmp_path: Path) -> None:
+    process = start_endless(tmp_path / "run")
+    wait_until(process, RunFolder(tmp_path / "run").config.exists)
+    interrupted(process, *times)
+
+
+SLOW_TIMES = [pytest.param(times, marks=pytest.mark.slow) for times in ((0.0,), (0.0, 0.0))]
+
+
+@pytest.mark.parametrize("times", [*SLOW_TIMES, (0.0, 0.02)])
+def test_interrupted_while_it_trains_and_saves(times: tuple[float, ...], tmp_path: Path) -> None:
+    process = start_endless(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    wait_until(process, lambda: bool(folder.checkpoints.steps()))
+    interrupted(process, *times)
+    step = folder.checkpoints.choose()  # whole, whatever was being saved
+    assert folder.checkpoints.info(step)["batch"] == step
+
+
+@pytest.mark.slow
+def test_interrupted_at_any_moment(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for number in range(40):
+        second = [rng.choice((0.0, 0.01, 0.1))] if number % 2 else []
+        interrupted(start_endless(tmp_path / str(number)), rng.uniform(0.5, 6), *second)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a tmpfs")
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        pytest.param("4k", "config.json: cannot be written", marks=pytest.mark.slow),
+        pytest.param("40k", "checkpoint 1 could not be written", marks=pytest.mark.slow),
+        ("300k", "checkpoints: checkpoint"),
+        pytest.param("600k", "checkpoints: checkpoint", marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_is_one_line(size: str, message: str, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]).returncode:
+        pytest.skip("mounting needs rights")
+    try:
+        process = start_endless(disk / "run")
+        _, err = process.communicate(timeout=LIMIT)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    lines = [line for line in err.splitlines() if not line.startswith(("compiling", "training"))]
+    assert process.returncode == 2 and len(lines) == 1, err
+    assert lines[0].startswith("pjax-prim: error: ") and message in lines[0]
+    assert "(No space left on device)" in lines[0]

@@ -1,0 +1,36 @@
+"""What Orbax and tensorstore print beside the errors that they raise: nothing, while a writer is open."""
+
+import logging
+import sys
+from typing import Any
+
+_ABSL = logging.getLogger("absl")
+
+
+class Quiet:
+    """Keeps the writing of checkpoints from printing; every failure is raised as an error.
+
+    Threads of a save that failed go on for a while: they log, and call an event loop that is closed, where
+    nobody takes the error. So what a failed save began stays quiet.
+    """
+
+    def begin(self) -> None:
+        """From now on."""
+        _ABSL.addFilter(_without_orbax)
+        self._before = sys.unraisablehook
+        sys.unraisablehook = self._hook
+
+    def end(self) -> None:
+        """As it was, unless others have put themselves in its place."""
+        _ABSL.removeFilter(_without_orbax)
+        if sys.unraisablehook == self._hook:
+            sys.unraisablehook = self._before
+
+    def _hook(self, lost: Any) -> None:
+        if not (lost.exc_type is RuntimeError and str(lost.exc_value) == "Event loop is closed"):
+            self._before(lost)
+
+
+def _without_orbax(record: logging.LogRecord) -> bool:
+    """Drops Orbax's log."""
+    return "orbax" not in record.pathname
