@@ -168,7 +168,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
     folder = None if place is None else RunFolder(checked(place))
     saved = folder if resume and folder is not None and folder.config.exists() else None
     file, start, rest = choose_task(arguments, saved=saved)
-    config = TrainConfig() if saved is None else saved.load_config()
+    config = file.train_config(peek(rest, "--solver")) if saved is None else saved.load_config()
     parts = {"task": (file.options, start), "train": (TrainConfig, config), "files": (Files, Files()),
              "checkpoints": (Checkpoints, Checkpoints()), "processes": (Processes, Processes()),
              "output": (Output, Output())}  # fmt: skip

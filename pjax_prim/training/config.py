@@ -53,6 +53,7 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
     "optimiser_settings": tuple(OPTIMISERS),
     "decay_matrices": tuple(OPTIMISERS),
     "learning_rate": tuple(OPTIMISERS),
+    "final_learning_rate": tuple(OPTIMISERS),
     "schedule": tuple(OPTIMISERS),
     "warmup": tuple(OPTIMISERS),
     "clip": tuple(OPTIMISERS),
@@ -82,7 +83,8 @@ class Method:
         optimiser_settings: its numbers by name, such as weight_decay 0.1.
         decay_matrices: its weight decay is of arrays with at least two axes alone.
         learning_rate: of the optimiser.
-        schedule: how the learning rate falls to zero over the run (not at all if left out).
+        schedule: how the learning rate falls over the run (not at all if left out).
+        final_learning_rate: where a schedule ends (zero if left out).
         warmup: batches at the beginning over which the learning rate rises.
         clip: largest global norm of a direction.
         micro_batches: parts that a batch is taken in, one after the other; their directions are averaged.
@@ -103,6 +105,7 @@ class Method:
     optimiser_settings: dict[str, float] | None = None
     decay_matrices: bool = False
     learning_rate: float | None = None
+    final_learning_rate: float | None = None
     schedule: Literal["constant", "cosine", "linear"] | None = None
     warmup: int | None = None
     clip: float | None = None
@@ -117,7 +120,9 @@ class Method:
             if getattr(self, name) not in (None, False) and self.solver not in solvers:
                 raise ArgumentError(f"{name}: only for solver {', '.join(solvers)}, given with {self.solver}")
         _check_counts(self, "steps_per_batch", "chunk_steps", "warmup", "micro_batches")
-        _check_positive(self, "learning_rate", "lam", "rate", "clip")
+        _check_positive(self, "learning_rate", "final_learning_rate", "lam", "rate", "clip")
+        if self.final_learning_rate is not None and not self.changes_over_run:
+            raise ArgumentError("final_learning_rate: of a schedule that falls; give schedule")
         if self.acceleration is not None and self.steps == 1:
             raise ArgumentError("acceleration: of several steps on a batch; give steps_per_batch, above 1")
         if self.projects:
