@@ -197,9 +197,15 @@ def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, 
     out = output.console()
     out.print(make_table(result))
     seconds = result.seconds["compile"]
-    out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:")
-    out.print(str(folder.path), soft_wrap=True)
     summary = {**result.summary(), "run_dir": str(folder.path)}
+    out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s on {summary['samples']:,} "
+              f"samples; at most {summary['peak_bytes'] / 1e6:,.0f} MB")  # fmt: skip
+    if summary["samples_to_99"] is not None:
+        out.print(
+            f"within 1% of the best after {summary['seconds_to_99']:.1f} s, "
+            f"{summary['samples_to_99']:,} samples"
+        )
+    out.print("run folder:", str(folder.path), soft_wrap=True)
     for name, (trivial, value) in result.task.baselines.items():
         out.print(f"for comparison, {name.replace('_', ' ')} of the {trivial}: {show(name, value)}")
         if name == "test_accuracy":

@@ -76,9 +76,7 @@ def load_text(
     parts = tokens[:split], tokens[split:]
     if min(map(len, parts)) <= length:
         least = round(length / min(held_out, 1 - held_out))
-        raise DataError(
-            f"{path}: windows of {length} characters need more than {least}, found {len(tokens)}"
-        )
+        raise DataError(f"{path}: windows of {length} characters need more than {least}, found {len(tokens)}")
     windows = [_windows(part.astype(np.int32), length) for part in parts]
     return Dataset(name, *windows[0], *windows[1], len(characters))
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ..problem import ConsensusProblem, Form, State
 from ..settings import Setting, check_count
-from .base import AbstractSolver, combine
+from .base import AbstractSolver
 
 
 class JointProjections(AbstractSolver[ConsensusProblem]):
@@ -22,8 +22,8 @@ class JointProjections(AbstractSolver[ConsensusProblem]):
     combination of k directions, and few keep it from fitting what only this batch asks for. The mean that
     other solvers take over copies and examples moves parameters by a fraction of what any of them asks for,
     and a factor that makes up for it has to be found for each problem. Here the examples are projected
-    jointly, so that what they have in common is not divided by their number, and there is no rate: P(y) - y is
-    in the units of what reaches the loss, and lengths in parameters follow.
+    jointly, so that what they have in common is not divided by their number, and there is no rate:
+    P(y) - y has the units of what reaches the loss, and lengths in parameters follow.
 
     Where the gap of the new point is not below that of the old one, d is halved, at most `HALVINGS` times;
     then w stays.
