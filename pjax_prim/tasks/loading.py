@@ -98,10 +98,10 @@ class TaskFile:
 
         **Errors:** `ArgumentError` for a name that is no solver's.
         """
-        chosen = Method(**({} if solver is None else {"solver": solver}))  # type: ignore[arg-type]
         found = getattr(self._module, TRAIN_CONFIG, None)
         if found is None:
             return TrainConfig()
+        chosen = Method(**({} if solver is None else {"solver": solver}))  # type: ignore[arg-type]
         made = found(chosen.solver)
         if not isinstance(made, TrainConfig):
             raise ArgumentError(f"{self.path}: {TRAIN_CONFIG}(...): expected a TrainConfig, given {made!r}")
