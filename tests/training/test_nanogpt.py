@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from pjax_prim.data.text import Windows
 from pjax_prim.errors import ArgumentError, DataError
 from pjax_prim.tasks import TaskFile, built_in
 from pjax_prim.training import TrainConfig
-from pjax_prim.training.figures import first_within
+from pjax_prim.training.figures import first_within, peak_bytes
 from pjax_prim.training.optimisers import make_schedule
 
 
@@ -94,3 +96,11 @@ def test_within_one_percent_of_the_best() -> None:
     assert first_within([0.5, 0.9, 0.898, 0.907]) == 1 and first_within([0.5, 0.9, 0.91]) == 2
     assert first_within([3.0, 2.01, None, 2.0], -1.0) == 1 and first_within([3.0, 2.1, 2.0], -1.0) == 2
     assert first_within([None]) is None
+
+
+def test_peak_memory_is_that_of_the_process_alone() -> None:
+    """Not of the one that started it."""
+    held = np.ones(3 * 10**8, np.uint8)
+    code = "from pjax_prim.training.figures import peak_bytes; print(peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5e7 < int(done.stdout) < peak_bytes() and held.all() and peak_bytes() > 3e8
