@@ -54,14 +54,21 @@ def contestants(steps: int) -> dict[str, tuple[pjp.AbstractSolver, Loop, int]]:
         "ep, 0.05, several steps": (ep(rate=0.05), plain, 10),
         "ep, 0.1, several steps": (ep(rate=0.1), plain, 10),
         "ep, 0.1, anderson": (pjp.Anderson(ep(rate=0.1)), plain, 10),
+        "jp": (pjp.JointProjections(), plain, 1),
         "ep, 0.1, restarted": (pjp.Restarted(ep(rate=0.1)), plain, 10),
     }
 
 
 def run(
-    dataset: Dataset, solver: pjp.AbstractSolver, loop: Loop, steps: int, batches: int, seed: int
+    dataset: Dataset,
+    solver: pjp.AbstractSolver,
+    loop: Loop,
+    steps: int,
+    batches: int,
+    seed: int,
+    skip: bool = True,
 ) -> tuple[float, list[float], float]:
-    model = MLP(dataset.features, dataset.classes, (128, 128), skip=True, key=jax.random.key(seed))
+    model = MLP(dataset.features, dataset.classes, (128, 128), skip=skip, key=jax.random.key(seed))
 
     def loss(model: MLP, x: Array, labels: Array) -> Array:
         return pjp.cross_entropy(jax.vmap(model)(x), labels)

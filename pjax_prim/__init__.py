@@ -79,6 +79,7 @@ from .solvers import CyclicProjections as CyclicProjections
 from .solvers import DifferenceMap as DifferenceMap
 from .solvers import DouglasRachford as DouglasRachford
 from .solvers import ExtrapolatedProjections as ExtrapolatedProjections
+from .solvers import JointProjections as JointProjections
 from .solvers import ReflectReflectRelax as ReflectReflectRelax
 from .solvers import Restarted as Restarted
 from .solving import RESULTS as RESULTS

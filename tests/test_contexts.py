@@ -117,6 +117,7 @@ ENTRIES = (
     Entry("solve-ap", solve(pjp.AlternatingProjections())),
     Entry("solve-dr", solve(pjp.DouglasRachford(relaxation=0.4))),
     Entry("solve-ep", solve(pjp.ExtrapolatedProjections())),
+    Entry("solve-jp", solve(pjp.JointProjections(iterations=3))),
     Entry("solve-rrr", solve(pjp.ReflectReflectRelax())),
     Entry("solve-anderson", solve(pjp.Anderson(pjp.CyclicProjections()))),
     Entry("solve_starts", solve_starts, traces=False),
@@ -257,6 +258,8 @@ LIKE_OTHERS = {
         ("solve-ep", "solve-rrr", "solve-anderson"),
         ("donated", "scan", "cond", "shard_map-unchecked", "explicit-data", "export", "threads"),
     ),
+    # Its own are a linearised function and two loops, which these compile.
+    "solve-jp": tuple(row.name for row in CONTEXTS if row.name not in ("jit", "vmap", "dtype_promotion")),
     # `displacement_step` calls the second, which is the first and a value.
     **dict.fromkeys(
         ("displacement", "value_and_displacement"),

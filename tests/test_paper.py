@@ -46,12 +46,19 @@ def test_methods_of_a_task_see_the_same_samples() -> None:
 
 
 def test_rows() -> None:
-    result = {"samples": [10, 20, 30], "seconds": [1.0, 2.0, 3.0], "step_ms": 5.0, "peak_bytes": 2e6}
+    result = {
+        "test_loss": [1.0, 0.5, 0.25],
+        "samples": [10, 20, 30],
+        "seconds": [1.0, 2.0, 3.0],
+        "step_ms": 5.0,
+        "peak_bytes": 2e6,
+    }
     accuracies = {0: [0.5, 0.9, 0.899], 1: [0.5, 0.6, 0.7]}
     results = {Cell("mnist-mlp", "ap", seed): result | {"test_accuracy": x} for seed, x in accuracies.items()}
     (row,) = rows(results)
     assert row["test accuracy"] == pytest.approx((0.899 + 0.7) / 2) and row["best"] == 0.9
     assert (row["samples to 99%"], row["seconds to 99%"], row["seeds"]) == (25, 2.5, 2)
+    assert row["test loss, nats"] == 0.25 and row["bits"] is None
 
 
 def test_without_data(capsys: pytest.CaptureFixture[str]) -> None:

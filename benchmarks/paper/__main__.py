@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag in ("--data-dir", "--out"):
         if flag in shown:
             shown[shown.index(flag) + 1] = "DIR"
-    report.write_markdown(table, options.out / "table.md", " ".join(["python -m benchmarks.paper", *shown]))
+    command = " ".join(["python -m benchmarks.paper", *shown])
+    report.write_markdown(table, options.out / "table.md", command, report.sizes(results))
     report.write_csv(table, options.out / "table.csv")
     print((options.out / "table.md").read_text())
 

@@ -1,6 +1,7 @@
 """One table and the curves of all results."""
 
 import csv
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from pjax_prim.training.figures import first_within
 
 from .cells import METHODS, TASKS, Cell
 from .run import Result
@@ -20,6 +23,8 @@ COLUMNS = (
     "test accuracy",
     "deviation",
     "best",
+    "test loss, nats",
+    "bits",
     "samples to 99%",
     "seconds to 99%",
     "ms a batch",
@@ -40,6 +45,7 @@ def rows(results: Mapping[Cell, Result]) -> list[dict[str, Any]]:
                 table.append(names | {"test accuracy": found[0]["skipped"]})
                 continue
             last = [result["test_accuracy"][-1] for result in done]
+            nats = statistics.mean(result["test_loss"][-1] for result in done)
             reached = [_reaches(result) for result in done]
             table.append(
                 names
@@ -48,6 +54,8 @@ def rows(results: Mapping[Cell, Result]) -> list[dict[str, Any]]:
                     "test accuracy": statistics.mean(last),
                     "deviation": statistics.stdev(last) if len(last) > 1 else None,
                     "best": max(max(result["test_accuracy"]) for result in done),
+                    "test loss, nats": nats,
+                    "bits": nats / math.log(2) if TASKS[task].data == "text" else None,
                     "samples to 99%": round(statistics.mean(samples for samples, _ in reached)),
                     "seconds to 99%": statistics.mean(seconds for _, seconds in reached),
                     "ms a batch": statistics.median(result["step_ms"] for result in done),
@@ -63,8 +71,8 @@ def rows(results: Mapping[Cell, Result]) -> list[dict[str, Any]]:
 
 def _reaches(result: Result) -> tuple[int, float]:
     """Samples and seconds at the first evaluation within 1% of a run's best."""
-    goal = 0.99 * max(result["test_accuracy"])
-    first = next(i for i, accuracy in enumerate(result["test_accuracy"]) if accuracy >= goal)
+    first = first_within(result["test_accuracy"])
+    assert first is not None
     return result["samples"][first], result["seconds"][first]
 
 
@@ -75,10 +83,27 @@ def write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(table)
 
 
-def write_markdown(table: Sequence[Mapping[str, Any]], path: Path, command: str) -> None:
+def sizes(results: Mapping[Cell, Result]) -> list[str]:
+    """A line for each task: how many examples and batches of which size it has."""
+    lines = []
+    for task in dict.fromkeys(cell.task for cell in results):
+        found = [result for cell, result in results.items() if cell.task == task and "sizes" in result]
+        if found:
+            train, test = found[0]["sizes"]
+            batch, batches = TASKS[task].batch_size, found[0]["samples"][-1] // TASKS[task].batch_size
+            lines.append(
+                f"- {TASKS[task].title}: {train:,} training and {test:,} test examples, "
+                f"{batches:,} batches of {batch}"
+            )
+    return lines
+
+
+def write_markdown(
+    table: Sequence[Mapping[str, Any]], path: Path, command: str, notes: Sequence[str] = ()
+) -> None:
     lines = [f"`{command}`", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     lines += [f"| {' | '.join(_cell(name, row.get(name)) for name in COLUMNS)} |" for row in table]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join([*lines, *(["", *notes] if notes else [])]) + "\n")
 
 
 def _cell(name: str, value: Any) -> str:
@@ -86,7 +111,9 @@ def _cell(name: str, value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    return f"{value:.2%}" if name in ("test accuracy", "deviation", "best") else f"{value:,.1f}"
+    if name in ("test accuracy", "deviation", "best"):
+        return f"{value:.2%}"
+    return f"{value:.3f}" if name in ("test loss, nats", "bits") else f"{value:,.1f}"
 
 
 def draw(results: Mapping[Cell, Result], task: str, out: Path) -> None:

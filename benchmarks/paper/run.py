@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pjax_prim.feasibility import FeasibilityProblem, make_problem
 from pjax_prim.tasks import TaskFile
 from pjax_prim.training import RunFolder, Task, TaskLoss, TrainConfig, train
 from pjax_prim.training.configuration import to_plain
+from pjax_prim.training.figures import peak_bytes
 from pjax_prim.training.parts import Parts
 
 from .cells import Budget, Cell
@@ -59,8 +59,9 @@ def run_cell(cell: Cell, data_dir: Path | None, budget: Budget, out: Path, memor
 def train_cell(given: dict[str, Any], folder: Path) -> Result:
     """Trains, or trains on.
 
-    **Returns:** at each evaluation `test_accuracy`, the `samples` seen and the `seconds` spent in steps;
-    `step_ms`, of a batch; `peak_bytes` of this process; `baseline`, name and accuracy.
+    **Returns:** at each evaluation `test_accuracy`, `test_loss` (nats), the `samples` seen and the `seconds`
+    spent in steps; `step_ms`, of a batch; `peak_bytes` of this process; `sizes` of training and test set;
+    `baseline`, name and accuracy.
     """
     file = TaskFile.of_origin(given)
     task, config = file.make(file.read_options(given["options"])), TrainConfig.from_dict(given["train"])
@@ -71,10 +72,12 @@ def train_cell(given: dict[str, Any], folder: Path) -> Result:
     evaluated = [(r, s) for r, s in zip(result.rows, result.timings, strict=True) if "test_accuracy" in r]
     return {
         "test_accuracy": [row["test_accuracy"] for row, _ in evaluated],
+        "test_loss": [row["test_loss"] for row, _ in evaluated],
         "samples": [row["batch"] * given["options"]["network"]["batch_size"] for row, _ in evaluated],
         "seconds": [seconds for _, seconds in evaluated],
         "step_ms": 1e3 * result.timings[-1] / len(result.rows),
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": peak_bytes(),
+        "sizes": [task.evaluate[name].examples for name in ("train", "test")],
         "baseline": task.baselines["test_accuracy"],
     }
 

@@ -53,11 +53,11 @@ def make_table(title: str, figures: dict[str, Any]) -> Table:
 
 
 def columns(row: Iterable[str]) -> list[str]:
-    """Which figures of a row a narrow table has: none that follows from the loss, no loss beside an
-    accuracy."""
-    names = [name for name in row if name not in ("batch", "skipped")]
-    beside = {name.removesuffix("_accuracy") + "_loss" for name in names if name.endswith("_accuracy")}
-    return [name for name in names if name not in beside and not name.endswith(("_bits", "_perplexity"))]
+    """Which figures of a row a narrow table has: of those that follow from the loss bits alone, and of the
+    training set no loss beside an accuracy."""
+    names = [name for name in row if name not in ("batch", "skipped") and not name.endswith("_perplexity")]
+    spare = ("train_loss", "train_bits") if "train_accuracy" in names else ()
+    return [name for name in names if name not in spare]
 
 
 def show(name: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError
 from ..training import TrainConfig
 from ..training.seeds import SeedsResult, train_seeds
 from .eval import columns, show
-from .options import Output, choose_task, parse
+from .options import Output, choose_task, parse, peek
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Seeds:
 def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Trains; returns the figures."""
     file, start, rest = choose_task(arguments)
-    parts = {"task": (file.options, start), "train": (TrainConfig, TrainConfig()), "seeds": (Seeds, Seeds()),
+    config = file.train_config(peek(rest, "--solver"))
+    parts = {"task": (file.options, start), "train": (TrainConfig, config), "seeds": (Seeds, Seeds()),
              "output": (Output, Output())}  # fmt: skip
     options = parse("seeds", rest, parts, __doc__ or "")
     seeds = options.seeds.seeds

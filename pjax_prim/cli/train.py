@@ -164,7 +164,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
     folder = None if place is None else RunFolder(checked(place))
     saved = folder if resume and folder is not None and folder.config.exists() else None
     file, start, rest = choose_task(arguments, saved=saved)
-    config = TrainConfig() if saved is None else saved.load_config()
+    config = file.train_config(peek(rest, "--solver")) if saved is None else saved.load_config()
     parts = {"task": (file.options, start), "train": (TrainConfig, config), "files": (Files, Files()),
              "checkpoints": (Checkpoints, Checkpoints()), "processes": (Processes, Processes()),
              "output": (Output, Output())}  # fmt: skip
@@ -193,9 +193,15 @@ def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, 
     out = output.console()
     out.print(make_table(result))
     seconds = result.seconds["compile"]
-    out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s; run folder:")
-    out.print(str(folder.path), soft_wrap=True)
     summary = {**result.summary(), "run_dir": str(folder.path)}
+    out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s on {summary['samples']:,} "
+              f"samples; at most {summary['peak_bytes'] / 1e6:,.0f} MB")  # fmt: skip
+    if summary["samples_to_99"] is not None:
+        out.print(
+            f"within 1% of the best after {summary['seconds_to_99']:.1f} s, "
+            f"{summary['samples_to_99']:,} samples"
+        )
+    out.print("run folder:", str(folder.path), soft_wrap=True)
     for name, reason in result.failed_trackers.items():
         out.print(f"without tracker {name}, which failed {reason}", soft_wrap=True, markup=False)
     for name, (trivial, value) in result.task.baselines.items():

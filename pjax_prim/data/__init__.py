@@ -33,26 +33,35 @@ FOLDERS: dict[str, Callable[..., Dataset]] = {
     "higgs": load_higgs,
     "text": load_text,
 }
-"""Data sets read from a folder: name -> `load(folder, name)`; `text` also takes a length."""
+"""Data sets read from a folder: name -> `load(folder, name)`; `text` also takes a length and a share."""
 
 DATASETS = ("digits", *FOLDERS)
 
 
-def load(name: str, folder: str | Path | None = None, *, length: int | None = None) -> Dataset:
+def load(
+    name: str,
+    folder: str | Path | None = None,
+    *,
+    length: int | None = None,
+    held_out: float | None = None,
+) -> Dataset:
     """The data set `name`, one of `DATASETS`.
 
     **Arguments:**
 
     - `folder`: where its files lie; `digits` needs none and takes none.
-    - `length`: of the sequences of `text`, 64 by default; nothing else takes it.
+    - `length`: of the sequences of `text`, 64 by default; `held_out`: the share of a text that is for
+      testing, 0.2 by default. Nothing else takes them.
 
     **Errors:** `ArgumentError` for another name, or a folder missing or not wanted; `DataError`
     for a file that is missing, truncated or of another format.
     """
     if name not in DATASETS:
         raise ArgumentError(f"data: expected one of {', '.join(DATASETS)}, given {name!r}")
-    if length is not None and name != "text":
-        raise ArgumentError(f"length: only for text, given with {name}")
+    given = {"length": length, "held_out": held_out}
+    settings = {option: value for option, value in given.items() if value is not None}
+    if settings and name != "text":
+        raise ArgumentError(f"{next(iter(settings))}: only for text, given with {name}")
     if name == "digits":
         if folder is not None:
             raise ArgumentError(f"data_dir: digits comes with scikit-learn, given {str(folder)!r}")
@@ -61,5 +70,4 @@ def load(name: str, folder: str | Path | None = None, *, length: int | None = No
         raise ArgumentError(f"data_dir: {name} needs the folder of its files")
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder")
-    settings = {} if length is None else {"length": length}
     return FOLDERS[name](Path(folder), name, **settings)

@@ -66,6 +66,11 @@ class InOrder:
     def __len__(self) -> int:
         return -(-len(self._examples) // self.batch_size)
 
+    @property
+    def examples(self) -> int:
+        """How many there are, of all batches."""
+        return len(self._examples)
+
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)

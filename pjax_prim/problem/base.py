@@ -233,12 +233,14 @@ class AbstractProblem(abc.ABC):
         produced = self.outputs(parameters)
         gaps = []
         for loss in self.graph.losses:
-            constraint = self.graph.nodes[loss].constraint
-            assert constraint is not None
             operands = self.gather(loss, produced.__getitem__)
-            projected = constraint.project(operands, None, self.constant_operands(loss))
-            gaps.append(squared_distances(projected, operands))
+            gaps.append(squared_distances(self._project_loss(loss, operands), operands))
         return gaps
+
+    def _project_loss(self, loss: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
+        constraint = self.graph.nodes[loss].constraint
+        assert constraint is not None
+        return constraint.project(operands, None, self.constant_operands(loss))
 
     def gather(self, node: int, produced: Callable[[int], Array]) -> tuple[Array, ...]:
         """The operands of a constraint from what its producers produce."""

@@ -12,8 +12,12 @@ from ..errors import ArgumentError
 from ..graph.graph import Use
 from ..graph.ir import widen
 from ..pullbacks import WEIGHT, directions, settings_of
+from ..rules.constraint import squared_norm
 from .base import AbstractProblem, Readout, Thing, per_node
 from .placement import State
+
+HALVINGS = 10
+"""So often a move is halved that does not make the gap smaller."""
 
 
 class ConsensusProblem(AbstractProblem):
@@ -54,6 +58,52 @@ class ConsensusProblem(AbstractProblem):
             self.graph, dict(zip(self.graph.losses, self.forward_gaps(given), strict=True))
         )
 
+    def approach(self, state: State, iterations: Any) -> tuple[State, Float[Array, " nodes"]]:
+        """The least move of all parameters after which, to first order, the losses have what they ask for.
+
+        So many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move is
+        halved until the gap is below that of `state`, at most `HALVINGS` times, else there is none.
+
+        **Returns:** the new state, and of it for each loss the squared distance by which its projection moves
+        what the forward pass gives.
+        """
+        given = self._all(state)
+        reached, forward = jax.linearize(self._reach, given)
+        backward = jax.linear_transpose(forward, given)
+        asked = [
+            tuple(p.astype(y.dtype) - y for p, y in zip(self._project_loss(loss, ys), ys, strict=True))
+            for loss, ys in zip(self.graph.losses, reached, strict=True)
+        ]
+        before = [sum(map(squared_norm, left), jnp.zeros(())) for left in asked]
+        move = _least_squares(forward, lambda left: backward(left)[0], asked, iterations)
+
+        def moved(share: Array) -> tuple[list[Array], list[Array]]:
+            new = jax.tree.map(lambda x, d: x + (share * d).astype(x.dtype), given, move)
+            return new, self.forward_gaps(new)
+
+        def falls(gaps: list[Array]) -> Array:
+            return sum(gaps, jnp.zeros(())) < sum(before, jnp.zeros(()))
+
+        def halve(carry: Any) -> Any:
+            count, share, _ = carry
+            share = jnp.where(count + 1 < HALVINGS, share / 2, 0)
+            return count + 1, share, moved(share)
+
+        one = jnp.ones((), jnp.result_type(float))
+        _, _, (new, gaps) = jax.lax.while_loop(
+            lambda carry: (carry[0] < HALVINGS) & ~falls(carry[2][1]),
+            halve,
+            (jnp.zeros((), jnp.int32), one, moved(one)),
+        )
+        values = dict(zip(self.graph.parameters, new, strict=True))
+        arrays = tuple((values[index],) if index in values else () for index in range(len(state)))
+        return arrays, per_node(self.graph, dict(zip(self.graph.losses, gaps, strict=True)))
+
+    def _reach(self, parameters: Sequence[Array]) -> list[tuple[Array, ...]]:
+        """What reaches each loss in a forward pass."""
+        produced = self.outputs(parameters)
+        return [self.gather(loss, produced.__getitem__) for loss in self.graph.losses]
+
     def cycle(self, state: State) -> tuple[State, list[Array]]:
         moves, squared = self.displace(state, None, WEIGHT)
         return jax.tree.map(lambda x, move: x + move, state, moves), [squared]
@@ -72,3 +122,39 @@ class ConsensusProblem(AbstractProblem):
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
         """Own variable and consensus are one."""
         return [None if index is None else state[index][0] for index in self.graph.parameters]
+
+
+def _least_squares(
+    forward: Callable[[Any], Any], backward: Callable[[Any], Any], target: Any, iterations: Any
+) -> Any:
+    """x of small |forward(x) - target|: so many steps of conjugate gradients from zero (CGLS).
+
+    **Arguments:** `backward`, the transpose of the linear function `forward`.
+    """
+
+    def step(_: Any, carry: Any) -> Any:
+        x, left, direction, square = carry
+        along = forward(direction)
+        length = _ratio(square, _square(along))
+        x = _add(x, length, direction)
+        left = _add(left, -length, along)
+        pulled = backward(left)
+        new = _square(pulled)
+        return x, left, _add(pulled, _ratio(new, square), direction), new
+
+    first = backward(target)
+    zero = jax.tree.map(jnp.zeros_like, first)
+    x, *_ = jax.lax.fori_loop(0, iterations, step, (zero, target, first, _square(first)))
+    return x
+
+
+def _square(tree: Any) -> Array:
+    return sum(map(squared_norm, jax.tree.leaves(tree)), jnp.zeros(()))
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+
+
+def _add(x: Any, factor: Array, y: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + factor.astype(a.dtype) * b, x, y)

@@ -12,6 +12,7 @@ from .douglas_rachford import DouglasRachford as DouglasRachford
 from .extrapolated_projections import ExtrapolatedProjections as ExtrapolatedProjections
 from .iterate import Progress as Progress
 from .iterate import iterate as iterate
+from .joint_projections import JointProjections as JointProjections
 from .reflect_reflect_relax import ReflectReflectRelax as ReflectReflectRelax
 from .restarted import Restarted as Restarted
 from .wrapper import AbstractWrapper as AbstractWrapper

@@ -34,7 +34,7 @@ HIDDEN: dict[str, tuple[int, ...]] = {
 }
 """The hidden layers of a model by default: widths, or channels of convolutions."""
 
-_LABELS = 10_000
+LABELS = 10_000
 """So many labels are evaluated at a time."""
 
 
@@ -130,7 +130,7 @@ def classification(dataset: Dataset, options: Classifier) -> Task:
     if dataset.validation_x is not None and dataset.validation_y is not None:
         sets["validation"] = dataset.validation_x, dataset.validation_y
     sets["test"] = dataset.test_x, dataset.test_y
-    rows = max(1, _LABELS * len(dataset.test_y) // dataset.test_y.size)
+    rows = max(1, LABELS * len(dataset.test_y) // dataset.test_y.size)
     judge = "test" if options.validation is None else "validation"
     return Task(
         name=f"{dataset.name}, {options.model}",

@@ -15,18 +15,21 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ArgumentError
-from ..training import Task
+from ..training import Method, Task, TrainConfig
 from ..training.configuration import from_plain, to_plain
 
-BUILT_IN = ("digits", "mnist", "fashion-mnist", "cifar10", "higgs", "text", "random")
+BUILT_IN = ("digits", "mnist", "fashion-mnist", "cifar10", "higgs", "text", "nanogpt", "random")
 """The benchmarks, by the names of `--data`."""
 
-FUNCTION = "task"
+FUNCTION, TRAIN_CONFIG = "task", "train_config"
 
 
 @dataclass(frozen=True)
 class TaskFile:
     """A Python file that defines a function `task`, whose arguments become options.
+
+    It may define `train_config(solver)`, too: how the task is trained by a solver where no option says
+    otherwise.
 
     **Arguments:** `path`; `name`: of a benchmark of `BUILT_IN`, None of another file.
 
@@ -88,6 +91,20 @@ class TaskFile:
                 found.append((name, hints[name], field(default=default)))
         made = make_dataclass("TaskOptions", found, frozen=True)
         made.__doc__ = self.function.__doc__
+        return made
+
+    def train_config(self, solver: str | None = None) -> TrainConfig:
+        """How it is trained by a solver, or the default one, where no option says otherwise.
+
+        **Errors:** `ArgumentError` for a name that is no solver's.
+        """
+        found = getattr(self._module, TRAIN_CONFIG, None)
+        if found is None:
+            return TrainConfig()
+        chosen = Method(**({} if solver is None else {"solver": solver}))  # type: ignore[arg-type]
+        made = found(chosen.solver)
+        if not isinstance(made, TrainConfig):
+            raise ArgumentError(f"{self.path}: {TRAIN_CONFIG}(...): expected a TrainConfig, given {made!r}")
         return made
 
     def default_options(self, missing: Any = None) -> Any:

@@ -12,7 +12,7 @@ from ..sharding import MeshConfig
 from .configuration import from_plain, to_plain
 from .task import parse_best
 
-Solver = Literal["ap", "ar", "dr", "dm", "cp", "cdr", "ep", "displacement", "gradient", "adam", "sgd"]
+Solver = Literal["ap", "ar", "dr", "dm", "cp", "cdr", "ep", "jp", "displacement", "gradient", "adam", "sgd"]
 
 PROJECTION_SOLVERS: dict[str, Callable[..., pjs.AbstractSolver]] = {
     "ap": pjs.AlternatingProjections,
@@ -22,6 +22,7 @@ PROJECTION_SOLVERS: dict[str, Callable[..., pjs.AbstractSolver]] = {
     "cp": pjs.CyclicProjections,
     "cdr": pjs.CyclicDouglasRachford,
     "ep": pjs.ExtrapolatedProjections,
+    "jp": pjs.JointProjections,
 }
 ACCELERATIONS: dict[str, Callable[..., pjs.AbstractSolver]] = {
     "anderson": pjs.Anderson,
@@ -38,13 +39,14 @@ OPTIMISERS: dict[str, str | None] = {
 LEARNING_RATES = {("displacement", "adam"): 2e-3, ("gradient", "adam"): 1e-3, ("gradient", "sgd"): 0.1}
 """By direction and optimiser; others have no default."""
 
-FROM_FORWARD_PASS = (*OPTIMISERS, "ep")
+FROM_FORWARD_PASS = (*OPTIMISERS, "ep", "jp")
 """The solvers whose every step begins with a forward pass, so that they keep nothing but parameters."""
 
 ONLY_FOR: dict[str, tuple[str, ...]] = {
     "relaxation": ("dr",),
     "rate": ("ep",),
-    "metric": tuple(solver for solver in PROJECTION_SOLVERS if solver != "ep"),
+    "iterations": ("jp",),
+    "metric": tuple(solver for solver in PROJECTION_SOLVERS if solver not in ("ep", "jp")),
     "acceleration": tuple(PROJECTION_SOLVERS),
     "beta": ("dm",),
     "form": ("ap", "cp"),
@@ -53,6 +55,7 @@ ONLY_FOR: dict[str, tuple[str, ...]] = {
     "optimiser_settings": tuple(OPTIMISERS),
     "decay_matrices": tuple(OPTIMISERS),
     "learning_rate": tuple(OPTIMISERS),
+    "final_learning_rate": tuple(OPTIMISERS),
     "schedule": tuple(OPTIMISERS),
     "warmup": tuple(OPTIMISERS),
     "clip": tuple(OPTIMISERS),
@@ -66,23 +69,25 @@ class Method:
     """How the parameters move on a batch.
 
     Attributes:
-        solver: projections (ap, ar, dr, dm, cp, cdr, ep), their direction for an optimiser (displacement), or
-            a gradient (adam and sgd with this optimiser).
+        solver: projections (ap, ar, dr, dm, cp, cdr, ep, jp), their direction for an optimiser
+            (displacement), or a gradient (adam and sgd with this optimiser).
         relaxation: of dr.
         beta: of dm.
         rate: of ep, how far parameters move in a step.
+        iterations: of jp, steps of conjugate gradients in a step.
         lam: step of the losses' proximal operators, of ep and of finite displacements.
         form: of ap and cp, whether all copies are stored.
         metric: weights of the distances of projections but ep (unit if left out).
         acceleration: of the steps of projections on a batch.
-        steps_per_batch: steps on each batch from its forward pass (50 by default; 1 for ep and for what
+        steps_per_batch: steps on each batch from its forward pass (50 by default; 1 for ep, jp and for what
             hands a direction to an optimiser).
         chunk_steps: at most so many steps between two chances to save and stop.
         optimiser: an optimiser of optax by its name (adam if left out).
         optimiser_settings: its numbers by name, such as weight_decay 0.1.
         decay_matrices: its weight decay is of arrays with at least two axes alone.
         learning_rate: of the optimiser.
-        schedule: how the learning rate falls to zero over the run (not at all if left out).
+        schedule: how the learning rate falls over the run (not at all if left out).
+        final_learning_rate: where a schedule ends (zero if left out).
         warmup: batches at the beginning over which the learning rate rises.
         clip: largest global norm of a direction.
         micro_batches: parts that a batch is taken in, one after the other; their directions are averaged.
@@ -93,6 +98,7 @@ class Method:
     relaxation: float | None = None
     beta: float | None = None
     rate: float | None = None
+    iterations: int | None = None
     lam: float | None = None
     form: Literal["compressed", "expanded"] | None = None
     metric: str | None = None
@@ -103,6 +109,7 @@ class Method:
     optimiser_settings: dict[str, float] | None = None
     decay_matrices: bool = False
     learning_rate: float | None = None
+    final_learning_rate: float | None = None
     schedule: Literal["constant", "cosine", "linear"] | None = None
     warmup: int | None = None
     clip: float | None = None
@@ -116,8 +123,10 @@ class Method:
         for name, solvers in ONLY_FOR.items():
             if getattr(self, name) not in (None, False) and self.solver not in solvers:
                 raise ArgumentError(f"{name}: only for solver {', '.join(solvers)}, given with {self.solver}")
-        _check_counts(self, "steps_per_batch", "chunk_steps", "warmup", "micro_batches")
-        _check_positive(self, "learning_rate", "lam", "rate", "clip")
+        _check_counts(self, "steps_per_batch", "chunk_steps", "warmup", "micro_batches", "iterations")
+        _check_positive(self, "learning_rate", "final_learning_rate", "lam", "rate", "clip")
+        if self.final_learning_rate is not None and not self.changes_over_run:
+            raise ArgumentError("final_learning_rate: of a schedule that falls; give schedule")
         if self.acceleration is not None and self.steps == 1:
             raise ArgumentError("acceleration: of several steps on a batch; give steps_per_batch, above 1")
         if self.projects:
@@ -144,7 +153,7 @@ class Method:
 
     def make_solver(self) -> pjs.AbstractSolver:
         """The projection solver, with its settings."""
-        names = ("relaxation", "beta", "rate", "lam", "form")
+        names = ("relaxation", "beta", "rate", "iterations", "lam", "form")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         metric = self.metric or "unit"
         if self.acceleration is None:

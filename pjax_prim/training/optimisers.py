@@ -98,10 +98,11 @@ def make_schedule(config: TrainConfig, rate: float) -> Any:
 
     method = config.method
     warmup, updates = (n * method.steps for n in (method.warmup or 0, config.batches))
+    end = method.final_learning_rate or 0.0
     schedules = {
         "constant": optax.constant_schedule(rate),
-        "cosine": optax.cosine_decay_schedule(rate, updates - warmup),
-        "linear": optax.linear_schedule(rate, 0.0, updates - warmup),
+        "cosine": optax.cosine_decay_schedule(rate, updates - warmup, end / rate),
+        "linear": optax.linear_schedule(rate, end, updates - warmup),
     }
     after = schedules[method.schedule or "constant"]
     if not warmup:

@@ -16,6 +16,7 @@ from ..sharding.processes import Group, whole
 from .clock import Clock
 from .config import TrainConfig
 from .evaluate import Evaluator
+from .figures import first_within, peak_bytes
 from .parts import CompiledSteps, Parts
 from .placing import Packed
 from .record import Progress, Record, Saving
@@ -44,6 +45,7 @@ class TrainResult:
     - `seconds`: of this process, by what they went to (`Clock`).
     - `blocked`: the seconds that each save of a checkpoint took the training.
     - `failed_trackers`: of each tracker that failed, when and why.
+    - `batch_size`: examples in a batch.
     """
 
     task: Task
@@ -54,6 +56,7 @@ class TrainResult:
     seconds: dict[str, float]
     blocked: list[float] = field(default_factory=list)
     failed_trackers: dict[str, str] = field(default_factory=dict)
+    batch_size: int = 0
 
     @property
     def model(self) -> Any:
@@ -65,9 +68,20 @@ class TrainResult:
         """The rows that were evaluated."""
         return [row for row in self.rows if self.task.has_figures(row)]
 
+    def nearly_best(self) -> dict[str, Any]:
+        """Where the figure that evaluations are judged by was first within 1% of its best: `samples_to_99`,
+        examples with repetitions, and `seconds_to_99`, in training steps; None without evaluations."""
+        judge = judged_by(self.config, self.task)
+        sign, name = (1.0, "") if judge is None else judge
+        place = first_within([row.get(name) for row in self.rows], sign)
+        if place is None:
+            return {"samples_to_99": None, "seconds_to_99": None}
+        samples = self.rows[place]["batch"] * self.batch_size
+        return {"samples_to_99": samples, "seconds_to_99": self.timings[place]}
+
     def summary(self) -> dict[str, Any]:
-        """The figures of the run: of the last row (`gap` is None where nothing measures it), and of its
-        time."""
+        """The figures of the run: of the last row (`gap` is None where nothing measures it), of its time, of
+        the `samples` seen, and `peak_bytes` of memory."""
         last = {name: value for name, value in self.rows[-1].items() if name != "batch"}
         seconds = self.timings[-1]
         total = sum(self.seconds.values())
@@ -75,6 +89,9 @@ class TrainResult:
             "gap": None,
             **last,
             "batches": len(self.rows),
+            "samples": len(self.rows) * self.batch_size,
+            **self.nearly_best(),
+            "peak_bytes": peak_bytes(),
             "skipped": int(self.state.skipped),
             "seconds": seconds,
             "compile_seconds": self.seconds["compile"],
@@ -172,7 +189,15 @@ def train(
         if folder is not None and group.is_first:
             folder.save_model(state.model)
     return TrainResult(
-        task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked, tracked.failed
+        task,
+        config,
+        state,
+        progress.rows,
+        progress.timings,
+        clock.seconds,
+        record.blocked,
+        tracked.failed,
+        rows_of(parts.batch),
     )
 
 

@@ -381,6 +381,7 @@ ONE_FORM: dict[str, pjp.AbstractSolver] = {
 
 OTHER_SOLVERS: dict[str, pjp.AbstractSolver] = {
     "extrapolated_projections": pjp.ExtrapolatedProjections(rate=0.02),
+    "joint_projections": pjp.JointProjections(),
     "adaptive_metric": pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=0.02),
     "anderson": pjp.Anderson(pjp.CyclicProjections()),
     "restarted": pjp.Restarted(pjp.ExtrapolatedProjections(rate=0.01)),

@@ -83,8 +83,9 @@ def test_complex_parameters_of_a_module() -> None:
         pjp.AlternatingProjections(form="expanded"),
         pjp.DouglasRachford(),
         pjp.ExtrapolatedProjections(),
+        pjp.JointProjections(),
     ],
-    ids=["compressed", "expanded", "halves", "consensus"],
+    ids=["compressed", "expanded", "halves", "consensus", "joint"],
 )
 def test_a_product_that_contracts_an_empty_axis(solver: pjp.AbstractSolver) -> None:
     def fn(params: Any, target: Array) -> Array:

@@ -21,13 +21,19 @@ def test_json_round_trip() -> None:
     [
         (
             {"solver": "newton"},
-            "solver: expected one of ap, ar, dr, dm, cp, cdr, ep, displacement, ",
+            "solver: expected one of ap, ar, dr, dm, cp, cdr, ep, jp, displacement, ",
         ),
         ({"form": "dense"}, "form: expected one of compressed, expanded, given 'dense'"),
         ({"form": "expanded", "solver": "dr"}, "form: only for solver ap, cp, given with dr"),
         ({"relaxation": 0.5}, "relaxation: only for solver dr, given with ap"),
         ({"beta": 1.0}, "beta: only for solver dm, given with ap"),
         ({"rate": 0.5}, "rate: only for solver ep, given with ap"),
+        ({"iterations": 5}, "iterations: only for solver jp, given with ap"),
+        ({"iterations": 0, "solver": "jp"}, "iterations: expected a whole number of at least 1, given 0"),
+        (
+            {"final_learning_rate": 1e-4, "solver": "adam"},
+            "final_learning_rate: of a schedule that falls; give schedule",
+        ),
         ({"rate": -1.0, "solver": "ep"}, "rate: expected a finite number above zero, given -1.0"),
         ({"acceleration": "anderson", "solver": "ep"}, "acceleration: of several steps on a batch"),
         ({"acceleration": "anderson", "solver": "adam"}, "acceleration: only for solver ap, ar, dr, dm, cp"),

@@ -31,7 +31,7 @@ from pjax_prim.training.trainer import has_stopped
 from .runs import made, run
 
 SMALL = {"hidden": (16,), "batch_size": 64, "batches": 4, "steps_per_batch": 3, "eval_every": 2}
-SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep", "adam", "sgd")
+SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep", "jp", "adam", "sgd")
 
 
 def one_batch(fields: dict = SMALL):
