@@ -66,7 +66,7 @@ class Parts:
         named."""
         start = []
         if source is not None:
-            like = self.shapes.model
+            like = self.before().model
             is_file = Path(source).is_file()
             start = [import_params(source, like) if is_file else restore_params(source, like)]
         key = jax.random.key(self.config.seed)
@@ -74,7 +74,11 @@ class Parts:
 
     def make_step(self, start: int = 0) -> Step:
         """The step from so many steps of a batch on, on the run's mesh."""
-        return make_step(self.config, self.task, start, self.placing.placement)
+        return make_step(self.config, self.task, start, self.placing.placement, self.placing.gathering)
+
+    def before(self) -> TrainState:
+        """The shapes of the state before the first batch, with their shardings."""
+        return self.placing.abstract(self.shapes)
 
     def between(self) -> TrainState:
         """The shapes of the state in the middle of a batch, with their shardings."""

@@ -150,12 +150,17 @@ def train(
         Record(folder, config, task, parts.stream, saving, group, sign) as record,
     ):
         clock = Clock()
-        with clock.on("compile"):
-            state = parts.init(init_from)
+
+        def begin() -> TrainState:
+            with clock.on("compile"):
+                return parts.init(init_from)
+
         if resume:
-            state, progress = record.resume(state, parts.between, allow_older=resume_older, say=say)
+            state, progress = record.resume(
+                begin, parts.before, parts.between, allow_older=resume_older, say=say
+            )
         else:
-            progress = record.begin(overwrite=overwrite)
+            state, progress = begin(), record.begin(overwrite=overwrite)
         run = _Run(parts, record, progress, clock, group, on_batch)
         state = run.train(state)
         record.save(state, progress, wait=True)
