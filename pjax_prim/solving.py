@@ -204,10 +204,11 @@ def _solved(
     result = kinds.where(bad, kinds.nonfinite, kinds.where(solved, kinds.converged, kinds.max_steps_reached))
     # A start that is not finite has no finite shadow: the parameters are then as given.
     unusable = bad & (progress.steps == 0)
-    new = [
-        given if read is None else jnp.where(unusable, given, read).astype(given.dtype)
-        for given, read in zip(parameters, solver.read(problem, progress.state, readout), strict=True)
+    read = solver.read(problem, progress.state, readout)
+    found = [
+        given if new is None else new.astype(given.dtype) for given, new in zip(parameters, read, strict=True)
     ]
+    new = jax.lax.cond(unusable, lambda: list(parameters), lambda: found)
     stats = {
         "num_steps": progress.steps,
         "gap": progress.gap,

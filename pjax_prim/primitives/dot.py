@@ -96,8 +96,7 @@ def scaled_residual(s: Array, d: Array, residual: Array) -> Array:
 
 def is_near(scaled: Array) -> Array:
     """Whether every |t| is at most `_NEAR`: the left side is at least t (1 + 2S + 2D)(1 - 3t/2)."""
-    reach = _NEAR * (1 - 1.5 * _NEAR)
-    return (jnp.max(scaled, initial=0) <= reach) & (jnp.min(scaled, initial=0) >= -reach)
+    return jnp.max(jnp.abs(scaled), initial=0) <= _NEAR * (1 - 1.5 * _NEAR)
 
 
 def near_multiplier(s: Array, d: Array, residual: Array, scaled: Array) -> Array:

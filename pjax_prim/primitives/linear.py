@@ -288,7 +288,7 @@ def reference(
     scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, forms)
     scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, forms)
     # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
-    stepped = jnp.any(found.step_a != 0, -1)
+    stepped = jnp.sum(found.step_a, -1) > 0  # none is below zero
     kept = jnp.zeros_like(found.moved)
     u, v = (x[..., 0, 0] for x in weights) if weights else (1.0, 1.0)
     for weight, mean, copies in ((u, mean_a, b.shape[-2]), (v, mean_b, a.shape[-2])):

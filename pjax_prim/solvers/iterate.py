@@ -1,6 +1,5 @@
 """The one loop that all solvers run in."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ..finite import are_finite
 from ..problem import AbstractProblem, State
 from ..settings import Setting
 from .base import AbstractSolver
@@ -70,17 +70,13 @@ def iterate(
 
     def run(limit: Array) -> Progress:
         state = start()
-        finite = [
-            functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in arrays), jnp.array(True))
-            for arrays in solver.point(state)
-        ]
         progress = Progress(
             state,
             solver.summary(problem, state),
             jnp.zeros((), jnp.int32),
             jnp.full(len(problem.graph.nodes), jnp.inf, dtype),
             jnp.zeros((), dtype),
-            _first(~jnp.stack(finite)),
+            _first(~are_finite(solver.point(state))),
         )
         return lax.while_loop(lambda p: unfinished(p, limit), step, progress)
 

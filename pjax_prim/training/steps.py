@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from ..displacement import value_and_displacement
 from ..errors import ArgumentError
+from ..finite import are_finite
 from ..problem import Placement
 from ..solving import RESULTS, solve
 from .config import TrainConfig
@@ -87,7 +88,9 @@ def make_step(
         means = {name: as_mean(x, batch).value for name, x in metrics.items()}
         row = {"loss": jnp.mean(value), **taken.figures, **means}
         judged = (taken.trained, taken.memory, model_state, row["loss"], taken.figures)
-        finite = taken.finite & _all_finite(judged)
+        finite = taken.finite & jnp.all(
+            are_finite([jax.tree.leaves(eqx.filter(judged, eqx.is_inexact_array))])
+        )
         return _finish(config, state, finite, row, taken, frozen, model_state)
 
     return step
@@ -251,8 +254,3 @@ def _in_parts(direct: Callable[..., Any], parts: int) -> Callable[..., Any]:
         return (jnp.mean(values), (model_state, metrics)), jax.tree.map(lambda x: x / parts, total)
 
     return in_parts
-
-
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
