@@ -12,7 +12,7 @@ from pjax_prim.sharding.topology import analyse
 from pjax_prim.cli.aot import make_parts
 from pjax_prim.tasks.classification import Classifier
 from pjax_prim.tasks.digits import task
-from pjax_prim.training import Method
+from pjax_prim.training import Method, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ HEADINGS = (
 def row(case: Case) -> dict[str, Any]:
     made = task(Classifier(hidden=case.hidden, batch_size=case.batch))
     per_data = case.batch if case.per_data else None
-    method = Method(solver=case.solver)
-    parts = make_parts(made, method, case.topology, case.mesh, "float32", per_data)
+    config = TrainConfig(method=Method(solver=case.solver), mesh=case.mesh)
+    parts = make_parts(made, config, case.topology, "float32", per_data)
     assert parts.placing.plan is not None
     return analyse(case.topology, parts.placing.plan).to_json()
 

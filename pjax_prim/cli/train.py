@@ -39,6 +39,7 @@ class Files:
         overwrite: replace a run that is in the run folder.
         init_from: begin with the parameters of this run folder or file.
         tensorboard: write metrics for TensorBoard into the run folder, too.
+        compiled: take the steps of this file, which aot --save made, in place of compiling them.
         compile_cache: a folder where compiled steps are kept between runs.
         profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
     """
@@ -49,6 +50,7 @@ class Files:
     overwrite: bool = False
     init_from: Path | None = None
     tensorboard: bool = False
+    compiled: Path | None = None
     compile_cache: Path | None = None
     profile: tuple[int, int] | None = None
 
@@ -148,6 +150,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any] | None:
             resume=files.resume or files.resume_older,
             resume_older=files.resume_older,
             init_from=files.init_from,
+            compiled=files.compiled,
             saving=options.checkpoints.saving(config, task),
             on_batch=on_batch,
             say=lambda message: print(f"pjax-prim: {message}", file=sys.stderr),

@@ -24,6 +24,13 @@ from .steps import Step, batch_key
 from .task import Task, TaskLoss
 
 Metrics = dict[str, Array]
+UNUSED_DONATION = "Some donated buffers were not usable"
+"""How JAX begins its warning of memory that it could not take over."""
+
+
+def is_abstract(leaf: Any) -> bool:
+    """Whether it stands for an array."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 class Packed(NamedTuple):
@@ -101,7 +108,7 @@ class Placing:
                 for leaf, spec in zip(
                     jtu.tree_leaves(tree), jtu.tree_leaves(specs, is_leaf=_is_spec), strict=True
                 )
-                if _is_abstract(leaf)
+                if is_abstract(leaf)
             ]
             self.plan = make_plan(
                 TaskLoss(task, config.method.compute_dtype).value, trained, *arguments,
@@ -122,7 +129,7 @@ class Placing:
         }
         chosen = apply_rules(task.shardings, shapes, self.mesh)
         loss = TaskLoss(task, config.method.compute_dtype)
-        arrays, static = eqx.partition(rest, _is_abstract)
+        arrays, static = eqx.partition(rest, is_abstract)
 
         def value(trained: Any, arrays: Any) -> Any:
             return loss.value(trained, *eqx.combine(arrays, static))
@@ -212,7 +219,7 @@ class Placing:
     def init(self, make: Callable[..., TrainState], *given: Any) -> TrainState:
         """`make(*given)`, each array made where it belongs, so that no host needs to have it whole."""
         shapes = eqx.filter_eval_shape(make, *given)
-        packed = Packed.of(shapes, _is_abstract)
+        packed = Packed.of(shapes, is_abstract)
         arrays, static = eqx.partition(given, eqx.is_array)
 
         def leaves(arrays: Any) -> list[Array]:
@@ -225,12 +232,18 @@ class Placing:
         """The shapes of a state with the shardings of its arrays."""
         if self.mesh is None:
             return state
-        packed = Packed.of(state, _is_abstract)
+        packed = Packed.of(state, is_abstract)
         placed = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
             for x, sharding in zip(packed.leaves, self.shardings(packed.arrays), strict=True)
         ]
         return packed._replace(leaves=placed).state
+
+    def abstract_batch(self, batch: Any) -> Any:
+        """The shapes of a batch with the shardings of its arrays."""
+        if self.mesh is None:
+            return batch
+        return jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows(x)), batch)
 
     def jit(self, step: Step, packed: Packed, batch: Any) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
         """A step from the arrays of a state and a batch to those of the next state and metrics, jitted. The
@@ -271,7 +284,7 @@ class Placing:
             with warnings.catch_warnings() if compiles else nullcontext():
                 if compiles:
                     # The last chunk of a batch takes a solver's state and gives none.
-                    warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+                    warnings.filterwarnings("ignore", UNUSED_DONATION)
                     compiles = False
                 leaves, metrics = jitted(packed.leaves, batch)
             return Packed(leaves, *after()), metrics
@@ -298,10 +311,6 @@ class Placing:
             ]
             found.append(max(matching, key=lambda x: x[0])[1] if matching else self.replicated)
         return found
-
-
-def _is_abstract(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _is_spec(leaf: Any) -> bool:

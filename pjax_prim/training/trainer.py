@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from ..checkpoint import Retention
 from ..errors import ArgumentError, DataError, NonFiniteError
 from ..sharding.processes import Group, whole
 from .clock import Clock
+from .compiled import load_steps
 from .config import TrainConfig
 from .evaluate import Evaluator
-from .parts import CompiledSteps, Parts
-from .placing import Packed
+from .parts import CompiledSteps, Kind, Parts
+from .placing import Packed, PackedStep
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, params_sha256
 from .state import TrainState, judged_by, note_best, restart_batch
@@ -90,6 +91,7 @@ def train(
     resume: bool = False,
     resume_older: bool = False,
     init_from: str | Path | None = None,
+    compiled: str | Path | None = None,
     saving: Saving | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
     say: Callable[[str], None] = lambda message: None,
@@ -114,6 +116,7 @@ def train(
     - `resume_older`: as `resume`, and where the newest checkpoint is damaged, takes the newest one that is
       not and sets the damaged ones aside.
     - `init_from`: a run folder, or a file of `export_params`, whose parameters to begin with.
+    - `compiled`: a file of `pjax-prim aot --save`, whose steps are taken in place of compiling them.
     - `on_batch`: called with each row as it is read (see `TrainResult.rows`).
     - `say`: called with what is worth telling about a resume.
     - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own rows of a
@@ -134,15 +137,16 @@ def train(
     _check_figures(task, config)
     judge = judged_by(config, task)
 
-    def set_up() -> "Parts":
-        return Parts.make(task, config)
+    def set_up() -> tuple[Parts, Mapping[Kind, PackedStep]]:
+        parts = Parts.make(task, config)
+        return parts, {} if compiled is None else load_steps(compiled, parts)
 
     def describe(_: Any) -> dict[str, Any]:
         given = config.to_dict()
         place = None if folder is None else str(folder.path)
         return {**given, **given["method"], "task": dict(task.origin), "run_dir": place}
 
-    parts = group.together("configuration", set_up, describe)
+    parts, steps = group.together("configuration", set_up, describe)
     saving = saving or Saving(Saving.policy, Retention(metric="" if judge is None else judge[1]))
     sign = 1.0 if judge is None else judge[0]
     with (
@@ -161,7 +165,7 @@ def train(
             )
         else:
             state, progress = begin(), record.begin(overwrite=overwrite)
-        run = _Run(parts, record, progress, clock, group, on_batch)
+        run = _Run(parts, CompiledSteps(parts, clock, steps), record, progress, clock, group, on_batch)
         state = run.train(state)
         record.save(state, progress, wait=True)
         state = whole(state)
@@ -205,6 +209,7 @@ class _Run:
     def __init__(
         self,
         parts: Parts,
+        steps: CompiledSteps,
         record: Record,
         progress: Progress,
         clock: Clock,
@@ -213,7 +218,7 @@ class _Run:
     ):
         self.parts, self.record, self.progress = parts, record, progress
         self.clock, self.group, self.on_batch = clock, group, on_batch
-        self.steps = CompiledSteps(parts, clock)
+        self.steps = steps
         self.evaluator = Evaluator(parts.task, parts.placing.whole_batch)
         self.pending: deque[_Pending] = deque()
         self.before = progress.seconds
