@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 
 from ..errors import ArgumentError
 from .collectives import Collective, collectives, summary
+from .counting import repeated
 from .plan import Plan
+from .program import Program
 from .roofline import Roofline, chip_of, roofline
 
 HERE = "here"
@@ -40,8 +42,9 @@ class Analysis:
     - `memory`: bytes by kind of array, which add up to `peak_bytes`: arguments (under the names they were
       given), `padding` that the compiler adds to them, `results` that take over the memory of no argument,
       `temporary`, `code`. Of a step that does not fit the arguments alone.
-    - `exchanged`: the collectives, and `flops`, `bytes_accessed`, `terms`; None if the step did not
-      compile because it does not fit, `terms` also where the chip's rates are not known.
+    - `exchanged`: the collectives, and `flops`, `bytes_accessed`, `terms`, with all iterations of loops (of
+      those whose length depends on values with one; `open_ended` says how many there are). None if the
+      step did not compile because it does not fit, `terms` also where the chip's rates are not known.
     - `compiled`: the step.
     """
 
@@ -56,6 +59,7 @@ class Analysis:
     flops: float | None = None
     bytes_accessed: float | None = None
     terms: Roofline | None = None
+    open_ended: int = 0
     compiled: Any = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +76,7 @@ class Analysis:
             "collectives": None if self.exchanged is None else summary(self.exchanged),
             "flops_per_chip": self.flops,
             "bytes_accessed_per_chip": self.bytes_accessed,
+            "loops_of_unknown_length": self.open_ended,
             "arithmetic_s": terms and terms.arithmetic_s,
             "memory_s": terms and terms.memory_s,
             "interconnect_s": terms and terms.interconnect_s,
@@ -147,13 +152,16 @@ def analyse_step(
     }
     peak = sum(memory.values())
     costs: Any = compiled.cost_analysis()
-    flops, accessed = float(costs["flops"]), float(costs["bytes accessed"])
-    exchanged = collectives(compiled.as_text() or "")
+    program = Program.parse(compiled.as_text() or "")
+    more = repeated(program)
+    flops, accessed = float(costs["flops"]) + more[0], float(costs["bytes accessed"]) + more[1]
+    exchanged = collectives(program)
     terms = None if chip is None else roofline(topology, flops, accessed, exchanged)
     fits = capacity is None or peak <= capacity
     return Analysis(
-        topology, mesh, chips, peak, capacity, fits, memory, exchanged, flops, accessed, terms, compiled
-    )
+        topology, mesh, chips, peak, capacity, fits, memory, exchanged, flops, accessed, terms,
+        program.open_loops, compiled,
+    )  # fmt: skip
 
 
 def _wanted_bytes(message: str) -> int | None:
