@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 Array = tuple[str, tuple[int, ...]]
 """A dtype of XLA's and a shape."""
@@ -66,13 +67,13 @@ class Program:
     """`computations` by name, callees before their callers, each with its operations by name; the `entry`'s
     name."""
 
-    computations: Mapping[str, Computation]
+    computations: dict[str, Computation]
     entry: str
 
     @classmethod
     def parse(cls, text: str) -> "Program":
         """Of `compiled.as_text()`."""
-        found: dict[str, dict[str, Operation]] = {}
+        found: dict[str, Any] = {}
         entry, current = "", ""
         for line in text.splitlines():
             if header := _COMPUTATION.match(line):
