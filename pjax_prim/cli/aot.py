@@ -13,6 +13,7 @@ from rich.table import Table
 from .. import sharding
 from ..errors import ArgumentError
 from ..feasibility import is_trained
+from ..sharding.mesh import example_parts
 from ..sharding.topology import HERE, Analysis, analyse, analyse_step, topology_devices
 from ..training import Method, Task, TrainConfig
 from ..training.compiled import save_steps
@@ -42,7 +43,7 @@ class Chips:
             each row of a table.
         mesh: how the chips are divided, such as data=16,model=16; -1 is inferred; once, or once for each
             topology.
-        batch_per_data: examples for each part of the mesh's data axis, in place of the task's batch.
+        batch_per_data: examples for each part that a batch is divided into, in place of the task's batch.
         dtype: of parameters and data.
         show_plan: print how every array is divided.
         save: leave the compiled steps in this file, for train --compiled.
@@ -111,7 +112,7 @@ def make_parts(
 ) -> Parts:
     """A run of the task on the chips of a topology, as shapes with their shardings."""
     devices = topology_devices(topology)
-    parts = 1 if config.mesh is None else sharding.make_mesh(config.mesh, devices).shape["data"]
+    parts = 1 if config.mesh is None else example_parts(sharding.make_mesh(config.mesh, devices))
 
     def convert(tree: Any) -> Any:
         return jax.tree.map(

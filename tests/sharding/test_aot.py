@@ -14,7 +14,6 @@ from pjax_prim.sharding.roofline import CHIPS, roofline
 from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
 
 from pjax_prim.cli import main
-from pjax_prim.cli.aot import lower_step
 from pjax_prim.errors import ArgumentError
 from pjax_prim.training.parts import Parts
 
@@ -129,7 +128,7 @@ def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None
 
     task = replace(TASK, model=model, train=wide(TASK.train))
     parts = Parts.make(task, config(mesh), topology_devices("v5e:2x2"))
-    found = collectives(lower_step(parts)[1].compile().as_text())
+    found = collectives(parts.lower()[0].compile().as_text())
     stacked = [x for x in found if x.looped]
     assert {x.kind for x in stacked} == {"all-gather", "reduce-scatter", "all-reduce"}
     layer = 4 * 32**2 * WIDTH * INNER

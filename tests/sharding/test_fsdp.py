@@ -13,7 +13,6 @@ from pjax_prim.sharding import Collective, Plan, collectives, make_mesh, make_pl
 from pjax_prim.sharding.gathering import gathered_by_layer, stacked_axes
 
 import pjax_prim as pjp
-from pjax_prim.cli.aot import lower_step
 from pjax_prim.models import MLP as Network
 from pjax_prim.training import Method, RunFolder, Task, TrainConfig, train
 from pjax_prim.training.parts import Parts
@@ -100,7 +99,7 @@ def test_everything_of_a_parameter_is_divided() -> None:
 
 
 def exchanged(mesh: str, **method: Any) -> tuple[str, list[Collective]]:
-    _, lowered = lower_step(Parts.make(TASK, config(mesh, **method)))
+    lowered, _ = Parts.make(TASK, config(mesh, **method)).lower()
     text = lowered.compile().as_text()
     return text, collectives(text)
 

@@ -13,7 +13,7 @@ from pjax_prim.training.placing import Placing
 from tests.training.runs import made
 
 ADAM = "--solver adam --hidden 8 --batch-size 16 --batches 2".split()
-CHUNKS = "--hidden 8 --batch-size 16 --batches 2 --steps-per-batch 5 --chunk-steps 2".split()
+CHUNKS = "--hidden 8 --batch-size 16 --batches 2 --steps-per-batch 3 --chunk-steps 2".split()
 FIELDS = {"solver": "adam", "hidden": (8,), "batch_size": 16, "batches": 2}
 TASK = """
 import jax, jax.numpy as jnp, numpy as np
