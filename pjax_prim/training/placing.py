@@ -95,7 +95,7 @@ class Placing:
             return
         self.check(batch)
         trained, frozen = task.split(state.model)
-        key = jax.eval_shape(batch_key, state)
+        key = eqx.filter_eval_shape(batch_key, state)
         if config.method.solver in FROM_FORWARD_PASS:
             shardings = self._by_shape(config, task, trained, (frozen, state.model_state, batch, key))
         else:

@@ -36,7 +36,7 @@ class TrainResult:
 
     **Arguments:**
 
-    - `state`: the last one.
+    - `state`: the last one; of several processes the first one has the model whole, all else is divided.
     - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and `loss`, the
       metrics of the loss, for projections `gap`, and `skipped` for a batch that was left out; an evaluated
       one also the figures of the evaluations.
@@ -168,7 +168,7 @@ def train(
         run = _Run(parts, CompiledSteps(parts, clock, steps), record, progress, clock, group, on_batch)
         state = run.train(state)
         record.save(state, progress, wait=True)
-        state = whole(state)
+        state = eqx.tree_at(lambda s: s.model, state, whole(state.model, keep=group.is_first))
         if folder is not None and group.is_first:
             folder.save_model(state.model)
     return TrainResult(task, config, state, progress.rows, progress.timings, clock.seconds, record.blocked)
@@ -363,7 +363,7 @@ class _Run:
         message = f"batch {item.number}: {non_finite_reason(parts.config, parts.task, state, batch)}"
         if record.folder is not None:
             record.save(state, progress, wait=True)
-            model = whole(state.model)
+            model = whole(state.model, keep=self.group.is_first)
             if self.group.is_first:
                 record.folder.save_model(model)
             message += f" Training stopped; the model before it is saved in {record.folder.model}."
