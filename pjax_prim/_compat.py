@@ -246,6 +246,11 @@ def register_lowering(
     mlir.register_lowering(primitive, rule, platform=platform, inline=inline)
 
 
+def lower_as_traced(primitive: Any, function: Callable[..., Any]) -> None:
+    """Lowers a primitive of one result as the operations that a function of the same parameters traces."""
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+
+
 def is_whole_on_each_device(ctx: Any) -> bool:
     """In a lowering rule: whether each device that runs an equation holds all of its operands."""
     context = ctx.module_context.axis_context

@@ -7,7 +7,7 @@ contracted; of a bias, the axis along which the value it is added to is divided.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,12 +27,39 @@ class GraphLabels:
     - `operands`: for each node, of what it consumes.
     - `means`: for each node, of what its consensus gives back to its operands.
     - `copies`: for each node, of what the expanded state holds.
+    - `tracers`: for each constraint, what its labels were found with.
     """
 
     outputs: tuple[Labels | None, ...]
     operands: tuple[tuple[Labels, ...], ...]
     means: tuple[tuple[Labels, ...], ...]
     copies: tuple[tuple[Labels, ...], ...]
+    tracers: "Mapping[int, _Tracer]"
+
+    def between_uses(
+        self,
+        graph: ConstraintGraph,
+        parameters: Mapping[int, Labels],
+        summed: Callable[[tuple[int, ...], Labels], Labels],
+    ) -> "GraphLabels":
+        """Other labels of some parameters, by node, between their uses: what consumes them does not see
+        these.
+
+        **Arguments:** `summed(shape, labels)`: those of a mean that is given back to such a parameter.
+        """
+        outputs, copies, means = list(self.outputs), list(self.copies), list(self.means)
+        for index, labels in parameters.items():
+            outputs[index], copies[index] = labels, (labels,)
+        for index, tracer in self.tracers.items():
+            of_producers = [parameters.get(x, ()) for x in tracer.producers]
+            if any(of_producers):
+                own, _, _ = tracer.labels(of_producers)
+                shapes = [x.value.shape for x in graph.nodes[index].operands]
+                means[index] = tuple(
+                    summed(shape, merge([labels, at_rest]))
+                    for shape, labels, at_rest in zip(shapes, self.means[index], own, strict=True)
+                )
+        return replace(self, outputs=tuple(outputs), copies=tuple(copies), means=tuple(means))
 
 
 def label_graph(
@@ -86,7 +113,7 @@ def label_graph(
     for index, node in enumerate(graph.nodes):
         if node.constraint is None:
             copies[index] = (outputs[index] or (None,) * len(_produced(node).shape),)
-    return GraphLabels(tuple(outputs), tuple(operands), tuple(means), tuple(copies))
+    return GraphLabels(tuple(outputs), tuple(operands), tuple(means), tuple(copies), tracers)
 
 
 def _is_single(node: Node) -> bool:

@@ -14,7 +14,8 @@ from jax.sharding import AxisType, Mesh
 
 from ..errors import ArgumentError
 
-AXES = ("data", "stage", "model")
+DATA, FSDP, STAGE, MODEL = "data", "fsdp", "stage", "model"
+AXES = (DATA, FSDP, STAGE, MODEL)
 """Mesh axes, in the order of the devices: neighbours first share an array's features."""
 
 Kind = Literal["auto", "explicit"]
@@ -27,7 +28,8 @@ class MeshConfig:
     **Arguments:**
 
     - `data`, `model`, `stage`: how many parts batches, features and stacks of layers are divided into.
-      One of them may be -1: whatever the devices give.
+    - `fsdp`: how many parts batches (beside `data`) and, between their uses, parameters with all that belongs
+      to them are divided into. One of the sizes may be -1: whatever the devices give.
     - `dcn`: of each axis the part that runs over the network between slices (pods of several slices);
       the rest runs inside slices. As pairs of name and size; one may be -1.
     - `axis_type`: "auto" or "explicit" (JAX's sharding in types).
@@ -38,6 +40,7 @@ class MeshConfig:
     data: int = 1
     model: int = 1
     stage: int = 1
+    fsdp: int = 1
     dcn: tuple[tuple[str, int], ...] = ()
     axis_type: Kind = "auto"
 
@@ -53,6 +56,8 @@ class MeshConfig:
                 raise ArgumentError(f"{what}: only one size may be -1, given {', '.join(inferred)}")
         if self.axis_type not in ("auto", "explicit"):
             raise ArgumentError(f"mesh: axis_type: expected 'auto' or 'explicit', given {self.axis_type!r}")
+        if self.axis_type == "explicit" and self.fsdp != 1:
+            raise ArgumentError("mesh: fsdp: only with axis_type=auto, given with explicit")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -127,6 +132,22 @@ def make_mesh(config: MeshConfig | str, devices: Sequence[Any] | None = None) ->
         arranged = _arrange(shape, devices)
     kind = AxisType.Explicit if config.axis_type == "explicit" else AxisType.Auto
     return Mesh(arranged, AXES, axis_types=(kind,) * len(AXES))
+
+
+def examples(mesh: Mesh) -> str | tuple[str, ...]:
+    """The entry of a `PartitionSpec` for the axis along which examples lie."""
+    return (DATA, FSDP) if mesh.shape.get(FSDP, 1) > 1 else DATA
+
+
+def example_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is divided."""
+    return int(mesh.shape.get(DATA, 1) * mesh.shape.get(FSDP, 1))
+
+
+def describe_parts(mesh: Mesh) -> str:
+    """In words, what a batch is divided over."""
+    sizes = [f"{name}={mesh.shape[name]}" for name in (DATA, FSDP) if mesh.shape.get(name, 1) > 1]
+    return f"mesh axis {sizes[0]}" if len(sizes) < 2 else f"mesh axes {'*'.join(sizes)}"
 
 
 def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> Any:

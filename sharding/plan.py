@@ -22,10 +22,18 @@ from ..problem import AbstractProblem, Placement, State
 from ..rules.convolution import Convolution
 from ..solvers import AbstractSolver, AbstractWrapper
 from .labelling import label_graph
+from .mesh import MODEL, STAGE, describe_parts, example_parts, examples
 from .propagation import Labels
-from .rules import Rule, apply_rules, axis_names, check_spec, divisor
-
-DATA, MODEL, STAGE = "data", "model", "stage"
+from .rules import (
+    Rule,
+    apply_rules,
+    axis_names,
+    between_uses,
+    check_spec,
+    divisor,
+    when_summed,
+    when_used,
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,14 @@ class Row:
     @classmethod
     def of(cls, name: str, kind: str, array: Any) -> "Row":
         """From a `jax.ShapeDtypeStruct` with its sharding."""
-        part = array.sharding.shard_shape(array.shape)
-        size = math.prod(part) * array.dtype.itemsize
-        return cls(name, kind, array.shape, str(array.dtype), array.sharding.spec, size)
+        spec, size = array.sharding.spec, bytes_on_device(array)
+        return cls(name, kind, array.shape, str(array.dtype), spec, size)
+
+
+def bytes_on_device(array: Any) -> int:
+    """Of the part of an array (or a `jax.ShapeDtypeStruct`) that each device has; of all without sharding."""
+    shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
+    return int(math.prod(shape) * array.dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -204,16 +217,17 @@ def make_plan(
 ) -> Plan:
     """Divides the feasibility problem of a function over a mesh.
 
-    Examples (the leading axis of every array in `args`) are divided over `data`; features of
-    parameters and values over `model`; copies of a product of P rows and Q columns over both;
-    parameters stacked for a loop, and its iterations with them, over `stage`. What an elementary
+    Examples (the leading axis of every array in `args`) are divided over `data` and `fsdp`; features of
+    parameters and values over `model`; copies of a product of P rows and Q columns over all three;
+    parameters stacked for a loop, and its iterations with them, over `stage`. Between its uses a
+    parameter is divided over `fsdp`, too. What an elementary
     constraint needs at once is never divided, and an array whose features the mesh does not
     divide keeps them whole. Values never depend on the mesh.
 
     **Arguments:**
 
     - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
-    - `mesh`: with any of the axes `data`, `model`, `stage`. The solver works on these devices with
+    - `mesh`: with any of the axes `data`, `fsdp`, `model`, `stage`. The solver works on these devices with
       axes of type Auto; arrays that are typed by an Explicit mesh are moved by `Plan.shard`.
     - `rules`: for parameters, in place of the default (see `rules.Rule`).
     - `inputs`: for each array in `args`, in place of the default.
@@ -242,13 +256,23 @@ def make_plan(
     paths = {path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None}
     shapes = {path: _shape(graph, node) for path, node in paths.items()}
     chosen = apply_rules(rules, shapes, mesh)
+    given_labels = {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()}
     labels = label_graph(
         graph,
         [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
-        {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()},
+        {node: when_used(labels) for node, labels in given_labels.items()},
         lambda shape, labels: _fit(mesh, shape, labels),
         MODEL,
         STAGE,
+    )
+    labels = labels.between_uses(
+        graph,
+        {
+            node: given_labels.get(node)
+            or between_uses(mesh, _shape(graph, node), labels.outputs[node] or ())
+            for node in paths.values()
+        },
+        lambda shape, labels: when_summed(mesh, shape, labels),
     )
 
     def sharding(labels: Labels | None) -> NamedSharding | None:
@@ -287,14 +311,14 @@ def _input_specs(
         for number, (spec, shape) in enumerate(zip(inputs, of_arguments, strict=True)):
             check_spec(f"inputs[{number}]", spec, shape, mesh)
         return [*fixed, *inputs]
-    parts = mesh.shape.get(DATA, 1)
+    parts = example_parts(mesh)
     for number, shape in enumerate(of_arguments):
         if shape and shape[0] % parts:
             raise ArgumentError(
-                f"args: array {number} has {shape[0]} examples, which mesh axis {DATA}={parts} does not "
+                f"args: array {number} has {shape[0]} examples, which {describe_parts(mesh)} does not "
                 "divide; choose another batch size or mesh, or say with inputs=... how it is divided"
             )
-    spec = PartitionSpec(DATA) if parts > 1 else PartitionSpec()
+    spec = PartitionSpec(examples(mesh)) if parts > 1 else PartitionSpec()
     return [*fixed, *(spec if shape else PartitionSpec() for shape in of_arguments)]
 
 

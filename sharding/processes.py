@@ -229,17 +229,47 @@ def distribute(array: Any, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def whole(tree: Any) -> Any:
-    """A tree with every array whole on this process; all processes call it together."""
+_AT_ONCE = 1 << 28
+"""Bytes of an array that every process has whole at the same time, at most, while the first one gathers
+it."""
+
+
+def whole(tree: Any, keep: bool = True) -> Any:
+    """A tree with every array whole on this process; all processes call it together.
+
+    **Arguments:** `keep`: whether this process wants them, in the memory of its host where JAX has the CPU,
+    too; elsewhere arrays stay as they are, and no more than a part of one is there at a time.
+    """
 
     def gather(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
         if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(gather(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        return jax.numpy.asarray(multihost_utils.process_allgather(x, tiled=True))
+        found = fetched(x)
+        return _on_host(found) if keep else x
+
+    def fetched(x: Any) -> Any:
+        if x.nbytes <= _AT_ONCE or not x.ndim:
+            return multihost_utils.process_allgather(x, tiled=True)
+        rows = max(1, _AT_ONCE * len(x) // x.nbytes)
+        parts = (
+            multihost_utils.process_allgather(x[i : i + rows], tiled=True) for i in range(0, len(x), rows)
+        )
+        if keep:
+            return np.concatenate([*parts])
+        for _ in parts:
+            pass
+        return None
 
     return jax.tree.map(gather, tree)
+
+
+def _on_host(array: Any) -> Array:
+    try:
+        return jax.device_put(array, jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # the program's platforms do not have it
+        return jax.numpy.asarray(array)
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,8 +20,14 @@ Labels = tuple[Any, ...]
 Shape = tuple[int, ...]
 
 
-def propagate(jaxpr: Any, inputs: Sequence[Labels]) -> list[Labels]:
-    """The labels of a jaxpr's results, from those of its inputs. Constants have none."""
+def propagate(
+    jaxpr: Any, inputs: Sequence[Labels], visit: Callable[[Any, Sequence[Labels]], None] | None = None
+) -> list[Labels]:
+    """The labels of a jaxpr's results, from those of its inputs. Constants have none.
+
+    **Arguments:** `visit(equation, labels of its operands)` is called with each equation that calls no
+    program exactly once.
+    """
     jaxpr, _ = open_jaxpr(jaxpr)
     labels: dict[Any, Labels] = dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -32,8 +38,10 @@ def propagate(jaxpr: Any, inputs: Sequence[Labels]) -> list[Labels]:
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
         called = called_jaxpr(equation)
+        if called is None and visit is not None:
+            visit(equation, operands)
         results = (
-            propagate(called, operands)
+            propagate(called, operands, visit)
             if called is not None
             else through(
                 equation.primitive,

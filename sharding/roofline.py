@@ -72,5 +72,5 @@ def roofline(topology: str, flops: float, bytes_accessed: float, exchanged: Sequ
     chip = chip_of(topology)
     lengths = [int(length) for length in topology.split(":")[1].split("x")]
     rate = chip.link * (2 if max(lengths) >= chip.ring else 1)
-    interconnect = sum(x.sent for x in exchanged) / rate
+    interconnect = sum(x.sent * (x.times or 1) for x in exchanged) / rate
     return Roofline(flops / chip.flops, bytes_accessed / chip.bandwidth, interconnect)

@@ -1,12 +1,13 @@
 """Partition rules: from the path of a parameter to a `PartitionSpec`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jax.sharding import Mesh, PartitionSpec
 
 from ..errors import ArgumentError
 from ..graph.paths import Pattern, matches
-from .mesh import nearest
+from .mesh import DATA, FSDP, MODEL, nearest
 
 Rule = tuple[Pattern, PartitionSpec]
 """A pattern of paths, and what it means for the parameters it matches."""
@@ -33,6 +34,64 @@ def apply_rules(
             check_spec(f"rules: {text!r}: {path}", spec, shapes[path], mesh)
             found.setdefault(path, spec)
     return found
+
+
+def default_spec(mesh: Mesh, shape: tuple[int, ...], stacked: int = 0) -> PartitionSpec:
+    """How a parameter is divided unless a rule says otherwise: the first axis that `model` divides over it,
+    and another over `fsdp` (`between_uses`).
+
+    **Arguments:** `stacked`: so many first axes run along the iterations of a loop, which takes them one
+    after the other; they stay whole.
+    """
+    entries: list[Any] = [None] * len(shape)
+    parts = mesh.shape.get(MODEL, 1)
+    if parts > 1:
+        fitting = (axis for axis in range(stacked, len(shape)) if shape[axis] % parts == 0)
+        if (axis := next(fitting, None)) is not None:
+            entries[axis] = MODEL
+    entries = [*between_uses(mesh, shape, entries, stacked)]
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
+
+
+def between_uses(
+    mesh: Mesh, shape: tuple[int, ...], entries: Sequence[Any], stacked: int = 0
+) -> tuple[Any, ...]:
+    """The entries of a spec for a parameter between its uses: the longest free axis is divided over `fsdp`.
+
+    A vector or a number stays whole: what gathering it would take is more than what it holds. Arguments as
+    for `default_spec`.
+    """
+    parts = mesh.shape.get(FSDP, 1)
+    free = [axis for axis in range(stacked, len(shape)) if entries[axis] is None and shape[axis] % parts == 0]
+    if parts == 1 or len(shape) - stacked < 2 or not free or any(FSDP in axis_names(x) for x in entries):
+        return tuple(entries)
+    longest = max(free, key=lambda axis: shape[axis])
+    return tuple(FSDP if axis == longest else entry for axis, entry in enumerate(entries))
+
+
+def when_used(entries: Sequence[Any]) -> tuple[Any, ...]:
+    """The entries of a spec without `fsdp`."""
+    kept = [tuple(name for name in axis_names(entry) if name != FSDP) for entry in entries]
+    return tuple(x if len(x) > 1 else x[0] if x else None for x in kept)
+
+
+def when_summed(mesh: Mesh, shape: tuple[int, ...], entries: Sequence[Any]) -> tuple[Any, ...]:
+    """The entries of a spec with which a sum over examples is made: in parts of `fsdp` and `data`.
+
+    Compilers make one operation of a sum over devices of which each keeps a part only where the parts are as
+    many as the devices. Where examples are divided over `data`, too, these parts are then gathered over
+    `data`: as many bytes as a sum over `fsdp` alone and one of its parts over `data`.
+    """
+
+    def both(axis: int, entry: Any) -> Any:
+        names = axis_names(entry)
+        wanted = (*names, DATA)
+        fits = FSDP in names and DATA not in names and mesh.shape.get(DATA, 1) > 1
+        return wanted if fits and shape[axis] % divisor(wanted, mesh) == 0 else entry
+
+    return tuple(both(axis, entry) for axis, entry in enumerate(entries))
 
 
 def check_spec(what: str, spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> None:

@@ -1,10 +1,10 @@
-"""A sharded step compiled for TPUs that are not there."""
+"""A sharded step compiled ahead of time: for TPUs that are not there, or for the devices that are."""
 
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,8 +13,13 @@ from jax.sharding import Mesh
 
 from ..errors import ArgumentError
 from .collectives import Collective, collectives, summary
+from .counting import repeated
 from .plan import Plan
+from .program import Program
 from .roofline import Roofline, chip_of, roofline
+
+HERE = "here"
+"""The topology of the devices that this program has."""
 
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -28,26 +33,34 @@ other compilations: no chip is used."""
 
 @dataclass(frozen=True)
 class Analysis:
-    """One solver step on one topology, for each chip.
+    """One step on one topology, for each chip.
 
     - `chips`: how many.
     - `peak_bytes`: of arguments, results, temporary arrays and code. Where the compiler found that it
       does not fit, what it wanted.
-    - `fits`, in the chip's memory `capacity`.
-    - `exchanged`: the collectives, and `flops`, `bytes_accessed`, `terms`; None if the step did not
-      compile because it does not fit.
+    - `fits`, in the chip's memory `capacity`; None where that is not known.
+    - `memory`: bytes by kind of array, which add up to `peak_bytes`: arguments (under the names they were
+      given), `padding` that the compiler adds to them, `results` that take over the memory of no argument,
+      `temporary`, `code`. Of a step that does not fit the arguments alone.
+    - `exchanged`: the collectives, and `flops`, `bytes_accessed`, `terms`, with all iterations of loops (of
+      those whose length depends on values with one; `open_ended` says how many there are). None if the
+      step did not compile because it does not fit, `terms` also where the chip's rates are not known.
+    - `compiled`: the step.
     """
 
     topology: str
     mesh: str
     chips: int
     peak_bytes: int
-    capacity: int
+    capacity: int | None
     fits: bool
+    memory: Mapping[str, int]
     exchanged: list[Collective] | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
     terms: Roofline | None = None
+    open_ended: int = 0
+    compiled: Any = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """All figures, under the names of the command line."""
@@ -58,10 +71,12 @@ class Analysis:
             "chips": self.chips,
             "peak_bytes_per_chip": self.peak_bytes,
             "capacity_bytes_per_chip": self.capacity,
+            "memory_bytes_per_chip": dict(self.memory),
             "fits": self.fits,
             "collectives": None if self.exchanged is None else summary(self.exchanged),
             "flops_per_chip": self.flops,
             "bytes_accessed_per_chip": self.bytes_accessed,
+            "loops_of_unknown_length": self.open_ended,
             "arithmetic_s": terms and terms.arithmetic_s,
             "memory_s": terms and terms.memory_s,
             "interconnect_s": terms and terms.interconnect_s,
@@ -70,10 +85,12 @@ class Analysis:
 
 
 def topology_devices(topology: str) -> Sequence[Any]:
-    """Descriptions of the chips of a TPU topology such as `v5e:16x16`.
+    """Descriptions of the chips of a TPU topology such as `v5e:16x16`, or the devices that are `here`.
 
     **Errors:** `ArgumentError` for an unknown topology, or without libtpu.
     """
+    if topology == HERE:
+        return jax.devices()
     chip_of(topology)
     if not re.fullmatch(r"\w+:\d+x\d+(x\d+)?", topology):
         raise ArgumentError(
@@ -99,36 +116,52 @@ def analyse(topology: str, plan: Plan) -> Analysis:
     **Cost:** a compilation, a minute or more for networks of many different layers.
     """
     step: Any = plan.step
-    return analyse_step(topology, plan.mesh, step.lower(plan.abstract_state(), plan.abstract_arguments()[1]))
+    held: dict[str, int] = {}
+    for row in plan.rows():
+        held[row.kind] = held.get(row.kind, 0) + row.bytes_per_device
+    lowered = step.lower(plan.abstract_state(), plan.abstract_arguments()[1])
+    return analyse_step(topology, plan.mesh, lowered, held)
 
 
-def analyse_step(topology: str, mesh_of: Mesh, lowered: Any) -> Analysis:
-    """Compiles a step that was lowered for a mesh, whose devices are those of a topology."""
-    chip = chip_of(topology)
-    mesh = ",".join(f"{name}={size}" for name, size in mesh_of.shape.items() if size > 1)
-    chips = mesh_of.size
+def analyse_step(
+    topology: str, mesh_of: Mesh | None, lowered: jax.stages.Lowered, held: Mapping[str, int]
+) -> Analysis:
+    """Compiles a step that was lowered for a mesh, whose devices are those of a topology.
+
+    **Arguments:** `held`: bytes of its arguments on each chip, by kind.
+    """
+    chip = None if topology == HERE else chip_of(topology)
+    shape = {} if mesh_of is None else mesh_of.shape
+    mesh = ",".join(f"{name}={size}" for name, size in shape.items() if size > 1)
+    chips = 1 if mesh_of is None else mesh_of.size
+    capacity = None if chip is None else chip.memory
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         wanted = _wanted_bytes(str(error))
         if wanted is None:
             raise
-        return Analysis(topology, mesh, chips, wanted, chip.memory, False)
-    memory = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    costs = compiled.cost_analysis()
-    flops, accessed = float(costs["flops"]), float(costs["bytes accessed"])
-    exchanged = collectives(compiled.as_text())
-    terms = roofline(topology, flops, accessed, exchanged)
+        return Analysis(topology, mesh, chips, wanted, capacity, False, held)
+    found: Any = compiled.memory_analysis()
+    memory = {
+        **held,
+        "padding": found.argument_size_in_bytes - sum(held.values()),
+        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporary": found.temp_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    peak = sum(memory.values())
+    costs: Any = compiled.cost_analysis()
+    program = Program.parse(compiled.as_text() or "")
+    more = repeated(program)
+    flops, accessed = float(costs["flops"]) + more[0], float(costs["bytes accessed"]) + more[1]
+    exchanged = collectives(program)
+    terms = None if chip is None else roofline(topology, flops, accessed, exchanged)
+    fits = capacity is None or peak <= capacity
     return Analysis(
-        topology, mesh, chips, peak, chip.memory, peak <= chip.memory, exchanged, flops, accessed, terms
-    )
+        topology, mesh, chips, peak, capacity, fits, memory, exchanged, flops, accessed, terms,
+        program.open_loops, compiled,
+    )  # fmt: skip
 
 
 def _wanted_bytes(message: str) -> int | None:

@@ -60,7 +60,9 @@ def describe(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()}
 
 
-def differences(saved: Mapping[str, Any], here: Mapping[str, Any], where: str = "here") -> list[str]:
+def differences(
+    saved: Mapping[str, Any], here: Mapping[str, Any], where: str = "here", source: str = "in the checkpoint"
+) -> list[str]:
     """One line for each path or field on which two descriptions differ, with both values."""
     absent = object()
     lines = []
@@ -69,7 +71,7 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any], where: str = 
         if old != new and not (old != old and new != new):  # one that is not a number is as it was
             parts = [
                 f"{'absent' if value is absent else _show(value)} {place}"
-                for value, place in ((old, "in the checkpoint"), (new, where))
+                for value, place in ((old, source), (new, where))
             ]
             lines.append(f"{name}: {', '.join(parts)}")
     return lines

@@ -1,7 +1,8 @@
-"""Compile a sharded solver step for TPU pods ahead of time: memory, communication, predicted time."""
+"""Compile a training step for TPU pods ahead of time: memory, communication, predicted time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -12,10 +13,11 @@ from rich.table import Table
 from .. import sharding
 from ..errors import ArgumentError
 from ..feasibility import is_trained
-from ..sharding.topology import Analysis, analyse, analyse_step, topology_devices
+from ..sharding.mesh import example_parts
+from ..sharding.topology import HERE, Analysis, analyse, analyse_step, topology_devices
 from ..training import Method, Task, TrainConfig
+from ..training.compiled import save_steps
 from ..training.parts import Parts
-from ..training.placing import Packed
 from .options import Output, choose_task, parse
 
 LARGEST = 5
@@ -25,16 +27,26 @@ Repeated = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
+class Run(TrainConfig):
+    """How the task is trained: as train takes it, on the mesh of each topology."""
+
+    __doc__ = TrainConfig.__doc__
+    mesh: tyro.conf.Suppress[str | None] = None
+
+
+@dataclass(frozen=True)
 class Chips:
     """What is compiled for what.
 
     Attributes:
-        topology: such as v5e:16x16, v5p:8x8x8, v6e:16x16; again for each row of a table.
+        topology: such as v5e:16x16, v5p:8x8x8, v6e:16x16, or here, the devices that are there; again for
+            each row of a table.
         mesh: how the chips are divided, such as data=16,model=16; -1 is inferred; once, or once for each
-        topology.
-        batch_per_data: examples for each part of the mesh's data axis, in place of the task's batch.
+            topology.
+        batch_per_data: examples for each part that a batch is divided into, in place of the task's batch.
         dtype: of parameters and data.
         show_plan: print how every array is divided.
+        save: leave the compiled steps in this file, for train --compiled.
     """
 
     topology: Repeated
@@ -42,41 +54,33 @@ class Chips:
     batch_per_data: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     show_plan: bool = False
+    save: Path | None = None
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any]:
     """Prints a table with a row for each topology; returns the figures."""
     file, start, rest = choose_task(arguments)
-    parts = {"task": (file.options, start), "method": (Method, Method(solver="ap")),
+    kinds = {"task": (file.options, start), "run": (Run, Run(method=Method(solver="ap"))),
              "chips": (Chips, Chips((), ())), "output": (Output, Output())}  # fmt: skip
-    options = parse("aot", rest, parts, __doc__ or "")
-    chips, method = options.chips, options.method
-    for name in ("topology", "mesh"):
-        if not getattr(chips, name):
-            raise ArgumentError(f"--{name}: expected at least one, given none")
-    several = len(chips.topology)
-    meshes = chips.mesh * several if len(chips.mesh) == 1 else chips.mesh
-    if len(meshes) != several:
-        raise ArgumentError(
-            f"mesh: expected one, or one for each of {several} topologies, given {len(meshes)}"
-        )
+    options = parse("aot", rest, kinds, __doc__ or "")
+    chips = options.chips
+    pairs = _pairs(chips)
     task = file.make(options.task)
     out = options.output.console()
     results, problems = [], []
-    for topology, mesh in zip(chips.topology, meshes, strict=True):
-        parts_of = make_parts(task, method, topology, mesh, chips.dtype, chips.batch_per_data)
-        plan = parts_of.placing.plan
-        if plan is None:
-            analysis = analyse_step(topology, *lower_step(parts_of))
-        else:
-            if chips.show_plan:
-                out.print(str(plan), markup=False, soft_wrap=True)
-            analysis = analyse(topology, plan)
-        results.append(analysis.to_json())
-        if not analysis.fits:
+    for topology, mesh in pairs:
+        config = TrainConfig.from_dict({**options.run.to_dict(), "mesh": mesh})
+        parts = make_parts(task, config, topology, chips.dtype, chips.batch_per_data)
+        plan = parts.placing.plan
+        if chips.show_plan and plan is not None:
+            out.print(str(plan), markup=False, soft_wrap=True)
+        analysis, row = compile_steps(topology, parts, chips.save)
+        results.append(row)
+        if not row["fits"]:
             problems.append(_does_not_fit(analysis, plan))
-    out.print(_table(f"{method.solver}, {task.name}", results))
+    out.print(_table(f"{config.method.solver}, {task.name}", results))
     for row in results:
+        out.print(_held(row), markup=False, soft_wrap=True)
         if row["fits"]:
             out.print(_exchanged(row), markup=False, soft_wrap=True)
     for problem in problems:
@@ -84,12 +88,31 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     return results[0] if len(results) == 1 else {"topologies": results}
 
 
+def _pairs(chips: Chips) -> list[tuple[str, str | None]]:
+    """Each topology with its mesh; the devices that are there need none."""
+    if not chips.topology:
+        raise ArgumentError("--topology: expected at least one, given none")
+    several = len(chips.topology)
+    if not chips.mesh:
+        if {*chips.topology} != {HERE}:
+            raise ArgumentError("--mesh: expected at least one, given none")
+        return [(topology, None) for topology in chips.topology]
+    meshes = chips.mesh * several if len(chips.mesh) == 1 else chips.mesh
+    if len(meshes) != several:
+        raise ArgumentError(
+            f"mesh: expected one, or one for each of {several} topologies, given {len(meshes)}"
+        )
+    if chips.save is not None and several > 1:
+        raise ArgumentError(f"save: a file is for one topology, given {several}")
+    return list(zip(chips.topology, meshes, strict=True))
+
+
 def make_parts(
-    task: Task, method: Method, topology: str, mesh: str, dtype: str, batch_per_data: int | None
+    task: Task, config: TrainConfig, topology: str, dtype: str, batch_per_data: int | None
 ) -> Parts:
     """A run of the task on the chips of a topology, as shapes with their shardings."""
     devices = topology_devices(topology)
-    parts = sharding.make_mesh(mesh, devices).shape["data"]
+    parts = 1 if config.mesh is None else example_parts(sharding.make_mesh(config.mesh, devices))
 
     def convert(tree: Any) -> Any:
         return jax.tree.map(
@@ -101,19 +124,39 @@ def make_parts(
             return x
         return jax.ShapeDtypeStruct((batch_per_data * parts, *x.shape[1:]), x.dtype)
 
-    config = TrainConfig(method=method, mesh=mesh)
     return Parts.make(task, config, devices, lambda x: jax.tree.map(with_rows, convert(x)), convert)
 
 
-def lower_step(parts: Parts) -> tuple[Any, Any]:
-    """The mesh, and the step lowered for it."""
-    packed = Packed.of(parts.placing.abstract(parts.shapes), lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    placing = parts.placing
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placing.rows(x)), parts.batch
-    )
-    jitted, _ = placing.jit(parts.make_step(), packed, batch)
-    return placing.mesh, jitted.lower(packed.leaves, batch)
+def compile_steps(topology: str, parts: Parts, save: Path | None = None) -> tuple[Analysis, dict[str, Any]]:
+    """Compiles the training step and, of projections on a mesh, the step of the solver inside.
+
+    **Returns:** the analysis of the training step (of its first chunk, where a batch has several), or of the
+    solver's step if that does not fit; and the figures. Memory is that of the training step, all else that of
+    the solver's step where there is one.
+
+    **Cost:** a compilation for each, a minute or more for networks of many different layers.
+    """
+    mesh = parts.placing.mesh
+    plan = parts.placing.plan
+    inside = None if plan is None else analyse(topology, plan)
+    if inside is not None and not inside.fits:
+        return inside, inside.to_json()
+    steps, analyses = {}, []
+    starts = parts.starts() if save is not None else dict([*parts.starts().items()][:1])
+    for kind, start in starts.items():
+        lowered, _ = parts.lower(start)
+        analyses.append(analyse_step(topology, mesh, lowered, parts.held()))
+        steps[kind] = lowered, analyses[-1].compiled
+    whole = analyses[0]
+    if save is not None:
+        if not all(analysis.fits for analysis in analyses):
+            raise ArgumentError(f"save: the step does not fit in the memory of {topology}")
+        save_steps(save, parts, steps)
+    row = whole.to_json()
+    if inside is not None:
+        names = ("peak_bytes_per_chip", "memory_bytes_per_chip", "fits")
+        row = {**inside.to_json(), **{name: row[name] for name in names}}
+    return whole, {**row, "steps_per_batch": parts.config.method.steps}
 
 
 def _table(title: str, results: list[dict[str, Any]]) -> Table:
@@ -141,6 +184,13 @@ def _exchanged(row: dict[str, Any]) -> str:
     return f"{row['topology']}: {text or 'nothing'} between chips"
 
 
+def _held(row: dict[str, Any]) -> str:
+    sizes = ", ".join(
+        f"{kind} {size / 2**20:.1f}" for kind, size in row["memory_bytes_per_chip"].items() if size
+    )
+    return f"{row['topology']}: MiB on each chip: {sizes}"
+
+
 def _does_not_fit(analysis: Analysis, plan: sharding.Plan | None) -> str:
     held = [] if plan is None else plan.rows()
     rows = sorted(held, key=lambda row: -row.bytes_per_device)[:LARGEST]
@@ -149,6 +199,6 @@ def _does_not_fit(analysis: Analysis, plan: sharding.Plan | None) -> str:
     )
     text = (
         f"{analysis.topology}: does not fit: {analysis.peak_bytes / 2**30:.2f} GiB per chip, which has "
-        f"{analysis.capacity / 2**30:.0f}."
+        f"{(analysis.capacity or 0) / 2**30:.0f}."
     )
     return f"{text} The largest arrays, in GiB per chip: {arrays}" if arrays else text

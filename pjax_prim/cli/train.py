@@ -39,6 +39,7 @@ class Files:
         init_from: begin with the parameters of this run folder or file.
         tracker: where metrics go beside the run folder: console (a progress bar), json-lines (on standard
         output), tensorboard, wandb, mlflow.
+        compiled: take the steps of this file, which aot --save made, in place of compiling them.
         compile_cache: a folder where compiled steps are kept between runs.
         profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
     """
@@ -49,6 +50,7 @@ class Files:
     overwrite: bool = False
     init_from: Path | None = None
     tracker: tuple[str, ...] = ("console",)
+    compiled: Path | None = None
     compile_cache: Path | None = None
     profile: tuple[int, int] | None = None
 
@@ -143,6 +145,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any] | None:
             resume=files.resume or files.resume_older,
             resume_older=files.resume_older,
             init_from=files.init_from,
+            compiled=files.compiled,
             saving=options.checkpoints.saving(config, task),
             trackers=trackers,
             on_batch=on_batch,

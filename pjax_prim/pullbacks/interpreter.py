@@ -151,6 +151,11 @@ _MOVEMENTS = {
 """What only moves data: a parameter stays one, and the result of a comparison."""
 
 
+def register_movement(primitive: Any) -> None:
+    """Says of a primitive that it only moves data."""
+    _MOVEMENTS.add(primitive)
+
+
 def _of_comparisons(equation: Any, entries: Sequence[Entry]) -> Entry | None:
     """What an equation makes of the results of comparisons; None if nothing passes through it."""
     primitive = equation.primitive

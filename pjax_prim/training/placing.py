@@ -14,15 +14,23 @@ from jaxtyping import Array
 from ..errors import ArgumentError
 from ..problem import Placement
 from ..sharding import Plan, make_mesh, make_plan
+from ..sharding.gathering import gathered_by_layer, stacked_axes
+from ..sharding.mesh import DATA, FSDP, MODEL, describe_parts, example_parts, examples
 from ..sharding.processes import distribute, from_local_rows, local_rows
-from ..sharding.rules import apply_rules
+from ..sharding.rules import apply_rules, default_spec
 from .config import FROM_FORWARD_PASS, TrainConfig
 from .state import TrainState
 from .steps import Step, batch_key
 from .task import Task, TaskLoss
 
-DATA, MODEL = "data", "model"
 Metrics = dict[str, Array]
+UNUSED_DONATION = "Some donated buffers were not usable"
+"""How JAX begins its warning of memory that it could not take over."""
+
+
+def is_abstract(leaf: Any) -> bool:
+    """Whether it stands for an array."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 class Packed(NamedTuple):
@@ -58,11 +66,11 @@ PackedStep = Callable[[Packed, Any], tuple[Packed, Metrics]]
 class Placing:
     """Without a mesh, and in one process, everything lies on the first device.
 
-    On a mesh examples are divided over its `data` axis, and each process reads only its own. The parameters
-    of a projection solver, what is derived from them and the solver's state are divided as
-    `pjax_prim.sharding` plans. For all other methods the first axis of a parameter that the `model` axis
-    divides is divided over it; rules of the task replace that. What belongs to a parameter lies where that
-    does.
+    On a mesh examples are divided over its axes `data` and `fsdp`, and each process reads only its own. The
+    parameters of a projection solver, what is derived from them and the solver's state are divided as
+    `pjax_prim.sharding` plans; for all other methods parameters are as `default_spec` says, and gathered
+    layer by layer where they are used. Rules of the task replace that. What belongs to a parameter (moving
+    averages, an optimiser's memory) lies where that does.
 
     **Arguments:** `state`, `batch`: shapes and dtypes of the state before the first batch and of a batch;
     `devices`, all of this program's if None.
@@ -87,10 +95,11 @@ class Placing:
             return
         self.check(batch)
         trained, frozen = task.split(state.model)
+        key = eqx.filter_eval_shape(batch_key, state)
         if config.method.solver in FROM_FORWARD_PASS:
-            shardings = self._by_shape(task, trained)
+            shardings = self._by_shape(config, task, trained, (frozen, state.model_state, batch, key))
         else:
-            arguments = frozen, state.model_state, batch, jax.eval_shape(batch_key, state)
+            arguments = frozen, state.model_state, batch, key
             still = [jtu.tree_map(lambda _: PartitionSpec(), x) for x in arguments]
             still[2] = jtu.tree_map(lambda x: self.rows(x).spec, batch)
             arrays = [
@@ -99,7 +108,7 @@ class Placing:
                 for leaf, spec in zip(
                     jtu.tree_leaves(tree), jtu.tree_leaves(specs, is_leaf=_is_spec), strict=True
                 )
-                if isinstance(leaf, jax.ShapeDtypeStruct)
+                if is_abstract(leaf)
             ]
             self.plan = make_plan(
                 TaskLoss(task, config.method.compute_dtype).value, trained, *arguments,
@@ -110,20 +119,36 @@ class Placing:
         for (path, leaf), sharding in zip(jtu.tree_leaves_with_path(trained), shardings, strict=True):
             self._parameters[jtu.keystr(path)] = leaf.shape, sharding
 
-    def _by_shape(self, task: Task, trained: Any) -> list[NamedSharding]:
+    def _by_shape(
+        self, config: TrainConfig, task: Task, trained: Any, rest: tuple[Any, ...]
+    ) -> list[NamedSharding]:
         assert self.mesh is not None
         shapes = {
             jtu.keystr(path, simple=True, separator="."): leaf.shape
             for path, leaf in jtu.tree_leaves_with_path(trained)
         }
         chosen = apply_rules(task.shardings, shapes, self.mesh)
-        parts = self.mesh.shape[MODEL]
+        loss = TaskLoss(task, config.method.compute_dtype)
+        arrays, static = eqx.partition(rest, is_abstract)
 
-        def default(shape: tuple[int, ...]) -> PartitionSpec:
-            axis = next((i for i, n in enumerate(shape) if n % parts == 0), None) if parts > 1 else None
-            return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, MODEL)
+        def value(trained: Any, arrays: Any) -> Any:
+            return loss.value(trained, *eqx.combine(arrays, static))
 
-        return [NamedSharding(self.mesh, chosen.get(path, default(shape))) for path, shape in shapes.items()]
+        stacked = [0] * len(shapes)
+        if self.mesh.shape[FSDP] * self.mesh.shape[MODEL] > 1:
+            stacked = stacked_axes(jax.make_jaxpr(value)(trained, arrays), len(shapes))
+        return [
+            NamedSharding(self.mesh, chosen.get(path) or default_spec(self.mesh, shape, loops))
+            for (path, shape), loops in zip(shapes.items(), stacked, strict=True)
+        ]
+
+    def gathering(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the trained arrays and more, with those that are divided over `fsdp` gathered where
+        it uses them."""
+        if self.mesh is None:
+            return loss
+        specs = [sharding.spec for _, sharding in self._parameters.values()]
+        return gathered_by_layer(loss, self.mesh, specs)
 
     @property
     def device(self) -> SingleDeviceSharding:
@@ -140,16 +165,20 @@ class Placing:
     def rows(self, array: Any) -> NamedSharding:
         """Of an array of a batch: its examples are divided; a number is whole everywhere."""
         assert self.mesh is not None
-        return NamedSharding(self.mesh, PartitionSpec(DATA) if len(array.shape) else PartitionSpec())
+        return NamedSharding(
+            self.mesh, PartitionSpec(examples(self.mesh)) if len(array.shape) else PartitionSpec()
+        )
 
     def check(self, batch: Any) -> None:
         """`ArgumentError` where the mesh does not divide a batch."""
-        parts = 1 if self.mesh is None else self.mesh.shape[DATA]
+        if self.mesh is None:
+            return
+        parts = example_parts(self.mesh)
         for path, leaf in jtu.tree_leaves_with_path(batch):
             if leaf.shape and leaf.shape[0] % parts:
                 name = jtu.keystr(path, simple=True, separator=".") or "the array"
                 raise ArgumentError(
-                    f"batch: {name} has {leaf.shape[0]} examples, which mesh axis {DATA}={parts} does not "
+                    f"batch: {name} has {leaf.shape[0]} examples, which {describe_parts(self.mesh)} does not "
                     "divide; choose another batch size or mesh"
                 )
 
@@ -159,7 +188,7 @@ class Placing:
         mesh = self.mesh
         if mesh is None or jax.process_count() == 1:
             return None
-        return lambda count: local_rows(NamedSharding(mesh, PartitionSpec(DATA)), count)
+        return lambda count: local_rows(NamedSharding(mesh, PartitionSpec(examples(mesh))), count)
 
     def batch(self, batch: Any, counts: Any) -> Any:
         """A batch that was read, in its place.
@@ -183,14 +212,14 @@ class Placing:
         divide it."""
         if self.mesh is None:
             return jax.device_put(batch, self.device)
-        parts = self.mesh.shape[DATA]
+        parts = example_parts(self.mesh)
         divided = all(not x.shape or x.shape[0] % parts == 0 for x in jtu.tree_leaves(batch))
         return jtu.tree_map(lambda x: distribute(x, self.rows(x) if divided else self.replicated), batch)
 
     def init(self, make: Callable[..., TrainState], *given: Any) -> TrainState:
         """`make(*given)`, each array made where it belongs, so that no host needs to have it whole."""
         shapes = eqx.filter_eval_shape(make, *given)
-        packed = Packed.of(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        packed = Packed.of(shapes, is_abstract)
         arrays, static = eqx.partition(given, eqx.is_array)
 
         def leaves(arrays: Any) -> list[Array]:
@@ -203,12 +232,18 @@ class Placing:
         """The shapes of a state with the shardings of its arrays."""
         if self.mesh is None:
             return state
-        packed = Packed.of(state, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        packed = Packed.of(state, is_abstract)
         placed = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
             for x, sharding in zip(packed.leaves, self.shardings(packed.arrays), strict=True)
         ]
         return packed._replace(leaves=placed).state
+
+    def abstract_batch(self, batch: Any) -> Any:
+        """The shapes of a batch with the shardings of its arrays."""
+        if self.mesh is None:
+            return batch
+        return jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows(x)), batch)
 
     def jit(self, step: Step, packed: Packed, batch: Any) -> tuple[Any, Callable[[], tuple[Any, Any]]]:
         """A step from the arrays of a state and a batch to those of the next state and metrics, jitted. The
@@ -249,7 +284,7 @@ class Placing:
             with warnings.catch_warnings() if compiles else nullcontext():
                 if compiles:
                     # The last chunk of a batch takes a solver's state and gives none.
-                    warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+                    warnings.filterwarnings("ignore", UNUSED_DONATION)
                     compiles = False
                 leaves, metrics = jitted(packed.leaves, batch)
             return Packed(leaves, *after()), metrics

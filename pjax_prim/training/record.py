@@ -129,15 +129,21 @@ class Record:
             self.folder.create(self._config, self._task, overwrite=overwrite)
 
     def resume(
-        self, state: TrainState, between: Callable[[], TrainState], *, allow_older: bool, say: Say
+        self,
+        begin: Callable[[], TrainState],
+        before: Callable[[], TrainState],
+        between: Callable[[], TrainState],
+        *,
+        allow_older: bool,
+        say: Say,
     ) -> tuple[TrainState, Progress]:
         """Continues the run in its folder from its newest checkpoint.
 
         A run without a checkpoint starts again, and one that is not there begins.
 
-        **Arguments:** `state` before the first batch, which gives structure and shardings; `between()`, the
-        shapes of a state in the middle of a batch; `allow_older`: whether a damaged checkpoint is passed
-        over.
+        **Arguments:** `begin()` makes the state before the first batch; `before()` and `between()` give the
+        shapes and shardings of a state between batches and in the middle of one, into which it is restored;
+        `allow_older`: whether a damaged checkpoint is passed over.
 
         **Errors:** `CheckpointError` where the newest checkpoint is damaged, or the configuration, the
         task's options, the data or an array differs from what it was; it lists each field and path.
@@ -156,17 +162,17 @@ class Record:
         steps = self._group.together("run folder", look, lambda steps: {"checkpoints": steps})
         if steps is None:
             say(f"{folder.path}: holds no run yet; it begins")
-            return state, self.begin(overwrite=False)
+            return begin(), self.begin(overwrite=False)
         if not steps:
             say(f"{folder.path}: holds no checkpoint; the run starts again")
             rows, timings = self._group.together("metrics", lambda: self._rewind(0))
             self._open()
-            return state, Progress(self._stream.start, rows, timings)
+            return begin(), Progress(self._stream.start, rows, timings)
 
         checkpoints = folder.checkpoints
         step = checkpoints.choose(allow_older=allow_older)
         info = self._group.together("checkpoint", lambda: self._compare(step))
-        restored: TrainState = checkpoints.restore(step, between() if info["start"] else state)
+        restored: TrainState = checkpoints.restore(step, between() if info["start"] else before())
         rows, timings = self._group.together("metrics", lambda: self._rewind(info["batch"]))
         for path in set_aside(checkpoints, step):
             say(f"set aside: {path}")

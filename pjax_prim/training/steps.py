@@ -42,7 +42,13 @@ Method = Callable[[TrainState, Any, Any, Any, PRNGKeyArray], Taken]
 them."""
 
 
-def make_step(config: TrainConfig, task: Task, start: int = 0, placement: Placement | None = None) -> Step:
+def make_step(
+    config: TrainConfig,
+    task: Task,
+    start: int = 0,
+    placement: Placement | None = None,
+    gathering: Callable[[Any], Any] = lambda loss: loss,
+) -> Step:
     """The step of `config.method`: one batch, or one chunk of it if it has several.
 
     A batch of more than `chunk_steps` steps is taken in chunks, with what is between them in
@@ -50,7 +56,8 @@ def make_step(config: TrainConfig, task: Task, start: int = 0, placement: Placem
     by the configuration alone, and so do the results.
 
     **Arguments:** `start`: the steps that are done on the batch; `state.step`. `placement`, of the solver's
-    arrays on a mesh.
+    arrays on a mesh; `gathering(loss)`: the loss whose direction is taken, with parameters gathered that are
+    divided.
 
     **Returns:** `step(state, batch) -> (state, metrics)`. `metrics` are numbers; of a finished batch `loss`
     (before it), those of the loss, for projections `gap`, `finite`: whether the batch counts, and `stop`. A
@@ -62,7 +69,10 @@ def make_step(config: TrainConfig, task: Task, start: int = 0, placement: Placem
     count = method.chunk(start)
     last = start + count == method.steps
     loss = TaskLoss(task, method.compute_dtype)
-    take = (_projections if method.projects else _directions)(config, task, loss, count, placement)
+    if method.projects:
+        take = _projections(config, task, loss, count, placement)
+    else:
+        take = _directions(config, task, gathering(loss), count)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         trained, frozen = task.split(state.model)
@@ -166,9 +176,7 @@ def _projections(
     return take
 
 
-def _directions(
-    config: TrainConfig, task: Task, loss: TaskLoss, steps: int, placement: Placement | None
-) -> Method:
+def _directions(config: TrainConfig, task: Task, loss: Callable[..., Any], steps: int) -> Method:
     optimiser = make_optimiser(config, task)
     direct = _in_parts(make_direction(config, loss), config.method.micro_batches or 1)
 
@@ -203,7 +211,7 @@ def _directions(
     return take
 
 
-def make_direction(config: TrainConfig, loss: TaskLoss) -> Callable[..., Any]:
+def make_direction(config: TrainConfig, loss: Callable[..., Any]) -> Callable[..., Any]:
     """`direct(trained, frozen, state, batch, key) -> ((value, (state, metrics)), direction)`."""
 
     def mean(trained: Any, *rest: Any) -> Any:

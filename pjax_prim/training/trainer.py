@@ -14,11 +14,12 @@ from ..checkpoint import Retention
 from ..errors import ArgumentError, DataError, NonFiniteError
 from ..sharding.processes import Group, whole
 from .clock import Clock
+from .compiled import load_steps
 from .config import TrainConfig
 from .evaluate import Evaluator
 from .figures import first_within, peak_bytes
-from .parts import CompiledSteps, Parts
-from .placing import Packed
+from .parts import CompiledSteps, Kind, Parts
+from .placing import Packed, PackedStep
 from .record import Progress, Record, Saving
 from .run_folder import RunFolder, describe_run, params_sha256
 from .state import TrainState, judged_by, note_best, restart_batch
@@ -37,7 +38,7 @@ class TrainResult:
 
     **Arguments:**
 
-    - `state`: the last one.
+    - `state`: the last one; of several processes the first one has the model whole, all else is divided.
     - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and `loss`, the
       metrics of the loss, for projections `gap`, and `skipped` for a batch that was left out; an evaluated
       one also the figures of the evaluations.
@@ -110,6 +111,7 @@ def train(
     resume: bool = False,
     resume_older: bool = False,
     init_from: str | Path | None = None,
+    compiled: str | Path | None = None,
     saving: Saving | None = None,
     trackers: Mapping[str, Tracker] | None = None,
     on_batch: Callable[[dict[str, Any]], None] | None = None,
@@ -137,6 +139,7 @@ def train(
     - `init_from`: a run folder, or a file of `export_params`, whose parameters to begin with.
     - `trackers`: by name, what takes the figures of the run beside its folder (`trackers`). One that cannot
       start is an `ArgumentError`; one that fails later is left out, and said to have been.
+    - `compiled`: a file of `pjax-prim aot --save`, whose steps are taken in place of compiling them.
     - `on_batch`: called with each row as it is read (see `TrainResult.rows`).
     - `say`: called with what is worth telling about a resume or a tracker.
     - `group`: the processes of the run (`pjax_prim.sharding.processes.start`). Each reads its own rows of a
@@ -157,15 +160,16 @@ def train(
     _check_figures(task, config)
     judge = judged_by(config, task)
 
-    def set_up() -> "Parts":
-        return Parts.make(task, config)
+    def set_up() -> tuple[Parts, Mapping[Kind, PackedStep]]:
+        parts = Parts.make(task, config)
+        return parts, {} if compiled is None else load_steps(compiled, parts)
 
     def fields(_: Any) -> dict[str, Any]:
         given = config.to_dict()
         place = None if folder is None else str(folder.path)
         return {**given, **given["method"], "task": dict(task.origin), "run_dir": place}
 
-    parts = group.together("configuration", set_up, fields)
+    parts, steps = group.together("configuration", set_up, fields)
     saving = saving or Saving(Saving.policy, Retention(metric="" if judge is None else judge[1]))
     sign = 1.0 if judge is None else judge[0]
     with (
@@ -173,19 +177,25 @@ def train(
         Record(folder, config, task, parts.stream, saving, group, sign) as record,
     ):
         clock = Clock()
-        with clock.on("compile"):
-            state = parts.init(init_from)
+
+        def begin() -> TrainState:
+            with clock.on("compile"):
+                return parts.init(init_from)
+
         if resume:
-            state, progress = record.resume(state, parts.between, allow_older=resume_older, say=say)
+            state, progress = record.resume(
+                begin, parts.before, parts.between, allow_older=resume_older, say=say
+            )
         else:
-            progress = record.begin(overwrite=overwrite)
+            state, progress = begin(), record.begin(overwrite=overwrite)
         tracked = Trackers(trackers or {}, say) if group.is_first else Trackers({}, say)
         with tracked:
             group.together("trackers", lambda: _start(tracked, parts, folder, progress.batch))
-            run = _Run(parts, record, progress, clock, group, tracked, on_batch)
+            compiled_steps = CompiledSteps(parts, clock, steps)
+            run = _Run(parts, compiled_steps, record, progress, clock, group, tracked, on_batch)
             state = run.train(state)
             record.save(state, progress, wait=True)
-        state = whole(state)
+        state = eqx.tree_at(lambda s: s.model, state, whole(state.model, keep=group.is_first))
         if folder is not None and group.is_first:
             folder.save_model(state.model)
     return TrainResult(
@@ -249,6 +259,7 @@ class _Run:
     def __init__(
         self,
         parts: Parts,
+        steps: CompiledSteps,
         record: Record,
         progress: Progress,
         clock: Clock,
@@ -258,7 +269,7 @@ class _Run:
     ):
         self.parts, self.record, self.progress = parts, record, progress
         self.clock, self.group, self.trackers, self.on_batch = clock, group, trackers, on_batch
-        self.steps = CompiledSteps(parts, clock)
+        self.steps = steps
         self.evaluator = Evaluator(parts.task, parts.placing.whole_batch)
         self.pending: deque[_Pending] = deque()
         self.before = progress.seconds
@@ -417,7 +428,7 @@ class _Run:
         message = f"batch {item.number}: {non_finite_reason(parts.config, parts.task, state, batch)}"
         if record.folder is not None:
             record.save(state, progress, wait=True)
-            model = whole(state.model)
+            model = whole(state.model, keep=self.group.is_first)
             if self.group.is_first:
                 record.folder.save_model(model)
             message += f" Training stopped; the model before it is saved in {record.folder.model}."

@@ -2,14 +2,22 @@
 
 import importlib.util
 import json
+from dataclasses import replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from pjax_prim.sharding import Collective
+from pjax_prim.sharding import Collective, collectives
 from pjax_prim.sharding.roofline import CHIPS, roofline
 from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
 
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError
+from pjax_prim.training.parts import Parts
+
+from .test_fsdp import INNER, LAYERS, TASK, WIDTH, config
 
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(not HAS_LIBTPU, reason="libtpu is not installed (extra: aot)")
@@ -100,3 +108,31 @@ def test_a_direction_is_compiled_for_a_pod(solver: str, capsys) -> None:
     assert main(["aot", *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["chips"] == 4 and found["fits"] and "all-reduce" in found["collectives"]
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+@needs_libtpu
+@pytest.mark.parametrize("mesh", ["fsdp=4", "data=2,fsdp=2"])
+def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None:
+    """The TPU's compiler sums what flows back and leaves it in parts, layer by layer, in the loop."""
+
+    def wide(tree: Any) -> Any:  # of small arrays it makes one sum
+        return jax.tree.map(lambda x: np.tile(x, 32 if x.ndim < 2 else (32, 32)), tree)
+
+    def model(key: Any) -> Any:
+        def widened(x: Any) -> Any:
+            return jnp.tile(x, (1, *[32] * (x.ndim - 1)) if len(x) == LAYERS else 32 * np.ones(x.ndim, int))
+
+        return jax.tree.map(widened, TASK.model(key))
+
+    task = replace(TASK, model=model, train=wide(TASK.train))
+    parts = Parts.make(task, config(mesh), topology_devices("v5e:2x2"))
+    found = collectives(parts.lower()[0].compile().as_text())
+    stacked = [x for x in found if x.looped]
+    assert {x.kind for x in stacked} == {"all-gather", "reduce-scatter", "all-reduce"}
+    layer = 4 * 32**2 * WIDTH * INNER
+    assert max(x.bytes for x in stacked if x.kind == "all-gather") <= layer
+    # What is summed whole are the vectors of a layer.
+    assert max(x.bytes for x in stacked if x.kind == "all-reduce") < layer
+    assert sum(x.bytes for x in stacked if x.kind == "reduce-scatter") >= layer

@@ -126,7 +126,7 @@ def test_the_step_takes_its_state_s_memory() -> None:
 def test_a_plan_prints_what_is_divided_how() -> None:
     text = str(plan_of("dr", "data=4,model=2"))
     rows = [line.split() for line in text.splitlines()]
-    assert text.startswith("mesh of 8 devices: data=4, stage=1, model=2")
+    assert text.startswith("mesh of 8 devices: data=4, fsdp=1, stage=1, model=2")
     assert ["layers.0.weight", "parameter", "float32[20,", "10]", "P('model',", "None)", "400"] in rows
     assert f"{24 * 20 * 10 * 4 // 8:,}" in text  # copies of the first product
 

@@ -18,18 +18,18 @@ SHAPES = {"layers.0.weight": (8, 6), "layers.0.bias": (8,), "out.weight": (6, 4)
 @pytest.mark.parametrize(
     ("text", "sizes"),
     [
-        ("data=8", (8, 1, 1)),
-        ("data=4,model=2", (4, 1, 2)),
-        ("data=2, model=2, stage=2", (2, 2, 2)),
-        ("data=-1,model=2", (4, 1, 2)),
-        ("model=-1", (1, 1, 8)),
-        ("data=-1,model=8", (1, 1, 8)),
+        ("data=8", (8, 1, 1, 1)),
+        ("data=4,model=2", (4, 1, 1, 2)),
+        ("data=2, model=2, stage=2", (2, 1, 2, 2)),
+        ("data=-1,model=2", (4, 1, 1, 2)),
+        ("model=-1", (1, 1, 1, 8)),
+        ("data=-1,model=8", (1, 1, 1, 8)),
     ],
 )
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
 def test_sizes(text: str, sizes: tuple[int, ...], kind: str) -> None:
     mesh = make_mesh(f"{text},axis_type={kind}")
-    assert mesh.axis_names == ("data", "stage", "model") and mesh.devices.shape == sizes
+    assert mesh.axis_names == ("data", "fsdp", "stage", "model") and mesh.devices.shape == sizes
     assert set(mesh.axis_types) == {AxisType.Auto if kind == "auto" else AxisType.Explicit}
     assert mesh.size == len({device.id for device in mesh.devices.flat}) == len(jax.devices())
 
@@ -42,7 +42,8 @@ def test_text_round_trip() -> None:
 
 def test_slices() -> None:
     sizes, between = MeshConfig.parse("data=-1,model=4,dcn.data=2").resolve(32, slices=2)
-    assert sizes == {"data": 8, "stage": 1, "model": 4} and between == {"data": 2, "stage": 1, "model": 1}
+    assert sizes == {"data": 8, "fsdp": 1, "stage": 1, "model": 4}
+    assert between == {"data": 2, "fsdp": 1, "stage": 1, "model": 1}
     assert MeshConfig.parse("data=-1,dcn.data=-1").resolve(8, slices=4)[1]["data"] == 4
 
 
@@ -53,7 +54,7 @@ def test_slices() -> None:
         ("data=4", "(product 4); one may be -1"),
         ("data=3,model=-1", "mesh: expected sizes that multiply to the 8 devices"),
         ("dota=8", "mesh: no axis 'dota'; did you mean data?"),
-        ("pipeline=8", "mesh: no axis 'pipeline'; there are data, stage, model"),
+        ("pipeline=8", "mesh: no axis 'pipeline'; there are data, fsdp, stage, model"),
         ("data=two", "mesh: expected NAME=NUMBER such as data=2, given 'data=two'"),
         ("data", "mesh: expected NAME=NUMBER such as data=2, given 'data'"),
         ("", "mesh: expected sizes such as data=2,model=2, given ''"),
@@ -63,6 +64,7 @@ def test_slices() -> None:
         ("data=8,axis_type=manual", "mesh: axis_type: expected 'auto' or 'explicit', given 'manual'"),
         ("data=8,dcn.data=2", "mesh: dcn: expected sizes that multiply to the 1 slices"),
         ("data=8,dcn.dota=2", "mesh: no axis 'dota'"),
+        ("fsdp=8,axis_type=explicit", "mesh: fsdp: only with axis_type=auto, given with explicit"),
     ],
 )
 def test_bad_meshes(text: str, message: str) -> None:

@@ -90,11 +90,11 @@ def check_training(folder: Path, processes: int, mesh: str) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    check_training(tmp_path, 2, "data=2,model=2")
+    check_training(tmp_path, 2, "fsdp=2,model=2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["data=-1", "data=2,model=4"])
+@pytest.mark.parametrize("mesh", ["data=-1", "data=2,model=4", "data=2,fsdp=4"])
 def test_four_processes_train_as_one(tmp_path: Path, mesh: str) -> None:
     check_training(tmp_path, 4, mesh)
 

@@ -1,0 +1,272 @@
+"""Parameters that are divided over `fsdp`: gathered where a program uses them, one layer after the other.
+
+Between its uses a device holds its part of each parameter. A product needs the parameter whole: the part of
+the one layer that is computed is gathered before it, and forgotten after it; the way back gathers it again.
+What flows back to the parameter is summed over the examples of all devices, and each keeps its own part of
+the sum.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jax import lax
+from jax.extend.core import Literal, Primitive, primitives
+from jax.interpreters import ad, batching
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .._compat import (
+    bind_equation,
+    jit_options,
+    lower_as_traced,
+    open_jaxpr,
+    scan_operands,
+    split_transpose,
+)
+from ..graph.program import trace
+from ..pullbacks.interpreter import register_movement
+from .mesh import FSDP
+from .propagation import Labels, propagate, through
+from .rules import axis_names, when_summed, when_used
+
+_MOVEMENTS = (
+    lax.convert_element_type_p, lax.copy_p, lax.reshape_p, lax.squeeze_p, lax.transpose_p,
+)  # fmt: skip
+"""What a device does with its part of a parameter as it would with the whole."""
+
+
+gather_p = Primitive("pjax_gather")
+"""An array as it is, laid out anew: where it lies, where it is used, and where what flows back is summed
+up."""
+
+
+def _laid_out(x: Any, *, apart: NamedSharding, whole: NamedSharding, summed: NamedSharding) -> Any:
+    return lax.with_sharding_constraint(lax.with_sharding_constraint(x, apart), whole)
+
+
+def _flows_back(
+    cotangent: Any, x: Any, *, apart: NamedSharding, whole: NamedSharding, summed: NamedSharding
+) -> list[Any]:
+    if type(cotangent) is ad.Zero:
+        return [ad.Zero(x.aval)]
+    return [_laid_out(cotangent, apart=summed, whole=apart, summed=apart)]
+
+
+def _batch(arrays: Sequence[Any], axes: Sequence[Any], **places: NamedSharding) -> tuple[Any, Any]:
+    return jax.vmap(partial(_laid_out, **places), axes[0], axes[0])(*arrays), axes[0]
+
+
+gather_p.def_impl(_laid_out)
+gather_p.def_abstract_eval(lambda x, **_: x)
+ad.deflinear2(gather_p, _flows_back)
+batching.primitive_batchers[gather_p] = _batch
+lower_as_traced(gather_p, _laid_out)
+register_movement(gather_p)
+
+
+class _Operand(NamedTuple):
+    """A value of the program. `spec`: how it lies, of a divided parameter that was not gathered yet."""
+
+    value: Any
+    spec: Labels | None = None
+
+
+def stacked_axes(closed: Any, parameters: int) -> list[int]:
+    """Of each of the first inputs of a jaxpr along how many of its first axes loops take it apart."""
+    inputs = [tuple((i, axis) for axis in range(len(x.shape))) for i, x in enumerate(closed.in_avals)]
+    found = [0] * parameters
+
+    def visit(equation: Any, operands: Sequence[Labels]) -> None:
+        if equation.primitive is not lax.scan_p:
+            return
+        fixed = sum(scan_operands(equation))
+        taken = [labels[:1] if i >= fixed else () for i, labels in enumerate(operands)]
+        for labels in taken:
+            for label in labels:
+                if label is not None and label[0] < parameters:
+                    found[label[0]] = max(found[label[0]], label[1] + 1)
+        inner = [labels[len(first) :] for labels, first in zip(operands, taken, strict=True)]
+        propagate(equation.params["jaxpr"], inner, visit)
+
+    propagate(closed, inputs, visit)
+    return found
+
+
+def gathered_by_layer(
+    fn: Callable[..., Any], mesh: Mesh, specs: Sequence[PartitionSpec]
+) -> Callable[..., Any]:
+    """`fn(params, *args)` with its divided parameters gathered where they are used.
+
+    Values are those of `fn`. A derivative does not keep what was gathered, and gathers it again. In a `scan`
+    the parameters that it takes apart are gathered in its body, one iteration's at a time.
+
+    **Arguments:** `specs`: of the arrays of `params`, in tree order; `mesh`, of automatic axes.
+
+    **Returns:** for use inside `jax.jit`, `jax.vjp` and `pjp.displacement`.
+    """
+    if mesh.shape.get(FSDP, 1) == 1:
+        return fn
+
+    def run(params: Any, *args: Any) -> Any:
+        leaves, treedef = jtu.tree_flatten(params)
+        outside: list[Any] = []
+
+        def flat(leaves: list[Any]) -> list[Any]:
+            arrays, static = eqx.partition(fn(jtu.tree_unflatten(treedef, leaves), *args), eqx.is_array)
+            found, structure = jtu.tree_flatten(arrays)
+            outside[:] = structure, static
+            return found
+
+        closed = trace(flat, leaves)
+        structure, static = outside
+
+        operands = [
+            _Operand(x, (*spec, *[None] * (x.ndim - len(spec))))
+            for x, spec in zip(leaves, specs, strict=True)
+        ]
+        return eqx.combine(jtu.tree_unflatten(structure, _evaluate(mesh, closed, operands)), static)
+
+    return run
+
+
+def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a derivative keeps a result."""
+    return primitive is not gather_p
+
+
+def _evaluate(mesh: Mesh, closed: Any, operands: Sequence[_Operand], looped: bool = False) -> list[Any]:
+    """The values of a jaxpr's results. `looped`: whether it is the body of a loop."""
+    jaxpr, constants = open_jaxpr(closed)
+    environment: dict[Any, _Operand] = dict(zip(jaxpr.constvars, map(_Operand, constants), strict=True))
+    for variable, operand in zip(jaxpr.invars, operands, strict=True):
+        environment[variable] = operand if _is_divided(operand.spec) else _Operand(operand.value)
+
+    def read(atom: Any) -> _Operand:
+        return _Operand(atom.val) if isinstance(atom, Literal) else environment[atom]
+
+    for equation in jaxpr.eqns:
+        given = [read(atom) for atom in equation.invars]
+        if all(x.spec is None for x in given):
+            results = list(map(_Operand, bind_equation(equation, *_values(given))))
+        elif (moved := _moved(equation, given)) is not None:
+            results = [moved]
+        elif equation.primitive in _CALLS:
+            results = list(map(_Operand, _CALLS[equation.primitive](mesh, equation, given, looped)))
+        else:
+            results = list(map(_Operand, _used(mesh, equation, given, looped)))
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [_gather(mesh, read(atom)) for atom in jaxpr.outvars]
+
+
+def _used(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> Sequence[Any]:
+    """One operation, which needs its operands whole."""
+
+    def run(*values: Any) -> Sequence[Any]:
+        operands = map(_Operand, values, [x.spec for x in given])
+        return bind_equation(equation, *(_gather(mesh, x) for x in operands))
+
+    # In the body of a loop nothing is computed twice by mistake: the way back is another loop.
+    found: Sequence[Any] = jax.checkpoint(run, prevent_cse=not looped, policy=_keeps)(*_values(given))
+    return found
+
+
+def _is_divided(spec: Labels | None) -> bool:
+    return spec is not None and any(FSDP in axis_names(entry) for entry in spec)
+
+
+def _gather(mesh: Mesh, operand: _Operand) -> Any:
+    """The whole of a value."""
+    if operand.spec is None:
+        return operand.value
+    value, spec = operand.value, operand.spec
+    places = spec, when_used(spec), when_summed(mesh, value.shape, spec)
+    apart, whole, summed = (NamedSharding(mesh, PartitionSpec(*entries)) for entries in places)
+    return gather_p.bind(value, apart=apart, whole=whole, summed=summed)
+
+
+def _moved(equation: Any, given: Sequence[_Operand]) -> _Operand | None:
+    """A parameter moved as the parts of it are; None where that does not keep them apart."""
+    if equation.primitive not in _MOVEMENTS or len(given) != 1:
+        return None
+    (operand,) = given
+    assert operand.spec is not None
+    (variable,) = equation.outvars
+    shapes = [tuple(operand.value.shape)], [tuple(variable.aval.shape)]
+    (spec,) = through(equation.primitive, equation.params, [operand.spec], *shapes)
+    if not _is_divided(spec):
+        return None
+    (value,) = bind_equation(equation, operand.value)
+    return _Operand(value, spec)
+
+
+def _values(operands: Sequence[_Operand]) -> list[Any]:
+    return [operand.value for operand in operands]
+
+
+def _body(mesh: Mesh, closed: Any, specs: Sequence[Labels | None], looped: bool) -> Callable[..., list[Any]]:
+    def body(*arrays: Any) -> list[Any]:
+        return _evaluate(mesh, closed, list(map(_Operand, arrays, specs)), looped)
+
+    return body
+
+
+def _jit(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> list[Any]:
+    closed, options = equation.params["jaxpr"], jit_options(equation)
+    name = equation.params["name"]
+    if not options:
+        with jax.named_scope(name):
+            return _evaluate(mesh, closed, given, looped)
+    body = _body(mesh, closed, [x.spec for x in given], looped)
+    body.__name__ = name
+    found: list[Any] = jax.jit(body, **options)(*_values(given))
+    return found
+
+
+def _call(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> list[Any]:
+    return _evaluate(mesh, equation.params["call_jaxpr"], given, looped)
+
+
+def _checkpoint(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> list[Any]:
+    params = equation.params
+    body = _body(mesh, params["jaxpr"], [x.spec for x in given], looped)
+    found: list[Any] = jax.checkpoint(body, prevent_cse=params["prevent_cse"], policy=params["policy"])(
+        *_values(given)
+    )
+    return found
+
+
+def _scan(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> list[Any]:
+    """Parameters that it takes apart are gathered inside; others before it, once."""
+    params = equation.params
+    split, carries = scan_operands(equation)
+    fixed = split + carries
+    parts = [
+        x if i >= fixed and x.spec is not None and x.spec[0] is None
+        else _Operand(_gather(mesh, x))
+        for i, x in enumerate(given)
+    ]  # fmt: skip
+    specs = [x.spec[1:] if x.spec is not None else None for x in parts]
+    body = _body(mesh, params["jaxpr"], specs, looped=True)
+    arrays = _values(parts)
+
+    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = body(*arrays[:split], *carry, *slices)
+        return results[:carries], results[carries:]
+
+    last, stacks = lax.scan(
+        step, arrays[split:fixed], arrays[fixed:], params["length"],
+        reverse=params["reverse"], unroll=params["unroll"], _split_transpose=split_transpose(equation),
+    )  # fmt: skip
+    return [*last, *stacks]
+
+
+_CALLS: dict[Any, Callable[[Mesh, Any, Sequence[_Operand], bool], list[Any]]] = {
+    primitives.jit_p: _jit,
+    primitives.closed_call_p: _call,
+    primitives.call_p: _call,
+    primitives.remat_p: _checkpoint,
+    lax.scan_p: _scan,
+}
