@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_compat",),
     ("errors", "dependence", "explicit_axes"),
     ("primitives",),
-    ("settings",),
+    ("settings", "finite"),
     ("lowering",),
     ("rules", "restrictions"),
     ("pullbacks", "own_losses"),

@@ -88,7 +88,7 @@ def describe_steps(parts: Parts) -> dict[str, dict[str, Any]]:
     origin = {name: parts.task.origin[name] for name in ("name", "options") if name in parts.task.origin}
     return {
         "versions": {
-            "jax": jax.__version__, "jaxlib": version("jaxlib"), "compiler": first.client.platform_version,
+            "jax": version("jax"), "jaxlib": version("jaxlib"), "compiler": first.client.platform_version,
         },
         "topology": {
             "platform": first.platform, "chip": first.device_kind, "devices": len(devices),
