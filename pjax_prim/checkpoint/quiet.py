@@ -10,8 +10,8 @@ _ABSL = logging.getLogger("absl")
 class Quiet:
     """Keeps the writing of checkpoints from printing; every failure is raised as an error.
 
-    Threads of a save that failed go on for a while: they log, and call an event loop that is closed, where
-    nobody takes the error. So what a failed save began stays quiet.
+    Threads of a save that failed, or that the end of a run overtakes, go on for a while: they log, and call
+    an event loop that is closed, where nobody takes the error. So it ends only after what went well.
     """
 
     def begin(self) -> None:

@@ -109,7 +109,7 @@ class CheckpointWriter:
             with contextlib.suppress(Exception):
                 self._manager.close()
                 break
-        if not self._failed:
+        if not self._failed and kind is None:
             self._quiet.end()
         if failure is not None and kind is None:
             raise failure

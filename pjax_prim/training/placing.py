@@ -223,7 +223,8 @@ class Placing:
         arrays, static = eqx.partition(given, eqx.is_array)
 
         def leaves(arrays: Any) -> list[Array]:
-            return jtu.tree_leaves(eqx.filter(make(*eqx.combine(arrays, static)), eqx.is_array))
+            made = jtu.tree_leaves(eqx.filter(make(*eqx.combine(arrays, static)), eqx.is_array))
+            return [_strong(x) for x in made]
 
         places = self.device if self.mesh is None else self.shardings(packed.arrays)
         return packed._replace(leaves=jax.jit(leaves, out_shardings=places)(arrays)).state
@@ -261,7 +262,7 @@ class Placing:
             arrays, rest = eqx.partition(new, eqx.is_array)
             found, tree = jtu.tree_flatten(arrays)
             after[:] = [tree, rest, arrays]
-            return found, metrics
+            return [_strong(x) for x in found], metrics
 
         if self.mesh is None:
             return jax.jit(run, donate_argnums=0), lambda: (after[0], after[1])
@@ -311,6 +312,12 @@ class Placing:
             ]
             found.append(max(matching, key=lambda x: x[0])[1] if matching else self.replicated)
         return found
+
+
+def _strong(array: Array) -> Array:
+    """The array without JAX's note that its type is that of a Python number: a step would be compiled once
+    more when it goes."""
+    return jax.lax.convert_element_type(array, array.dtype) if getattr(array, "weak_type", False) else array
 
 
 def _is_spec(leaf: Any) -> bool:

@@ -281,6 +281,14 @@ def normed_loss(model: Any, state: Any, batch: Any, key: Any) -> Any:
     return 0.5 * jnp.mean(jnp.square(found - batch[1])), state
 
 
+def test_a_step_is_compiled_once(caplog: pytest.LogCaptureFixture) -> None:
+    task = replace(TASK, model=eqx.nn.make_with_state(Normed), loss=normed_loss, stateful=True, evaluate={})
+    with jax.log_compiles():
+        train(task, config(solver="adam"))
+    compiled = [text for text in caplog.messages if "Finished XLA compilation of jit(run)" in text]
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize("solver", ["adam", "displacement"])
 def test_the_state_of_a_model_is_carried_and_saved(solver: str, tmp_path: Path) -> None:
     task = replace(TASK, model=eqx.nn.make_with_state(Normed), loss=normed_loss, stateful=True)
