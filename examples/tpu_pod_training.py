@@ -3,7 +3,7 @@
 On Cloud TPU the hosts find each other (`--coordinator auto`); the run folder is one that all of them see:
 
     gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker=all --command "pjax-prim train \
-        tpu_pod_training.py --coordinator auto --run-dir /shared/run --resume --mesh data=-1,model=4 \
+        tpu_pod_training.py --coordinator auto --run-dir /shared/run --resume --mesh fsdp=-1 \
         --width 4096 --batch-size 4096"
 
 A host that is restarted, or a run started again on another mesh, goes on from the last checkpoint;
@@ -11,11 +11,12 @@ A host that is restarted, or a run started again on another mesh, goes on from t
 slices (`pjax-prim aot tpu_pod_training.py --topology v5e:16x16 --mesh data=64,model=4 ...` tells memory and
 time before one is rented):
 
-    v5e-256  v5e:16x16   16 GiB a chip, 2D torus, 8 chips a host   data=16,model=16 or data=64,model=4
-    v5p-1024 v5p:8x8x8   95 GiB a chip, 3D torus, 4 chips a host   data=64,model=8
-    v6e-256  v6e:16x16   32 GiB a chip, 2D torus, 8 chips a host   data=64,model=4
+    v5e-256  v5e:16x16   16 GiB a chip, 2D torus, 8 chips a host   fsdp=256 or fsdp=64,model=4
+    v5p-1024 v5p:8x8x8   95 GiB a chip, 3D torus, 4 chips a host   fsdp=512
+    v6e-256  v6e:16x16   32 GiB a chip, 2D torus, 8 chips a host   fsdp=256 or fsdp=64,model=4
 
-Keep `model` within one axis of the torus, and let `data` have the rest. Several slices: add `dcn.data=N`.
+`fsdp` holds parameters and the optimiser's memory in parts and gathers one block at a time. Where a batch has
+fewer examples than chips, keep `model` within one axis of the torus. Slices: `data=N,dcn.data=N,fsdp=-1`.
 Without a TPU the file runs as it is, on this machine's devices:
 
     pjax-prim prepare text.txt --to tokens.bin

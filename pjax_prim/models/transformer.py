@@ -207,7 +207,8 @@ class Transformer(eqx.Module):
                 dtype=dtype, key=key,
             )  # fmt: skip
 
-        self.blocks = eqx.filter_vmap(make)(jax.random.split(third, blocks))
+        # One after the other, so that no more than one is there beside what they become.
+        self.blocks = jax.lax.map(make, jax.random.split(third, blocks))
         self.norm = _NORMS[norm](width, dtype=dtype)
         self.output = None if tied else eqx.nn.Linear(width, tokens, use_bias=bias, dtype=dtype, key=last)
         self.remat = remat
