@@ -152,7 +152,15 @@ def analyse_step(
     }
     peak = sum(memory.values())
     costs: Any = compiled.cost_analysis()
-    program = Program.parse(compiled.as_text() or "")
+    try:
+        text = compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        # jax 0.10 has no words for what it compiles for v5p.
+        raise ArgumentError(
+            f"topology: the program compiled for {topology} cannot be read by this version of jax: "
+            f"use a newer one ({str(error).splitlines()[0]})"
+        ) from error
+    program = Program.parse(text)
     more = repeated(program)
     flops, accessed = float(costs["flops"]) + more[0], float(costs["bytes accessed"]) + more[1]
     exchanged = collectives(program)

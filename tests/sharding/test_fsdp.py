@@ -172,7 +172,7 @@ def plan_of(solver: str, mesh: str) -> Plan:
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("solver", ["ap", "dr"])
+@pytest.mark.parametrize("solver", ["ap", pytest.param("dr", marks=pytest.mark.slow)])
 def test_a_projection_step_gathers_and_returns_parameters(solver: str) -> None:
     """The matrices of docs/sharding.md: each weight there and back, and nothing else more than with
     `data`."""
