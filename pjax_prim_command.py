@@ -77,6 +77,7 @@ class Interrupts:
         self.raises = False
         """Whether there is something to close."""
         self._again = False
+        self._ends = False
 
     def install(self) -> None:
         """Handles the signal from now on, unless it is ignored, as in a shell's background."""
@@ -85,6 +86,8 @@ class Interrupts:
             self._report, sys.unraisablehook = sys.unraisablehook, self._unraisable
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._ends:
+            return  # and says so once
         if not self.raises or (self.asked and not self._again):
             self.end()
         self.asked, self._again = True, False
@@ -112,6 +115,7 @@ class Interrupts:
 
     def end(self) -> NoReturn:
         """Ends the process: an ordinary end would wait for other threads and processes once more."""
+        self._ends = True
         show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar had hidden it
         for file, text in ((sys.stderr, f"{show_cursor}pjax-prim: interrupted\n"), (sys.stdout, "")):
             try:
