@@ -256,8 +256,19 @@ LIKE_OTHERS = {
     # They share the loop of `solve-ap` and `solve-dr`; what is their own, a step, is in the other contexts.
     **dict.fromkeys(
         ("solve-ep", "solve-rrr", "solve-anderson"),
-        ("donated", "scan", "cond", "shard_map-unchecked", "explicit-data", "export", "threads"),
+        (
+            "donated",
+            "scan",
+            "cond",
+            "shard_map-unchecked",
+            "explicit-data",
+            "export",
+            "threads",
+            "disable_jit",
+            "tracer_leaks",
+        ),
     ),
+    "solve_starts": ("disable_jit",),
     # Its own are a linearised function and two loops, which these compile.
     "solve-jp": tuple(row.name for row in CONTEXTS if row.name not in ("jit", "vmap", "dtype_promotion")),
     # `displacement_step` calls the second, which is the first and a value.
