@@ -226,7 +226,9 @@ def _change_of_value(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     """Minus the displacement to first order is the gradient."""
     (logits, labels), (logits_moved, labels_moved) = primals, tangents
     shares = _Shares.of(logits)
-    moved = (shares.rest - shares.gap) * labels_moved - displace_slightly(logits, labels, 1.0) * logits_moved
+    # A class without a label may be infinitely far below the others.
+    by_labels = jnp.where(labels == 0, 0, (shares.rest - shares.gap) * labels_moved)
+    moved = by_labels - displace_slightly(logits, labels, 1.0) * logits_moved
     return _value(logits, labels), jnp.sum(moved, -1)
 
 

@@ -1,5 +1,6 @@
 """What a run has cost, and when it was all but done."""
 
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ def first_within(values: Sequence[float | None], sign: float = 1.0) -> int | Non
 
     **Arguments:** `sign`: 1 where the largest is the best, -1 where the least is.
 
-    A value is within 1% of the best if the smaller of the two is at least 0.99 of the larger; values are
-    not negative.
+    A value is within 1% of the best if the two differ by no more than that of the one farther from zero.
+    What is not finite does not count.
     """
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
+    known = [(place, x) for place, x in enumerate(values) if x is not None and math.isfinite(x)]
     if not known:
         return None
     best = max(sign * value for _, value in known) * sign
-    return next(p for p, v in known if min(v, best) >= SHARE * max(v, best))
+    return next(p for p, v in known if abs(v - best) <= (1 - SHARE) * max(abs(v), abs(best)))
 
 
 def peak_bytes() -> int:

@@ -208,6 +208,25 @@ def test_soft_labels_in_a_solver() -> None:
             pjp.solve(fn, W, p, solver=pjp.DouglasRachford(0.5), max_steps=1)
 
 
+def test_classes_that_are_ruled_out() -> None:
+    """Logits of minus infinity: value and derivatives, forwards and in reverse, are those without the class."""
+
+    def loss(logits: Array) -> Array:
+        return pjp.cross_entropy(logits, jnp.array([1, 0])).sum()
+
+    kept = jnp.array([[1.0, 2.0], [0.5, -0.3]])
+    logits = jnp.concatenate([kept, jnp.full((2, 1), -jnp.inf)], -1)
+    change = jnp.array([[0.3, -1.0], [2.0, 0.7]])
+    wider = jnp.concatenate([change, jnp.zeros((2, 1))], -1)
+    for found, expected in (
+        (jax.jvp(loss, (logits,), (wider,)), jax.jvp(loss, (kept,), (change,))),
+        (jax.grad(loss)(logits)[:, :2], jax.grad(loss)(kept)),
+        (pjp.displacement(loss)(logits)[:, :2], pjp.displacement(loss)(kept)),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert not jax.grad(loss)(logits)[:, 2].any()
+
+
 def test_extreme_binary_logits() -> None:
     x = jnp.array([-3e38, -1e4, -100, 0, 100, 1e4, 3e38], "float32")
     for y in (0.0, 0.25, 1.0):

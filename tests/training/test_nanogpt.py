@@ -96,6 +96,9 @@ def test_within_one_percent_of_the_best() -> None:
     assert first_within([0.5, 0.9, 0.898, 0.907]) == 1 and first_within([0.5, 0.9, 0.91]) == 2
     assert first_within([3.0, 2.01, None, 2.0], -1.0) == 1 and first_within([3.0, 2.1, 2.0], -1.0) == 2
     assert first_within([None]) is None
+    # A log likelihood, and a step that went wrong.
+    assert first_within([-0.5, -1.0, -0.99, -0.2], -1.0) == 1 and first_within([-3.0, -2.0]) == 1
+    assert first_within([float("nan"), 0.5, float("inf")]) == 1 and first_within([0.0, 0.0]) == 0
 
 
 def test_peak_memory_is_that_of_the_process_alone() -> None:
