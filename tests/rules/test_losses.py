@@ -209,7 +209,7 @@ def test_soft_labels_in_a_solver() -> None:
 
 
 def test_classes_that_are_ruled_out() -> None:
-    """Logits of minus infinity: value and derivatives, forwards and in reverse, are those without the class."""
+    """Logits of minus infinity leave value and derivatives, both ways, as they are without the class."""
 
     def loss(logits: Array) -> Array:
         return pjp.cross_entropy(logits, jnp.array([1, 0])).sum()
