@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="a folder for the table")
-    parser.add_argument("--caps", type=float, nargs="+", default=[2.0, 4.0])
+    parser.add_argument("--caps", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--methods", nargs="+", default=["adam", "displacement"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--batches", type=int, default=2000)
