@@ -52,8 +52,8 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="a folder for the table")
-    parser.add_argument("--caps", type=float, nargs="+", default=[1.0, 2.0])
+    parser.add_argument("--out", type=Path, help="a folder for the table, which rows are added to")
+    parser.add_argument("--caps", nargs="+", default=["none", "1", "2"])
     parser.add_argument("--methods", nargs="+", default=["adam", "displacement"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--batches", type=int, default=2000)
@@ -62,22 +62,26 @@ def main() -> None:
     options = parser.parse_args()
     dataset = load_cifar10(options.data_dir)
     task = classification(dataset, Classifier(hidden=(256, 256), batch_size=options.batch_size))
-    rows = [f"| {' | '.join(HEADING)} |", "|" + "---|" * len(HEADING)]
-    for cap in (None, *options.caps):
+    for name in options.caps:
+        cap = None if name == "none" else float(name)
         for solver in options.methods:
             for seed in options.seeds:
-                rows.append(f"| {' | '.join(measure(task, dataset, solver, cap, options, seed))} |")
-                print(rows[-1], flush=True)
-    sizes = f"{len(dataset.train_x)} training and {len(dataset.test_x)} test images"
-    command = (
-        "`python -m benchmarks.lipschitz --data-dir DIR"
-        f" --caps {' '.join(f'{cap:g}' for cap in options.caps)} --seeds {' '.join(map(str, options.seeds))}"
-        f" --batches {options.batches} --batch-size {options.batch_size}"
-        f" --learning-rate {options.learning_rate:g}`"
-    )
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "table.md").write_text(f"{command}, {sizes}\n\n" + "\n".join(rows) + "\n")
+                row = f"| {' | '.join(measure(task, dataset, solver, cap, options, seed))} |"
+                print(row, flush=True)
+                if options.out is not None:
+                    add(options.out, row, dataset)
+
+
+def add(folder: Path, row: str, dataset: Any) -> None:
+    """Adds a row to the table in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "table.md"
+    if not table.exists():
+        sizes = f"{len(dataset.train_x)} training and {len(dataset.test_x)} test images"
+        heading = f"| {' | '.join(HEADING)} |\n|{'---|' * len(HEADING)}\n"
+        table.write_text(f"`python -m benchmarks.lipschitz --data-dir DIR --out DIR`, {sizes}\n\n{heading}")
+    with table.open("a") as file:
+        file.write(row + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tasks with classes share: a network of threshold neurons and three ways to train it."""
+"""What the tasks with classes share: a network of threshold neurons and the ways to train it."""
 
 import argparse
 import json
@@ -72,18 +72,40 @@ def by_straight_through(network, x, y):
     return eqx.filter_grad(loss)(network)
 
 
-DIRECTIONS = {"displacement": by_displacement, "straight_through": by_straight_through}
+def by_sweeps(network, x, y, rate):
+    """One step of a solver without an optimiser; hidden weights stay of squared length their number."""
+
+    def loss(model, x, y):
+        return pjp.cross_entropy(jax.vmap(model)(x), y)
+
+    hidden = {f"weights.{i}": pjp.FixedNorm() for i in range(len(network.weights) - 1)}
+    solver = pjp.ExtrapolatedProjections(rate=rate)
+    return pjp.solve(loss, network, x, y, solver=solver, max_steps=1, restrictions=hidden).params
+
+
+DIRECTIONS = {
+    "displacement": by_displacement,
+    "straight_through": by_straight_through,
+    "sweeps": by_sweeps,
+}
+
+
+DEFAULT = ("displacement", "straight_through")
 
 
 def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
-    """Adam for some epochs, its learning rate going to zero along a cosine."""
+    """Adam (or a solver's own steps) for some epochs, its rate going to zero along a cosine."""
     network = SignNetwork(sizes, binary=options.binary, key=key)
     batches = len(x) // options.batch_size
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, options.epochs * batches))
+    schedule = optax.cosine_decay_schedule(learning_rate, options.epochs * batches)
+    optimiser = optax.adam(schedule)
 
     def step(carry, rows):
         network, state = carry
         labels = jax.nn.one_hot(y[rows], sizes[-1])
+        if direction is by_sweeps:
+            network = by_sweeps(network, x[rows], labels, schedule(state))
+            return (network, state + 1), None
         updates, state = optimiser.update(direction(network, x[rows], labels), state)
         network = eqx.apply_updates(network, updates)
         if direction is by_displacement or options.fixed_norm:
@@ -97,7 +119,8 @@ def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
         return jax.lax.scan(step, carry, rows.reshape(batches, -1))
 
     keys = jax.random.split(key, options.epochs)
-    (network, _), _ = jax.lax.scan(epoch, (network, optimiser.init(network)), keys)
+    state = jnp.zeros((), jnp.int32) if direction is by_sweeps else optimiser.init(network)
+    (network, _), _ = jax.lax.scan(epoch, (network, state), keys)
     return network
 
 
@@ -198,7 +221,7 @@ def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load
         "hidden": {"type": int, "nargs": "*", "help": "hidden layers"},
         "binary": {"action": "store_true", "help": "weights are rounded to -1 and 1"},
         "fixed-norm": {"action": "store_true", "help": "of hidden neurons, for the estimator, too"},
-        "methods": {"nargs": "+", "choices": (*DIRECTIONS, "solver"), "default": (*DIRECTIONS, "solver")},
+        "methods": {"nargs": "+", "choices": (*DIRECTIONS, "solver"), "default": (*DEFAULT, "solver")},
         "starts": {"type": int, "default": 1},
         "epochs": {"type": int, "default": 10},
         "batch-size": {"type": int, "default": 100},

@@ -10,6 +10,7 @@ from ..graph.graph import Use
 from ..restrictions import AbstractRestriction
 from ..rules.constraint import Number
 from ..rules.losses import Equality
+from ..rules.threshold import ThresholdDot
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -35,9 +36,9 @@ class DividedProblem(AbstractProblem):
     ) -> tuple[tuple[Thing, ...], ...]:
         raise ArgumentError("placement: the divided form has none; pjp.solve_starts divides starts instead")
 
-    def project(self, state: State) -> State:
-        """Set A."""
-        return tuple(self._project_node(index, arrays) for index, arrays in enumerate(state))
+    def project(self, state: State, known: bool = False) -> State:
+        """Set A; with `known`, outputs of threshold neurons that have a hard label are that label."""
+        return tuple(self._project_node(index, arrays, known) for index, arrays in enumerate(state))
 
     def concur(
         self, state: State, restrict: Callable[[str], AbstractRestriction | None] = lambda name: None
@@ -61,7 +62,6 @@ class DividedProblem(AbstractProblem):
     def consensus(self, node: int, state: State) -> Array:
         """The mean of all copies of what a node produces, weighted by the metrics, or its hard label."""
         uses = self.graph.uses[node]
-        given = [use for use in uses if self._is_given(use.consumer)]
         own = state[node][0]
         total: Array | float = 0.0
         weight: Array | float = 0.0
@@ -75,7 +75,13 @@ class DividedProblem(AbstractProblem):
                 total, weight = total + sums, weight + weights
         used = jnp.asarray(weight) > 0
         value = jnp.where(used, total / jnp.where(used, weight, 1), own)
-        for use in given:
+        return self._labelled(node, value)
+
+    def _labelled(self, node: int, value: Array, scale: float = 1.0) -> Array:
+        """A value with hard labels, times `scale`, where a node has them."""
+        for use in self.graph.uses[node]:
+            if not self._is_given(use.consumer):
+                continue
             labels, step = self.constant_operands(use.consumer)
             some = jnp.broadcast_to(step[..., None] > 0, labels.shape)
             counts = self.copies(use.consumer, use.operand)[use.input]
@@ -84,7 +90,7 @@ class DividedProblem(AbstractProblem):
                 for x in (jnp.where(some, labels, 0), some.astype(labels.dtype))
             )
             has_label = (jnp.asarray(counts) > 0) & (given_part > 0)
-            value = jnp.where(has_label, label / jnp.where(has_label, given_part, 1), value)
+            value = jnp.where(has_label, scale * label / jnp.where(has_label, given_part, 1), value)
         return value
 
     def adapt(self, state: State, squared: State, rate: Number) -> State:
@@ -149,7 +155,7 @@ class DividedProblem(AbstractProblem):
             metric = jnp.ones(node.constraint.elements([x.shape for x in copies]), copies[0].dtype)
         return (*copies, *((produced[index],) if node.output is not None else ()), metric)
 
-    def _project_node(self, index: int, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _project_node(self, index: int, arrays: tuple[Array, ...], known: bool) -> tuple[Array, ...]:
         node = self.graph.nodes[index]
         if node.constraint is None or not arrays:
             return arrays
@@ -159,6 +165,8 @@ class DividedProblem(AbstractProblem):
             with node.scope():
                 return (*node.constraint.project(tuple(copies), None, constants), metric)
         *copies, output, metric = arrays
+        if known and isinstance(node.constraint, ThresholdDot):
+            output = self._labelled(index, output, _FAR)
         with node.scope():
             projected, value = node.constraint.project_output(tuple(copies), output, constants)
         assert value is not None
@@ -188,6 +196,10 @@ class DividedProblem(AbstractProblem):
 
     def _is_given(self, node: int) -> bool:
         return isinstance(self.graph.nodes[node].constraint, Equality)
+
+
+_FAR = 1e6
+"""A queried output so far out leaves one of the two signs, whatever inputs and weights cost."""
 
 
 def _spread_metric(metric: Array, array: Array) -> Array:

@@ -30,6 +30,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     - `beta`: above 0 and below 2.
     - `gamma`: at least 0 and below 1.
+    - `known`: whether a threshold neuron whose output has a hard label is projected with that output, on one
+      of its two branches; else the label holds in B alone, and A takes the nearer branch.
     - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction
       or None, of which the first that matches a parameter counts; or None. Where `solve(restrictions=...)`
       says something of a parameter, that counts in place of this.
@@ -38,6 +40,7 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     beta: Setting = 0.4
     gamma: Setting = 3e-3
     restriction: Restrictions = eqx.field(static=True, default=FixedNorm())
+    known: bool = eqx.field(static=True, default=False)
     form: Form = eqx.field(static=True, default="divided")
     forms: ClassVar[tuple[Form, ...]] = ("divided",)
     two_sets: ClassVar[bool] = False
@@ -71,7 +74,7 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
             )
 
     def step(self, problem: DividedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        first = problem.project(state)
+        first = problem.project(state, self.known)
         reflected = tuple(
             (*(2 * p - z for p, z in zip(a[:-1], b[:-1], strict=True)), *b[-1:]) if len(b) > 1 else b
             for a, b in zip(first, state, strict=True)

@@ -126,6 +126,26 @@ def test_restrictions_by_name() -> None:
         pjp.solve(loss, network(jax.random.key(1)), XOR_X, XOR_Y, solver=wrong, max_steps=7)
 
 
+def test_known_labels() -> None:
+    """The neurons of labels are projected onto the branch of their label, all others as before."""
+    model = network(jax.random.key(2))
+    prepared = FeasibilityProblem.of(loss, model, XOR_X, XOR_Y)
+    graph = prepared.graph_for(SOLVER)
+    divided = prepared.numbers(graph, "divided")
+    random = np.random.default_rng(0)
+    state = jax.tree.map(lambda x: x + random.standard_normal(x.shape), divided.initial(prepared.trained))
+    free, known = (divided.project(state, flag) for flag in (False, True))
+    hidden, last = (i for i, node in enumerate(graph.nodes) if node.kind == "threshold_dot")
+    chex.assert_trees_all_equal(free[hidden], known[hidden])
+    w, x, y, _ = known[last]
+    np.testing.assert_array_equal(y, XOR_Y)
+    assert (free[last][2] != XOR_Y).any()
+    np.testing.assert_array_less(math.sqrt(4 / 3) - 1e-9, XOR_Y * jnp.sum(w * x, -1))
+    labels = jnp.broadcast_to(1e6 * XOR_Y, state[last][2].shape)
+    given = divided.project(tuple((*n[:-2], labels, n[-1]) if i == last else n for i, n in enumerate(state)))
+    chex.assert_trees_all_close(known[last], given[last], rtol=1e-12)
+
+
 def starts(**settings: Any) -> pjp.Starts:
     chosen = {
         "key": jax.random.key(0),
