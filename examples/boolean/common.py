@@ -18,6 +18,9 @@ from pjax_prim.models import ThresholdNetwork
 COPIES = 2**20
 """How many copies of weights run at once, about: they should stay in the caches."""
 
+SHARPNESS = 4
+"""A score of 1, that of a support of as many inputs as there are, counts as a probability of 98%."""
+
 LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 
 
@@ -27,7 +30,7 @@ class Task:
 
     `test`, other rows, for tasks that ask for generalisation. The rest is what the command line overrides:
     at most `steps` for each start; the support `sigma`, one or one of each layer (the margin of a neuron is
-    sqrt(inputs / sigma)); the solver's step `beta` and the rate `gamma` of its metric.
+    sqrt(inputs / sigma)); the solver's step `beta` and the rate `gamma` of its metric; the `rate` of sweeps.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Task:
     sigma: tuple[float, ...] = (3.0,)
     beta: float = 0.4
     gamma: float = 3e-3
+    rate: float = 100.0
 
     @property
     def copies(self) -> int:
@@ -82,12 +86,17 @@ def by_projections(task: Task, options) -> dict[str, Any]:
         y,
         key=jax.random.key(options.seed),
         starts=options.starts,
-        solver=pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma),
+        solver=pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma, known=options.known),
         max_steps=task.steps,
         is_solved=lambda model: is_exact(model, x, y),
         lanes=max(COPIES // task.copies, len(jax.devices())),
         mesh=data_mesh(),
     )
+    return figures(found, jax.vmap(lambda model, x: jax.vmap(model)(x), (0, None)), task)
+
+
+def figures(found: pjp.Starts, predict: Callable, task: Task) -> dict[str, Any]:
+    """Of a run from many starts."""
     steps, error = found.steps_per_solution
     return {
         "success_rate": found.success_rate,
@@ -95,10 +104,46 @@ def by_projections(task: Task, options) -> dict[str, Any]:
         "iterations_standard_error": error,
         "solutions_per_second": 1 / found.seconds_per_solution,
         "seconds": found.seconds,
-        **generalisation(
-            jax.vmap(lambda model, x: jax.vmap(model)(x), (0, None)), found.params, found.solved, task
-        ),
+        **generalisation(predict, found.params, found.solved, task),
     }
+
+
+class ScoreNetwork(ThresholdNetwork):
+    """The same network, giving what its output neurons compare with zero, for weights of unit size."""
+
+    def __call__(self, x):
+        *hidden, output = self.weights
+        for w, sigma in zip(hidden, self.sigma, strict=False):
+            x = pjp.threshold_dot(w, jnp.append(x, 1), sigma)
+        return output @ jnp.append(x, 1) / np.sqrt(output.shape[1])
+
+
+def by_sweeps(task: Task, options) -> dict[str, Any]:
+    """Extrapolated projections from the losses back: no optimiser, and weights of fixed norm."""
+    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
+    sigma = task.sigma if len(task.sigma) > 1 else task.sigma[0]
+
+    def binary(model, x, y):
+        return pjp.binary_cross_entropy(SHARPNESS * jax.vmap(model)(x), (y + 1) / 2)
+
+    def predict(model, x):
+        return jnp.where(jax.vmap(model)(x) >= 0, 1, -1)
+
+    found = pjp.solve_starts(
+        binary,
+        lambda key: ScoreNetwork(task.sizes, sigma=sigma, key=key),
+        x,
+        y,
+        key=jax.random.key(options.seed),
+        starts=options.starts,
+        solver=pjp.ExtrapolatedProjections(rate=task.rate),
+        max_steps=task.steps,
+        is_solved=lambda model: jnp.all(predict(model, x) == y),
+        restrictions=pjp.FixedNorm(),
+        lanes=max(COPIES // task.copies, len(jax.devices())),
+        mesh=data_mesh(),
+    )
+    return figures(found, jax.vmap(predict, (0, None)), task)
 
 
 def generalisation(predict: Callable, models, solved, task: Task) -> dict[str, float]:
@@ -190,6 +235,11 @@ def main(
     parser.add_argument("--sigma", type=float, nargs="+", help="support: the margin is sqrt(inputs / sigma)")
     parser.add_argument("--beta", type=float, help="step of the solver")
     parser.add_argument("--gamma", type=float, help="rate of the metric")
+    parser.add_argument("--rate", type=float, help="of sweeps")
+    parser.add_argument("--known", action="store_true", help="known labels inside the threshold constraint")
+    parser.add_argument(
+        "--sweeps", action="store_true", help="extrapolated projections in place of the solver"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--adam", action="store_true", help="run Adam with the straight-through estimator, too"
@@ -199,10 +249,10 @@ def main(
     options = parser.parse_args()
     use_all_cores()
     task = make_task(options)
-    given = {name: getattr(options, name) for name in ("steps", "sigma", "beta", "gamma")}
+    given = {name: getattr(options, name) for name in ("steps", "sigma", "beta", "gamma", "rate")}
     task = replace(task, **{name: value for name, value in given.items() if value is not None})
     print(f"{task.name}: {'-'.join(map(str, task.sizes))}, {len(task.x)} rows, {options.starts} starts")
-    result = by_projections(task, options)
+    result = (by_sweeps if options.sweeps else by_projections)(task, options)
     show("projections", result)
     if options.adam:
         adam = tuned_adam(task, options)
