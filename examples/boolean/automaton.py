@@ -1,6 +1,6 @@
 """A step of the cellular automaton rule 30, from examples: does what fits them hold for other states?
 
-    python examples/boolean/automaton.py --examples 200 --starts 10 --json
+    python examples/boolean/automaton.py --examples 200 --starts 10 --sweeps --json
 
 A cell becomes left xor (itself or right); cells are in a ring.
 """
@@ -22,7 +22,7 @@ def task(options) -> Task:
     random = np.random.default_rng(options.seed)
     states = bits(random.permutation(2**CELLS)[: options.examples + TEST], CELLS)
     x, test = states[: options.examples], states[options.examples :]
-    return Task("rule 30", x, rule_30(x), SIZES, (test, rule_30(test)))
+    return Task("rule 30", x, rule_30(x), SIZES, (test, rule_30(test)), rate=100.0)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Task:
     sigma: tuple[float, ...] = (3.0,)
     beta: float = 0.4
     gamma: float = 3e-3
-    rate: float = 100.0
+    rate: float = 3.0
 
     @property
     def copies(self) -> int:
