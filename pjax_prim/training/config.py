@@ -173,7 +173,7 @@ class TrainConfig:
         eval_every: batches between evaluations (a tenth of the run by default; always at the end).
         average: keep a moving average of the parameters over batches with this decay.
         best: the figure of evaluations by which one is the best, "max NAME" or "min NAME" (default: the
-        task's).
+            task's).
         patience: stop after so many evaluations without a better one.
         track_best: keep the parameters of the best evaluation.
         skip_non_finite: how many batches in a row may be skipped because a value is not finite.
