@@ -2,8 +2,10 @@
 
 import ast
 import re
+import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,10 +19,12 @@ PACKAGES = {
     "pjax_prim.data": "pjax_prim/data",
     "pjax_prim.lowering": "lowering",
     "pjax_prim.models": "pjax_prim/models",
+    "pjax_prim.problem": "pjax_prim/problem",
     "pjax_prim.sharding": "sharding",
     "pjax_prim.training": "pjax_prim/training",
     "pjax_prim.training.trackers": "pjax_prim/training/trackers",
 }
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 REFERENCE = "\n".join(path.read_text() for path in sorted((DOCS / "api").glob("*.md")))
 
 
@@ -47,3 +51,29 @@ def test_no_public_name_is_missing_from_the_reference(package: str) -> None:
 def test_public_names_are_found() -> None:
     assert {"solve", "register_loss", "DouglasRachford"} <= public_names("pjax_prim")
     assert not hasattr(pjp, "__all__")  # or it would have to be read instead
+
+
+def code_of(page: Path) -> Iterator[tuple[int, str]]:
+    """Each block of Python of a page, with its line; `<!-- not run -->` before a block leaves it out."""
+    text = page.read_text()
+    for block in re.finditer(r"^(<!-- not run.*?-->\n+)?```python\n(.*?)^```", text, re.M | re.S):
+        if block[1] is None:
+            yield text.count("\n", 0, block.start(2)), block[2]
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.LinearisedConstraintWarning")
+@pytest.mark.parametrize("page", [x for x in PAGES if any(code_of(x))], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": page.stem}
+    monkeypatch.setitem(sys.modules, page.stem, types.ModuleType(page.stem))  # for dataclasses
+    for line, code in code_of(page):
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_blocks_that_are_not_run_are_left_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\na\n```\n\n<!-- not run: slow -->\n```python\nb\n```\n```sh\nc\n```\n")
+    assert list(code_of(page)) == [(1, "a\n")]

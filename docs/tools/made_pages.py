@@ -34,7 +34,16 @@ def pictures(root: Path) -> dict[str, bytes]:
 
 # Supported JAX primitives.
 
-OF_DATA = {"after_all", "axis_index", "create_token", "dce_sink", "iota", "rng_bit_generator", "rng_uniform", "stage"}
+OF_DATA = {
+    "after_all",
+    "axis_index",
+    "create_token",
+    "dce_sink",
+    "iota",
+    "rng_bit_generator",
+    "rng_uniform",
+    "stage",
+}
 """Primitives that see no value, or that JAX has for itself."""
 
 INTRODUCTION = """
@@ -160,8 +169,10 @@ def _chooses(primitive: Any) -> bool:
 def command_line_page() -> str:
     from pjax_prim_command import COMMANDS
 
-    text = [f"# Command line\n\n{NOTE}\n\nAfter the name of a file of yours a command takes the options "
-            "of [its task](tasks.md), too.\n"]
+    text = [
+        f"# Command line\n\n{NOTE}\n\nAfter the name of a file of yours a command takes the options "
+        "of [its task](tasks.md), too.\n"
+    ]
     for command in COMMANDS:
         text.append(f"## pjax-prim {command}\n\n```text\n{_help(command)}\n```\n")
     return "\n".join(text)
