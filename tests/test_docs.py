@@ -77,3 +77,27 @@ def test_blocks_that_are_not_run_are_left_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\na\n```\n\n<!-- not run: slow -->\n```python\nb\n```\n```sh\nc\n```\n")
     assert list(code_of(page)) == [(1, "a\n")]
+
+
+def graph_errors() -> Iterator[tuple[str, list[str]]]:
+    """Where a graph is refused, with the fixed parts of the message."""
+    for path in sorted((ROOT / "pjax_prim").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            if node.func.id in ("GraphError", "MissingRuleError") and node.args:
+                parts = [x.value for x in ast.walk(node.args[0]) if isinstance(x, ast.Constant)]
+                texts = [x for x in parts if isinstance(x, str) and len(x) > 3]
+                if texts:  # else it passes another message on
+                    yield f"{path.name}:{node.lineno}", texts
+
+
+def test_every_error_of_a_graph_is_explained() -> None:
+    messages = re.findall(r"^\| `(.*?)`.*? \|", (DOCS / "faq.md").read_text(), re.M)
+    rows = [[part.strip(" '") for part in row.split("...")] for row in messages]
+    rows = [[part for part in row if len(part) > 3] for row in rows]
+    found = list(graph_errors())
+    assert len(found) > 15
+    wholes = {where: " ".join(texts) for where, texts in found}
+    explained = {w for w, text in wholes.items() if any(row and all(x in text for x in row) for row in rows)}
+    assert wholes.keys() == explained, {w: text for w, text in wholes.items() if w not in explained}
