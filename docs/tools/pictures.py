@@ -158,6 +158,57 @@ def seconds() -> Any:
     return bars(shown, "milliseconds for a batch of 256, on two CPU cores")
 
 
+def pairs(rows: list[tuple[str, float, float]], names: tuple[str, str], label: str) -> Any:
+    """Two bars for each row."""
+    figure, axes = plt.subplots(figsize=(6, 0.7 + 0.5 * len(rows)))
+    for shift, color, name, column in ((0.2, BLUE, names[0], 1), (-0.2, ORANGE, names[1], 2)):
+        places = [len(rows) - i + shift for i in range(len(rows))]
+        drawn = axes.barh(places, [row[column] for row in rows], 0.36, color=color, label=name)
+        axes.bar_label(drawn, fmt="{:g}", padding=3, fontsize=8)
+    axes.set_yticks([len(rows) - i for i in range(len(rows))], [row[0] for row in rows])
+    axes.set(xlabel=label, xlim=(0, 1.2 * max(max(row[1:]) for row in rows)))
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2)
+    return figure
+
+
+def ratios() -> Any:
+    """A displacement beside a gradient: time of a step and of compiling."""
+    compiling = "trace + compile (CPU seconds)"
+    rows = rows_of("network", "step", compiling, "cosine")
+    shown = [(row["network"].split(",")[0], number(row["step"]), number(row[compiling])) for row in rows]
+    return pairs(shown, ("a step", "tracing and compiling"), "times the gradient's")
+
+
+def boolean() -> Any:
+    """Boolean networks that were found exactly."""
+    rows = rows_of("task", "solved", "Adam: solved")
+    shown = [
+        (row["task"].split("`")[0].replace(".py", "").replace(" --", " "), row["solved"], row["Adam: solved"])
+        for row in rows
+    ]
+    numbers = [(name.split(" starts")[0], number(a), number(b)) for name, a, b in shown]
+    return pairs(numbers, ("reflect-reflect-relax", "Adam, straight-through"), "starts solved exactly, %")
+
+
+def lengths() -> Any:
+    """A recurrent network by the length of its sequences."""
+    rows = rows_of("length", "step ms", "Adam step ms", "products ms")
+    figure, axes = plt.subplots(figsize=(5.2, 2.8))
+    x = [number(row["length"]) for row in rows]
+    for column, color, name in (
+        ("step ms", BLUE, "alternating projections"),
+        ("Adam step ms", ORANGE, "gradient and Adam"),
+        ("products ms", GREY, "the matrix products alone"),
+    ):
+        axes.plot(x, [number(row[column]) for row in rows], "-o", color=color, markersize=4, label=name)
+    axes.set(xlabel="length of the sequences", ylabel="milliseconds a step", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def save(name: str, figure: Any) -> None:
     """As a small file without dates, so that it changes only when the picture does."""
     plt.rcParams["svg.hashsalt"] = name
@@ -167,5 +218,5 @@ def save(name: str, figure: Any) -> None:
 
 if __name__ == "__main__":
     plt.rcParams |= {"font.size": 9, "svg.fonttype": "none", "font.family": "sans-serif"}
-    for draw in (two_sets, copies, step, methods, seconds):
+    for draw in (two_sets, copies, step, methods, seconds, ratios, boolean, lengths):
         save(draw.__name__, draw())
