@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 import jax
 
 PACKAGES = (
-    "pjax-prim", "jax", "jaxlib", "libtpu", "equinox", "jaxtyping", "numpy", "optax", "orbax-checkpoint", "grain",
-    "tyro",
+    "pjax-prim", "jax", "jaxlib", "libtpu", "equinox", "jaxtyping", "numpy", "optax", "orbax-checkpoint",
+    "grain", "tyro",
 )  # fmt: skip
 OPTIONS = (
     "enable_x64", "default_matmul_precision", "numpy_dtype_promotion", "numpy_rank_promotion", "disable_jit",

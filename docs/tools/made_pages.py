@@ -1,4 +1,4 @@
-"""Pages that are made from the package itself: primitives, options of the command line, examples, notebooks."""
+"""Pages that are made from the package itself: primitives, command line, examples, notebooks."""
 
 import contextlib
 import io
@@ -51,8 +51,9 @@ INTRODUCTION = """
 
 {note}
 
-A *primitive* is an elementary operation of JAX, as `jax.make_jaxpr` shows it. The table says what each primitive
-means in the two ways of training, where it depends on parameters. Operations on data alone are always possible.
+A *primitive* is an elementary operation of JAX, as `jax.make_jaxpr` shows it. The table says what each
+primitive means in the two ways of training, where it depends on parameters. Operations on data alone are
+always possible.
 
 **In a solver** (`pjp.solve`, `--solver ap` and others) an operation is one of these:
 
@@ -60,11 +61,12 @@ means in the two ways of training, where it depends on parameters. Operations on
 - *moves data*: it moves, repeats or selects elements, and needs no projection.
 - *loss*: the graph ends here.
 - *entered*: it calls another program, and the operations of that program are looked at one by one.
-- *linearised*: it has no projection of its own. Where JAX can differentiate it, its nearest point is found by a
-  fixed number of Gauss-Newton steps; the graph's printout marks it, and one warning names it. Where JAX cannot
-  differentiate it, it is an error that names your line.
+- *linearised*: it has no projection of its own. Where JAX can differentiate it, its nearest point is
+  found by a fixed number of Gauss-Newton steps; the graph's printout marks it, and one warning names it.
+  Where JAX cannot differentiate it, it is an error that names your line.
 - *chooses*: its result is a truth value or an index, which has no projection alone. It can be part of a
-  `jnp.where`, or of a linearised constraint around the numbers that are computed from it. Otherwise it is an error.
+  `jnp.where`, or of a linearised constraint around the numbers that are computed from it. Otherwise it is
+  an error.
 - *error*: it has neither a projection nor a derivative.
 
 **In a displacement** (`pjp.displacement`) an operation passes its signal on in one of these ways:
@@ -73,8 +75,8 @@ means in the two ways of training, where it depends on parameters. Operations on
 - *damped*: it uses its derivative, with the signal divided by a number close to 1.
 - *pullback*: its derivative is zero, missing or ambiguous, and the library passes a signal through it.
 - *entered*: its program is entered, and stays a loop, a branch or a checkpoint.
-- *held*: its result is taken as the forward pass found it. A comparison that becomes a number, and a `jnp.where`
-  of two constants, pass on a signal all the same.
+- *held*: its result is taken as the forward pass found it. A comparison that becomes a number, and a
+  `jnp.where` of two constants, pass on a signal all the same.
 - *error*: it has no derivative.
 
 The last column is what the error says to write instead.
@@ -91,7 +93,7 @@ def primitive_rows() -> Iterator[tuple[str, str, str, str]]:
     """For each primitive its name, what it means in a solver and in a displacement, and its remedy."""
     from jax import lax
     from jax.extend.core import Primitive
-    from jax.extend.core.primitives import jit_p, remat_p, custom_jvp_call_p, custom_vjp_call_p
+    from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p, jit_p, remat_p
     from jax.interpreters import ad
 
     import pjax_prim  # noqa: F401  fills the tables
