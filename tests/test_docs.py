@@ -67,8 +67,9 @@ def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": page.stem}
-    monkeypatch.setitem(sys.modules, page.stem, types.ModuleType(page.stem))  # for dataclasses
+    name = f"page_{page.stem}"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))  # where dataclasses look
+    namespace: dict[str, object] = {"__name__": name}
     for line, code in code_of(page):
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
