@@ -1,7 +1,10 @@
 """The documentation: every public name is in it, and the code of its pages runs."""
 
 import ast
+import json
+import os
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -102,3 +105,44 @@ def test_every_error_of_a_graph_is_explained() -> None:
     wholes = {where: " ".join(texts) for where, texts in found}
     explained = {w for w, text in wholes.items() if any(row and all(x in text for x in row) for row in rows)}
     assert wholes.keys() == explained, {w: text for w, text in wholes.items() if w not in explained}
+
+
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+
+def cells_of(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text())["cells"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_what_it_gave(notebook: Path) -> None:
+    cells = cells_of(notebook)
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert outputs and cells[0]["cell_type"] == "markdown"
+    assert all(output.get("name") != "stderr" and output["output_type"] != "error" for output in outputs)
+    for cell in cells:
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+        assert drawn == ("alt" in cell["metadata"])  # a picture has a text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_without_warnings(notebook: Path, tmp_path: Path) -> None:
+    codes = ["".join(cell["source"]) for cell in cells_of(notebook) if cell["cell_type"] == "code"]
+    lines = [line for code in codes for line in code.splitlines() if not line.startswith("%")]
+    (tmp_path / "notebook.py").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "notebook.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [
+        text for cell in cells_of(notebook) for x in cell.get("outputs", ()) for text in x.get("text", ())
+    ]
+    # Figures of learning differ a little from machine to machine; the words are the same.
+    words = [re.sub(r"[\d.\[\]()%, \-e+]+", " ", text) for text in shown]
+    printed = re.sub(r"[\d.\[\]()%, \-e+]+", " ", done.stdout)
+    assert all(word.strip() in printed for word in words)
