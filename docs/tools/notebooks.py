@@ -55,12 +55,14 @@ def _output(path: Path, number: int, output: dict[str, Any]) -> str:
 def execute(path: Path) -> None:
     """Runs a notebook in a fresh kernel and writes its outputs into it."""
     import nbformat
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute()
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
+    NotebookClient(notebook, km=kernel, timeout=600, record_timing=False).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.execution_count = None
