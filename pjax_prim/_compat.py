@@ -27,7 +27,6 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
 )
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
-JAX_VERSION = jax.__version__
 
 IDENTITIES: tuple[Any, ...] = tuple(
     getattr(module, name)

@@ -28,10 +28,10 @@ from .solving import check_arguments
 class Starts:
     """What `solve_starts` returns.
 
-    - `params`: of all starts, with a leading axis: where solved those of the step that solved, else of the
-      last step.
-    - `solved`: (starts,), whether a start ended in a solution; `steps`: (starts,), how many it took.
-    - `seconds`: of all steps together, without compilation.
+    - `params`: the parameters of all starts, with a leading axis: of a start that was solved those of the
+      step that solved it, of another those of its last step.
+    - `solved`: (starts,), whether a start ended in a solution; `steps`: (starts,), how many steps it took.
+    - `seconds`: the time of all steps together, without compilation.
     """
 
     params: Any

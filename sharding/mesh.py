@@ -66,7 +66,7 @@ class MeshConfig:
 
     @classmethod
     def parse(cls, text: str) -> "MeshConfig":
-        """From `data=2,model=2,stage=1`; further entries: `dcn.data=2`, `axis_type=explicit`.
+        """Reads a text such as `data=2,model=2,stage=1`; it may also have `dcn.data=2`, `axis_type=explicit`.
 
         **Errors:** `ArgumentError` naming the entry.
         """

@@ -84,11 +84,11 @@ class Plan:
 
     @property
     def replicated(self) -> NamedSharding:
-        """Of what every device has whole: metrics, for instance."""
+        """The sharding of what every device has whole, such as metrics."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def shardings(self, params: Any, *args: Any) -> tuple[Any, ...]:
-        """Trees like `(params, *args)` with the sharding of every array, None for other leaves."""
+        """Gives trees like `(params, *args)` with the sharding of every array, and None for other leaves."""
         parameters, data = iter(self.parameters), iter(self.data)
 
         def of(leaf: Any, trained: bool) -> NamedSharding | None:
@@ -100,9 +100,10 @@ class Plan:
         return (first, *(jtu.tree_map(lambda leaf: of(leaf, False), tree) for tree in args))
 
     def shard(self, params: Any, *args: Any) -> tuple[Any, ...]:
-        """`(params, *args)` with every array where it belongs.
+        """Puts every array of `(params, *args)` where it belongs.
 
-        As `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside constrained.
+        It works as `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside they are
+        constrained.
         """
 
         def place(leaf: Any, sharding: NamedSharding | None) -> Any:

@@ -97,7 +97,8 @@ def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
         return jax.lax.scan(step, carry, rows.reshape(batches, -1))
 
     keys = jax.random.split(key, options.epochs)
-    (network, _), _ = jax.lax.scan(epoch, (network, optimiser.init(network)), keys)
+    state = optimiser.init(eqx.filter(network, eqx.is_array))
+    (network, _), _ = jax.lax.scan(epoch, (network, state), keys)
     return network
 
 
@@ -189,7 +190,7 @@ def summary(trained, tested, steps, seconds: float) -> dict[str, float]:
     }
 
 
-def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load: Callable):
+def main(name: str, description: str | None, arguments: dict[str, dict[str, Any]], load: Callable):
     """The command line of a task.
 
     **Arguments:** `arguments` of its own and new settings for those of all; `load(options)`, the data set.

@@ -108,7 +108,7 @@ class CheckpointFolder:
 
         **Arguments:**
 
-        - `like`: of the saved structure, shapes and dtypes. Its arrays may be `jax.Array`s or
+        - `like`: has the saved structure, shapes and dtypes. Its arrays may be `jax.Array`s or
           `jax.ShapeDtypeStruct`s; each is restored into the sharding that it has (the first
           device, where it has none), whatever mesh and number of processes saved it: a device
           reads only its own part. A NumPy array comes back as one. Other leaves are taken from

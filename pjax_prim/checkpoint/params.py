@@ -32,7 +32,7 @@ def restore_params(
     step: int | None = None,
     which: str = "last",
 ) -> PyTree:
-    """A model with the parameters of a checkpoint of a run, and nothing else of it.
+    """Gives a model the parameters of a checkpoint of a run, and nothing else of it.
 
     **Arguments:**
 
@@ -76,9 +76,9 @@ def restore_params(
 
 
 def restore_part(run: str | Path, like: PyTree, path: str, *, step: int | None = None) -> PyTree:
-    """A part of the state of a run's checkpoint, by its path in that state.
+    """Restores a part of the state of a run's checkpoint, by its path in that state.
 
-    **Arguments:** `run`, `step`: as for `restore_params`; `like`: of the saved structure, shapes and dtypes.
+    **Arguments:** `run`, `step`: as for `restore_params`; `like`: has the saved structure, shapes and dtypes.
 
     **Errors:** those of `CheckpointFolder.restore`.
     """
@@ -134,7 +134,7 @@ KeyMap = Mapping[str, str | Source | None]
 def import_params(
     path: str | Path, like: PyTree, *, mapping: KeyMap | None = None, drop: Collection[str] = ()
 ) -> PyTree:
-    """A model with the arrays of a file: of `export_params`, or another `.safetensors` file.
+    """Gives a model the arrays of a file, one of `export_params` or another `.safetensors` file.
 
     **Arguments:** as those of `restore_params`; `mapping` and `drop` only for `.safetensors`, since
     an `.eqx` file names nothing. There `mapping` may hold a `Source`, too.
@@ -151,7 +151,7 @@ def import_params(
 def import_state_dict(
     state_dict: Mapping[str, Any], like: PyTree, *, mapping: KeyMap | None = None, drop: Collection[str] = ()
 ) -> PyTree:
-    """A model with the arrays of a state dict: what another framework calls the arrays of the same model.
+    """Gives a model the arrays of a state dict, in which another framework names them in its own way.
 
     Nothing is left over on either side unless it is said, and nothing is cast.
 

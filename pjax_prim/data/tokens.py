@@ -92,7 +92,7 @@ class TokenFile:
 
     @property
     def classes(self) -> int:
-        """Of how many kinds tokens are."""
+        """The number of different tokens."""
         return int(self._header["classes"])
 
     def __len__(self) -> int:

@@ -97,8 +97,8 @@ class ConstraintGraph:
     - `function`: the traced function; `constant_equations` are those of its equations (and
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
-    - `factors`: for each node that of its copies in consensus; none where all are 1.
-    - `weights`: constant values, the relative weights of losses that may be negative (and are NaN then).
+    - `factors`: for each node the factor of its copies in consensus; empty where all are 1.
+    - `weights`: constant values: the relative weights of losses that may be negative, and are NaN then.
     """
 
     nodes: tuple[Node, ...]

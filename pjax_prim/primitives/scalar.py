@@ -366,13 +366,13 @@ def project_scalar(
       "rsqrt", "cbrt", "square", "reciprocal", "sin", "cos" or "abs", without parameters;
       "integer_pow" and "pow" of the power; "leaky_relu" of the slope below zero; "clamp" of the
       bounds; "elu", which is s x above zero and b (exp(x / w) - 1) below, of (s, b, w).
-    - `parameters`: of the function, numbers; static.
+    - `parameters`: the numbers of the function; static.
 
-    **Returns:** the projected input. Unique but where several points of the graph are equally near.
+    **Returns:** the projected input. It is unique except where several points of the graph are equally near.
 
     **Errors:** `ArgumentError` for shapes, dtypes, names or parameters other than these.
 
-    **Cost:** a few evaluations of f where all targets are near; else a bracketed search of 16 to 30
+    **Cost:** a few evaluations of f where all targets are near; otherwise a bracketed search of 16 to 30
     steps (30 to 60 in float64) on each arc of the graph, of which there are 2 to 9.
     """
     parameters = tuple(float(x) for x in parameters)

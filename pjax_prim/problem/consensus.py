@@ -21,7 +21,7 @@ HALVINGS = 10
 
 
 class ConsensusProblem(AbstractProblem):
-    """Every operation's constraint holds: what is left to satisfy are the losses.
+    """A problem in which every operation's constraint holds, so that only the losses are left to satisfy.
 
     The state holds each parameter, and nothing of constraints.
     """
@@ -36,7 +36,7 @@ class ConsensusProblem(AbstractProblem):
         raise ArgumentError("placement: the consensus form has none; divide the parameters and the data")
 
     def displace(self, state: State, lam: Any, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
-        """From the losses, which move the outputs, through every operation back to the parameters.
+        """Goes from the losses, which move the outputs, through every operation back to the parameters.
 
         **Returns:** the displacements of the parameters, as those of `pjp.displacement`, and for each loss
         the squared distance by which its projection moves what the forward pass gives.
@@ -61,8 +61,8 @@ class ConsensusProblem(AbstractProblem):
     def approach(self, state: State, iterations: Any) -> tuple[State, Float[Array, " nodes"]]:
         """The least move of all parameters after which, to first order, the losses have what they ask for.
 
-        So many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move is
-        halved until the gap is below that of `state`, at most `HALVINGS` times, else there is none.
+        It takes so many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move
+        is halved until the gap is below that of `state`, at most `HALVINGS` times; else there is none.
 
         **Returns:** the new state, and of it for each loss the squared distance by which its projection moves
         what the forward pass gives.
@@ -120,7 +120,7 @@ class ConsensusProblem(AbstractProblem):
         ]
 
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
-        """Own variable and consensus are one."""
+        """The parameters; their own variables and their consensus are one."""
         return [None if index is None else state[index][0] for index in self.graph.parameters]
 
 

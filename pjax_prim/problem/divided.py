@@ -15,8 +15,8 @@ from .placement import State
 
 
 class DividedProblem(AbstractProblem):
-    """Two sets for any graph. A: every constraint holds on its own copies, outputs included. B: all copies
-    of a value agree, with the value that hard labels (`pjp.equality`) give where they touch it.
+    """Two sets for any graph. In set A every constraint holds on its own copies, outputs included. In set B
+    all copies of a value agree, with the value that hard labels (`pjp.equality`) give where they touch it.
 
     The state holds for a parameter its consensus, and for a constraint its copies of the operands, its
     output, and its metric: the weights of the distances of its elementary constraints
@@ -36,13 +36,13 @@ class DividedProblem(AbstractProblem):
         raise ArgumentError("placement: the divided form has none; pjp.solve_starts divides starts instead")
 
     def project(self, state: State) -> State:
-        """Set A."""
+        """Projects onto set A."""
         return tuple(self._project_node(index, arrays) for index, arrays in enumerate(state))
 
     def concur(
         self, state: State, restrict: Callable[[str], AbstractRestriction | None] = lambda name: None
     ) -> State:
-        """Set B, where `restrict` gives the restriction of a parameter's value by its name."""
+        """Projects onto set B; `restrict` gives the restriction of a parameter by its name."""
         produced: dict[int, Array] = {}
         for index, node in enumerate(self.graph.nodes):
             if node.output is None:
@@ -86,7 +86,7 @@ class DividedProblem(AbstractProblem):
         return value
 
     def adapt(self, state: State, squared: State, rate: Number) -> State:
-        """Metrics move towards the gap of their constraint over the mean of all: g += rate (gap/mean - g).
+        """Moves metrics towards the gap of their constraint over the mean of all: g += rate (gap/mean - g).
 
         **Arguments:** `squared`, for each constraint an array of squared gaps of its metric's shape.
         """

@@ -59,13 +59,13 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     @abc.abstractmethod
     def step(self, problem: Problem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        """One iteration.
+        """Takes one iteration.
 
         **Returns:** the new state, and for each node the squared distance between the shadows.
         """
 
     def point(self, state: Any) -> State:
-        """Of what the solver iterates the arrays of the nodes; a wrapper's memory is not among them."""
+        """The arrays of the nodes among what the solver iterates, which leaves out a wrapper's memory."""
         return state
 
     def read(self, problem: Problem, state: State, readout: Readout) -> list[Array | None]:
@@ -73,18 +73,18 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         return problem.parameters(state, readout)
 
     def summary(self, problem: Problem, state: State) -> Any:
-        """What a step reads of a state that the step before could have told: nothing by default."""
+        """What a step needs to know of a state, and the step before can tell; by default nothing."""
         return ()
 
     def advance(
         self, problem: Problem, state: State, summary: Any
     ) -> tuple[State, Any, Float[Array, " nodes"]]:
-        """`step`, from and with a state's `summary`: what loops call."""
+        """Takes a step from a state and its `summary`, and gives both anew; loops call this method."""
         state, squared = self.step(problem, state)
         return state, self.summary(problem, state), squared
 
     def terminate(self, gap: Float[Array, ""], tol: Setting | None) -> Bool[Array, ""]:
-        """Whether the problem counts as solved: by default, the gap is at most `tol`."""
+        """Whether the problem counts as solved; by default it does when the gap is at most `tol`."""
         return jnp.zeros((), bool) if tol is None else gap <= tol
 
 

@@ -31,7 +31,7 @@ class JointProjections(AbstractSolver[ConsensusProblem]):
     **Arguments:**
 
     - `iterations`: at least 1. More satisfy a batch more closely.
-    - `form`: "consensus" only: the state is the parameters.
+    - `form`: only "consensus": the state is the parameters.
 
     The gap is that of `pjp.gap`, of the point that the step led to.
 

@@ -21,9 +21,9 @@ Restrictions: TypeAlias = AbstractRestriction | tuple[tuple[Pattern, AbstractRes
 class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     """z <- z + beta (P_B(2 P_A z - z) - P_A z), on the divided form.
 
-    A: every constraint holds on copies of its own. B: all copies agree, hard labels hold and parameters are
-    in their restriction. After each step the weight g of an elementary constraint in the distance moves to
-    where the shadows are far apart: g += gamma (gap / mean gap - g).
+    In set A every constraint holds on copies of its own. In set B all copies agree, hard labels hold, and
+    parameters are in their restriction. After each step the weight g of an elementary constraint in the
+    distance moves to where the shadows are far apart: g += gamma (gap / mean gap - g).
 
     Elser and Lal, arXiv 2602.17493.
 
@@ -31,8 +31,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     - `beta`: above 0 and below 2.
     - `gamma`: at least 0 and below 1.
-    - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction
-      or None, of which the first that matches a parameter counts; or None.
+    - `restriction`: that of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a
+      restriction or None, of which the first that matches a parameter counts; or None.
     """
 
     beta: Setting = 0.4
