@@ -92,6 +92,10 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
 
     def formula(match: re.Match[str]) -> str:
         display = "block" if match["open"] == "[" else "inline"
-        return str(convert(html.unescape(match["tex"]).strip(), display=display))
+        tex = html.unescape(match["tex"]).strip().replace(r"\arg\min", r"\mathrm{arg}\,\min")
+        mathml = str(convert(tex, display=display))
+        if re.search(r">\\[a-zA-Z]+<", mathml):
+            log.warning("%s: a formula has an unknown command: %s", page.file.src_uri, tex)
+        return mathml
 
     return _FORMULA.sub(formula, content)
