@@ -252,28 +252,24 @@ OPEN = {
 }
 """Not compiled, a program transfers its numbers to the device, as that of `jax.grad` does."""
 
+_OF_THE_LOOP = (
+    "donated", "scan", "cond", "shard_map-unchecked", "explicit-data", "export", "tracer_leaks",
+)  # fmt: skip
+
 LIKE_OTHERS = {
-    # They share the loop of `solve-ap` and `solve-dr`; what is their own, a step, is in the other contexts.
+    # A loop that is not compiled is that of `solve-dr`.
+    "solve-ap": ("disable_jit",),
+    # They share the loop of `solve-ap`; what is their own, a step, is in the other contexts.
+    "solve-dr": _OF_THE_LOOP,
     **dict.fromkeys(
-        ("solve-ep", "solve-rrr", "solve-anderson"),
-        (
-            "donated",
-            "scan",
-            "cond",
-            "shard_map-unchecked",
-            "explicit-data",
-            "export",
-            "threads",
-            "disable_jit",
-            "tracer_leaks",
-        ),
+        ("solve-ep", "solve-rrr", "solve-anderson"), (*_OF_THE_LOOP, "explicit", "threads", "disable_jit")
     ),
-    "solve_starts": ("disable_jit",),
+    "solve_starts": ("threads", "disable_jit", "tracer_leaks"),
     # Its own are a linearised function and two loops, which these compile.
     "solve-jp": tuple(row.name for row in CONTEXTS if row.name not in ("jit", "vmap", "dtype_promotion")),
-    # `displacement_step` calls the second, which is the first and a value.
+    # `displacement_step` calls the second, which is the first and a value; finite steps have other pullbacks.
     **dict.fromkeys(
-        ("displacement", "value_and_displacement"),
+        ("displacement", "value_and_displacement", "displacement-finite"),
         ("donated", "scan", "cond", "shard_map-unchecked", "export", "disable_jit", "tracer_leaks"),
     ),
 }

@@ -2,6 +2,7 @@
 
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -21,6 +22,15 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: to_plain(x) for name, x in value.items()}
     return str(value) if isinstance(value, Path) else value
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested values by names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        place = f"{before}{name}"
+        found |= flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
+    return found
 
 
 def from_plain(

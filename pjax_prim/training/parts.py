@@ -1,6 +1,5 @@
 """What a run is made of before it begins, and its steps, compiled when they are needed."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from ..errors import DataError
 from ..sharding.plan import bytes_on_device
 from .clock import Clock
 from .config import TrainConfig
-from .placing import UNUSED_DONATION, Packed, PackedStep, Placing, is_abstract
+from .placing import Packed, PackedStep, Placing, donating, is_abstract
 from .state import TrainState, make_state
 from .steps import Step, make_step
 from .task import Task, TaskLoss
@@ -128,9 +127,7 @@ class Parts:
         packed = Packed.of(state, is_abstract)
         batch = self.placing.abstract_batch(self.batch)
         jitted, after = self.placing.jit(self.make_step(start), packed, batch)
-        with warnings.catch_warnings():
-            # The last chunk of a batch takes a solver's state and gives none.
-            warnings.filterwarnings("ignore", UNUSED_DONATION)
+        with donating():
             return jitted.lower(packed.leaves, batch), after
 
 

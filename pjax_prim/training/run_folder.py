@@ -135,8 +135,7 @@ class RunFolder:
 
     def save_identities(self, identities: Mapping[str, str]) -> None:
         """Writes what trackers call the run, in place of what is there."""
-        if identities:
-            _replace(self.trackers, json.dumps(dict(identities), indent=2) + "\n")
+        _replace(self.trackers, json.dumps(dict(identities), indent=2) + "\n")
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -68,7 +68,8 @@ def both(first: Rows, second: Rows) -> Rows:
 )
 def test_nearest_point(case: Case, dtype: str) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{case} {dtype}".encode()))
-    for n in case.sizes:
+    # bfloat16 is computed in float32, whose sizes are all there.
+    for n in case.sizes if dtype != "bfloat16" else case.sizes[-1:]:
         count = case.count if n == case.sizes[-1] else 200
         rows = both(case.random(rng, count, n), case.hostile(rng, min(500, count), n))
         assert excess_over_bound(case, rows, dtype).max() <= 1
