@@ -229,7 +229,7 @@ class AbstractProblem(abc.ABC):
         return produced
 
     def forward_gaps(self, parameters: Sequence[Array]) -> list[Float[Array, ""]]:
-        """Gives for each loss the squared distance that its projection moves what the forward pass gives it."""
+        """Gives for each loss the squared distance that its projection moves what a forward pass gives."""
         produced = self.outputs(parameters)
         gaps = []
         for loss in self.graph.losses:
