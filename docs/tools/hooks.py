@@ -23,9 +23,9 @@ log = logging.getLogger("mkdocs.hooks.pjax_prim")  # a warning fails a strict bu
 OUTSIDE = ("benchmarks/RESULTS.md", "benchmarks/ARCHIVE.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 
-def on_config(config: Any) -> Any:
+def on_startup(command: str, dirty: bool) -> None:
+    """Before the handlers look for the folder, which they leave out where it is not there."""
     layout.link(ROOT, ROOT / "build" / "docs")
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
