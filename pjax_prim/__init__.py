@@ -14,6 +14,7 @@ from .errors import UnusedParameterWarning as UnusedParameterWarning
 from .feasibility import FeasibilityProblem as FeasibilityProblem
 from .feasibility import constraint_graph as constraint_graph
 from .graph import ConstraintGraph as ConstraintGraph
+from .lipschitz import lipschitz_bound as lipschitz_bound
 from .metric import METRICS as METRICS
 from .metric import Metric as Metric
 from .own_losses import register_loss as register_loss
@@ -58,12 +59,19 @@ from .primitives import threshold_dot as threshold_dot
 from .primitives import top_k_mask as top_k_mask
 from .pullbacks import Step as Step
 from .pullbacks import register_pullback as register_pullback
+from .restricting import project_params as project_params
+from .restricting import restricted as restricted
 from .restrictions import AbstractRestriction as AbstractRestriction
 from .restrictions import Bounds as Bounds
 from .restrictions import FixedNorm as FixedNorm
 from .restrictions import Levels as Levels
+from .restrictions import NonNegative as NonNegative
+from .restrictions import OrthogonalColumns as OrthogonalColumns
+from .restrictions import OrthogonalRows as OrthogonalRows
 from .restrictions import Sign as Sign
 from .restrictions import Sparse as Sparse
+from .restrictions import SpectralNorm as SpectralNorm
+from .restrictions import UnitRows as UnitRows
 from .rules import AbstractConstraint as AbstractConstraint
 from .rules import ConstraintRule as ConstraintRule
 from .rules import Movement as Movement

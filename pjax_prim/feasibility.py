@@ -33,6 +33,8 @@ from .problem import (
     Placement,
 )
 from .problem.base import Readout
+from .restricting import Restrictions, project_all, resolve
+from .restrictions import AbstractRestriction
 from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
 from .settings import operands
@@ -57,6 +59,7 @@ class FeasibilityProblem(eqx.Module):
     - `graph`: the constraints, not two-coloured.
     - `trained`: the parameters, arrays in the order of the leaves of `params`.
     - `data`: the other arrays among the arguments; `captured`, those that the function closes over.
+    - `restrictions`: of each parameter; none at all where all are free.
     """
 
     graph: ConstraintGraph = eqx.field(static=True)
@@ -65,10 +68,16 @@ class FeasibilityProblem(eqx.Module):
     captured: list[Any]
     _fixed: Any
     _treedef: Any = eqx.field(static=True)
+    restrictions: tuple[AbstractRestriction | None, ...] = eqx.field(static=True, default=())
 
     @classmethod
     def of(
-        cls, fn: Callable[..., Any], params: Any, *args: Any, has_aux: bool = False
+        cls,
+        fn: Callable[..., Any],
+        params: Any,
+        *args: Any,
+        has_aux: bool = False,
+        restrictions: Restrictions = None,
     ) -> "FeasibilityProblem":
         """The problem of `fn(params, *args)`.
 
@@ -86,6 +95,7 @@ class FeasibilityProblem(eqx.Module):
         with_paths, treedef = jtu.tree_flatten_with_path(trained)
         names = tuple(jtu.keystr(path) or "params" for path, _ in with_paths)
         parameters = [_as_array(leaf) for _, leaf in with_paths]
+        chosen = resolve(restrictions, names, parameters)
         moving, still = eqx.partition((fixed, args), is_data)
         data, data_treedef = jtu.tree_flatten(moving)
         data = [_as_array(leaf) for leaf in data]
@@ -108,7 +118,7 @@ class FeasibilityProblem(eqx.Module):
         graph = _cached_graph(program) if program.is_pure else build_graph(program)
         # Put where a transfer guard lets them go.
         captured = [x if isinstance(x, jax.Array) else jax.device_put(x) for x in captured]
-        return cls(graph, parameters, data, captured, fixed, treedef)
+        return cls(graph, parameters, data, captured, fixed, treedef, chosen)
 
     def restore(self, arrays: Sequence[Any]) -> Any:
         """A model of the original structure with new parameters."""
@@ -136,7 +146,8 @@ class FeasibilityProblem(eqx.Module):
     ) -> AbstractProblem:
         """A graph of this problem with its arrays, in one of the forms of a state."""
         graph = self.graph if graph is None else graph
-        return PROBLEMS[form](graph, graph.constants(self.data, self.captured), placement)
+        constants = graph.constants(self.data, self.captured)
+        return PROBLEMS[form](graph, constants, placement, self.restrictions)
 
     @property
     def arrays(self) -> "Arrays":
@@ -145,7 +156,7 @@ class FeasibilityProblem(eqx.Module):
 
     def init(self, solver: AbstractSolver) -> Any:
         """The first state of a solver."""
-        return _init(self.graph_for(solver), operands(solver), self.arrays)
+        return _init(self.graph_for(solver), operands(solver), self.arrays, self.restrictions)
 
     def step(self, solver: AbstractSolver, state: Any) -> tuple[Any, dict[str, Float[Array, ""]]]:
         """One step of a solver.
@@ -153,15 +164,15 @@ class FeasibilityProblem(eqx.Module):
         **Returns:** the new state, and for each node by name the distance between the shadows.
         """
         graph = self.graph_for(solver)
-        state, gaps = _step(graph, operands(solver), self.arrays, state)
+        state, gaps = _step(graph, operands(solver), self.arrays, self.restrictions, state)
         return state, {node.name: gaps[i] for i, node in enumerate(graph.nodes)}
 
     def parameters(self, solver: AbstractSolver, state: Any, readout: Readout = "shadow") -> Any:
         """The model that a solver's state stands for, of the structure of `params`."""
-        read = _read(self.graph_for(solver), operands(solver), self.arrays, state, readout)
-        return self.restore(
-            [old if new is None else new for new, old in zip(read, self.trained, strict=True)]
-        )
+        graph = self.graph_for(solver)
+        read = _read(graph, operands(solver), self.arrays, self.restrictions, state, readout)
+        found = [old if new is None else new for new, old in zip(read, self.trained, strict=True)]
+        return self.restore(project_all(found, self.restrictions))
 
     def gaps(self) -> dict[str, Float[Array, ""]]:
         """Gives for each loss by name how far its projection moves what the forward pass gives it.
@@ -232,12 +243,16 @@ Arrays = tuple[list[Any], list[Any], list[Any]]  # parameters, data, captured
 
 
 def make_problem(
-    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, placement: Placement | None = None
+    graph: ConstraintGraph,
+    solver: AbstractSolver,
+    arrays: Arrays,
+    placement: Placement | None = None,
+    restrictions: Sequence[AbstractRestriction | None] = (),
 ) -> AbstractProblem:
     """The graph with its numbers, in the form and the metric of a solver."""
     _, data, captured = arrays
     graph = weigh(graph, solver.metric)
-    return PROBLEMS[solver.form](graph, graph.constants(data, captured), placement)
+    return PROBLEMS[solver.form](graph, graph.constants(data, captured), placement, restrictions)
 
 
 def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -252,22 +267,32 @@ def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
     return jitted
 
 
-@_jitted
-def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays) -> Any:
-    return solver.init(make_problem(graph, solver, arrays), arrays[0])
+Chosen = tuple[AbstractRestriction | None, ...]
 
 
 @_jitted
-def _step(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any) -> tuple[Any, Array]:
-    state, squared = solver.step(make_problem(graph, solver, arrays), state)
+def _init(graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, restrictions: Chosen) -> Any:
+    return solver.init(make_problem(graph, solver, arrays, None, restrictions), arrays[0])
+
+
+@_jitted
+def _step(
+    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, restrictions: Chosen, state: Any
+) -> tuple[Any, Array]:
+    state, squared = solver.step(make_problem(graph, solver, arrays, None, restrictions), state)
     return state, jnp.sqrt(squared)
 
 
 @_jitted
 def _read(
-    graph: ConstraintGraph, solver: AbstractSolver, arrays: Arrays, state: Any, readout: Readout
+    graph: ConstraintGraph,
+    solver: AbstractSolver,
+    arrays: Arrays,
+    restrictions: Chosen,
+    state: Any,
+    readout: Readout,
 ) -> list[Array | None]:
-    return solver.read(make_problem(graph, solver, arrays), state, readout)
+    return solver.read(make_problem(graph, solver, arrays, None, restrictions), state, readout)
 
 
 @_jitted

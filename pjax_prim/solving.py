@@ -22,6 +22,8 @@ from .problem import (
     Placement,
 )
 from .problem.base import Readout
+from .restricting import Restrictions, project_all
+from .restrictions import AbstractRestriction
 from .settings import Setting, check_count, check_setting, operands
 from .solvers import AbstractSolver, iterate
 from .solvers.without_derivative import without_derivative
@@ -112,6 +114,7 @@ def solve(
     state: Any = None,
     placement: Placement | None = None,
     has_aux: bool = False,
+    restrictions: Restrictions = None,
 ) -> Solution:
     """Finds parameters, and states of every operation, that satisfy all constraints of a function.
 
@@ -134,6 +137,10 @@ def solve(
       start from the forward pass.
     - `placement`: that of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
       solver's arrays are divided over a mesh.
+    - `restrictions`: sets that parameters are in: one for all of them, or a mapping from patterns of paths
+      (`"layers.*.weight"`) to restrictions such as `pjp.SpectralNorm(1.0)`, as of `pjp.project_params`. A
+      parameter's own projection is the nearest point of its set to the mean of its copies, and the
+      parameters that are returned are in their sets.
 
     `max_steps`, `tol` and the solver's settings that are numbers may be Python's, NumPy's or JAX's, traced
     ones too: a new value compiles nothing, and `jax.vmap` over them works. Traced values are not checked.
@@ -147,7 +154,7 @@ def solve(
     is an `ArgumentError`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux)
+    problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
     problem.check()
     graph, arrays = problem.graph_for(solver), problem.arrays
     if placement is not None:
@@ -155,7 +162,15 @@ def solve(
     if state is not None:
         _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
-        graph, operands(solver), operands(max_steps), operands(tol), readout, arrays, state, placement
+        graph,
+        operands(solver),
+        operands(max_steps),
+        operands(tol),
+        readout,
+        arrays,
+        state,
+        placement,
+        problem.restrictions,
     )
     return Solution(problem.restore(new), state, stats, result)
 
@@ -170,9 +185,10 @@ def _run(
     arrays: Arrays,
     start: Any,
     placement: Placement | None,
+    restrictions: tuple[AbstractRestriction | None, ...],
 ) -> tuple[list[Array], Any, dict[str, Any], Any]:
     with standard_promotion():
-        given = graph, solver, max_steps, tol, readout, arrays, start, placement
+        given = graph, solver, max_steps, tol, readout, arrays, start, placement, restrictions
         found: tuple[list[Array], Any, dict[str, Any], Any] = in_automatic_axes(
             _solved, *given, like=arrays[0]
         )
@@ -188,8 +204,9 @@ def _solved(
     arrays: Arrays,
     start: Any,
     placement: Placement | None,
+    restrictions: tuple[AbstractRestriction | None, ...],
 ) -> tuple[list[Array], Any, dict[str, Any], Any]:
-    problem = make_problem(graph, solver, arrays, placement)
+    problem = make_problem(graph, solver, arrays, placement, restrictions)
     parameters = arrays[0]
     progress = iterate(
         solver,
@@ -208,6 +225,8 @@ def _solved(
     found = [
         given if new is None else new.astype(given.dtype) for given, new in zip(parameters, read, strict=True)
     ]
+    # Once more, because rounding to their dtype, or a readout of other variables, leads out of their sets.
+    found = project_all(found, restrictions)
     new = jax.lax.cond(unusable, lambda: list(parameters), lambda: found)
     stats = {
         "num_steps": progress.steps,

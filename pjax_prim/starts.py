@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from ._compat import is_jit_disabled
 from .errors import ArgumentError
-from .feasibility import FeasibilityProblem, is_data, is_trained, make_problem
+from .feasibility import Arrays, FeasibilityProblem, is_data, is_trained, make_problem
 from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
+from .restricting import Restrictions, project_all
 from .settings import Setting, check_count, operands
 from .solvers import AbstractSolver
 from .solving import check_arguments
@@ -74,6 +75,7 @@ def solve_starts(
     lanes: int = 256,
     chunk: int = 100,
     mesh: Mesh | None = None,
+    restrictions: Restrictions = None,
 ) -> Starts:
     """Solves one problem from many starts, each until its own gap is small or its steps are spent.
 
@@ -82,7 +84,7 @@ def solve_starts(
 
     **Arguments:**
 
-    - `fn`, `args`, `solver`, `max_steps`, `tol`: as in `solve`.
+    - `fn`, `args`, `solver`, `max_steps`, `tol`, `restrictions`: as in `solve`.
     - `make_params`: takes a key to the parameters of a start. Arrays that are not trained are each start's
       own; what is no array is the same for all.
     - `key`: split over the starts; the same key gives the same starts, whatever `lanes` and `mesh`.
@@ -110,7 +112,7 @@ def solve_starts(
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
     first = eqx.filter_jit(make_params)(_first(keys))
-    prepared = FeasibilityProblem.of(fn, first, *args)
+    prepared = FeasibilityProblem.of(fn, first, *args, restrictions=restrictions)
     prepared.check()
     graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
     untrained = len(_untrained(first))
@@ -118,7 +120,8 @@ def solve_starts(
 
     def problem_of(untrained: list[Array], data: Any) -> AbstractProblem:
         common, captured = data
-        return make_problem(graph, solver, ([], [*untrained, *common], captured))
+        arrays: Arrays = ([], [*untrained, *common], captured)
+        return make_problem(graph, solver, arrays, None, prepared.restrictions)
 
     def begin(key: PRNGKeyArray, data: Any) -> _Lane:
         params = make_params(key)
@@ -139,6 +142,7 @@ def solve_starts(
             state, squared = solver.step(problem, lane.state)
             found = solver.read(problem, state, "shadow")
         read = [old if new is None else new for new, old in zip(found, lane.parameters, strict=True)]
+        read = project_all(read, prepared.restrictions)
         solved = solver.terminate(jnp.sqrt(jnp.sum(squared)), tol)
         if is_solved is not None:
             solved = solved | is_solved(restore(read, lane.untrained))

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rules", "restrictions"),
     ("pullbacks", "own_losses"),
     ("graph",),
-    ("metric",),
+    ("metric", "restricting", "lipschitz"),
     ("problem",),
     ("solvers",),
     ("feasibility",),

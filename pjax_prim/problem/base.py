@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
 from ..graph.ir import Environment, evaluate, widen
+from ..restrictions import AbstractRestriction
 from ..rules.constraint import Count, squared_distances
 from .placement import Placement, State
 
@@ -27,11 +28,23 @@ class AbstractProblem(abc.ABC):
     """A constraint graph with its constant values.
 
     **Arguments:** `graph`; `constants`, the values that depend on no parameter; `placement`, where
-    arrays lie on a mesh.
+    arrays lie on a mesh; `restrictions`, of each parameter, or none at all: a parameter's own projection is
+    then the nearest point of its set to what its copies ask for.
     """
 
-    def __init__(self, graph: ConstraintGraph, constants: Environment, placement: Placement | None = None):
+    def __init__(
+        self,
+        graph: ConstraintGraph,
+        constants: Environment,
+        placement: Placement | None = None,
+        restrictions: Sequence[AbstractRestriction | None] = (),
+    ):
         self.graph = graph
+        self.restrictions = {
+            node: chosen
+            for node, chosen in zip(graph.parameters, restrictions, strict=bool(restrictions))
+            if node is not None and chosen is not None
+        }
         self.constants = constants
         self.placement = placement
         self.factors: Sequence[float] | Array | None = graph.factors or None
@@ -81,7 +94,7 @@ class AbstractProblem(abc.ABC):
         return [None if node is None else read(node) for node in self.graph.parameters]
 
     def target(self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]) -> Array:
-        """The consensus value of what a node produces.
+        """The consensus value of what a node produces, of a restricted parameter the nearest point to it.
 
         The mean runs over the consumers that touch an element; an element that nobody uses keeps
         its value.
@@ -89,6 +102,12 @@ class AbstractProblem(abc.ABC):
         **Arguments:** `mean(use)`, over all copies of one use, in the producer's shape; where the
         use does not touch an element it does not count. `present()`, the value the node has now.
         """
+        agreed = self._agreed(node, mean, present)
+        if node not in self.restrictions:
+            return agreed
+        return self.place_output(node, self.restrictions[node].project(agreed))
+
+    def _agreed(self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]) -> Array:
         if self.factors is not None and len(self.graph.uses[node]) > 1:
             return self.place_output(node, self._weighted_target(node, mean, present))
         touched = self._touched(node)

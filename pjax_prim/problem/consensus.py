@@ -35,6 +35,13 @@ class ConsensusProblem(AbstractProblem):
     ) -> tuple[tuple[Thing, ...], ...]:
         raise ArgumentError("placement: the consensus form has none; divide the parameters and the data")
 
+    def restricted(self, state: State) -> State:
+        """The parameters at the nearest points of their sets."""
+        return tuple(
+            (self.restrictions[index].project(*arrays),) if index in self.restrictions else arrays
+            for index, arrays in enumerate(state)
+        )
+
     def displace(self, state: State, lam: Any, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
         """Goes from the losses, which move the outputs, through every operation back to the parameters.
 
@@ -62,7 +69,8 @@ class ConsensusProblem(AbstractProblem):
         """The least move of all parameters after which, to first order, the losses have what they ask for.
 
         It takes so many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move
-        is halved until the gap is below that of `state`, at most `HALVINGS` times; else there is none.
+        is halved until the gap is below that of `state`, at most `HALVINGS` times; else there is none. It
+        leads to the nearest points of the sets that parameters are restricted to.
 
         **Returns:** the new state, and of it for each loss the squared distance by which its projection moves
         what the forward pass gives.
@@ -79,6 +87,10 @@ class ConsensusProblem(AbstractProblem):
 
         def moved(share: Array) -> tuple[list[Array], list[Array]]:
             new = jax.tree.map(lambda x, d: x + (share * d).astype(x.dtype), given, move)
+            new = [
+                self.restrictions[node].project(x) if node in self.restrictions else x
+                for node, x in zip(self.graph.parameters, new, strict=True)
+            ]
             return new, self.forward_gaps(new)
 
         def falls(gaps: list[Array]) -> Array:
@@ -106,7 +118,7 @@ class ConsensusProblem(AbstractProblem):
 
     def cycle(self, state: State) -> tuple[State, list[Array]]:
         moves, squared = self.displace(state, None, WEIGHT)
-        return jax.tree.map(lambda x, move: x + move, state, moves), [squared]
+        return self.restricted(jax.tree.map(lambda x, move: x + move, state, moves)), [squared]
 
     def means(self, state: State) -> Callable[[Use], Array]:
         produced = self.outputs(self._all(state))

@@ -42,13 +42,16 @@ class DividedProblem(AbstractProblem):
     def concur(
         self, state: State, restrict: Callable[[str], AbstractRestriction | None] = lambda name: None
     ) -> State:
-        """Projects onto set B; `restrict` gives the restriction of a parameter by its name."""
+        """Projects onto set B; `restrict` gives the restriction of a parameter by its name, where the problem
+        has none."""
         produced: dict[int, Array] = {}
         for index, node in enumerate(self.graph.nodes):
             if node.output is None:
                 continue
             value = self.consensus(index, state)
-            restriction = restrict(node.name) if node.constraint is None else None
+            restriction = self.restrictions.get(index)
+            if restriction is None and node.constraint is None:
+                restriction = restrict(node.name)
             if restriction is not None:
                 value = restriction.project(value)
             produced[index] = value

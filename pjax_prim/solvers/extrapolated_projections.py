@@ -47,4 +47,5 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
 
     def step(self, problem: ConsensusProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
         moves, squared = problem.displace(state, self.lam, self.weight)
-        return combine(lambda x, move: x + self.rate * move, state, moves), squared
+        moved = combine(lambda x, move: x + self.rate * move, state, moves)
+        return problem.restricted(moved), squared

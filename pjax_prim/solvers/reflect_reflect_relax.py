@@ -1,21 +1,20 @@
 """Reflect-reflect-relax, with an adaptive metric."""
 
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
-from ..graph.paths import Pattern, matches, path_of
+from ..graph.paths import path_of
 from ..primitives.threshold import threshold_margin
 from ..problem import DividedProblem, Form, State
+from ..restricting import Restrictions, check_patterns, choose, pairs_of
 from ..restrictions import AbstractRestriction, FixedNorm
 from ..rules.threshold import ThresholdDot
 from ..settings import Setting, check_setting, check_share
 from .base import AbstractSolver
-
-Restrictions: TypeAlias = AbstractRestriction | tuple[tuple[Pattern, AbstractRestriction | None], ...] | None
 
 
 class ReflectReflectRelax(AbstractSolver[DividedProblem]):
@@ -32,7 +31,8 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     - `beta`: above 0 and below 2.
     - `gamma`: at least 0 and below 1.
     - `restriction`: that of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a
-      restriction or None, of which the first that matches a parameter counts; or None.
+      restriction or None, of which the first that matches a parameter counts; or None. Where
+      `solve(restrictions=...)` says something of a parameter, that counts in place of this.
     """
 
     beta: Setting = 0.4
@@ -49,17 +49,11 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
 
     def restrict(self, name: str) -> AbstractRestriction | None:
         """The restriction of a parameter, by its name in the graph."""
-        if not isinstance(self.restriction, tuple):
-            return self.restriction
-        fitting = (chosen for pattern, chosen in self.restriction if matches(pattern, path_of(name)))
-        return next(fitting, None)
+        return choose(pairs_of(self.restriction), path_of(name))
 
     def check(self, graph: ConstraintGraph) -> None:
         names = [graph.nodes[index].name for index in graph.parameters if index is not None]
-        for pattern, _ in self.restriction if isinstance(self.restriction, tuple) else ():
-            if not any(matches(pattern, path_of(name)) for name in names):
-                known = ", ".join(map(path_of, names))
-                raise ArgumentError(f"restriction: {pattern!r} matches no parameter; there are {known}")
+        check_patterns(pairs_of(self.restriction), list(map(path_of, names)), "restriction")
         for node in graph.nodes:
             if isinstance(node.constraint, ThresholdDot):
                 for producer in node.operands[0].producers:

@@ -29,6 +29,9 @@ def load_run_model(
     like, state = eqx.filter_eval_shape(lambda: task.make_model(jax.random.key(config.seed)))
     if folder.checkpoints.steps() or step is not None:
         model = restore_params(folder.path, like, step=step, which=which)
+        if which == "averaged":  # a mean of points of a set need not be in it
+            trained, fixed = task.split(model)
+            model = eqx.combine(task.restrict(trained), fixed)
         if state is not None:
             state = restore_part(folder.path, state, "model_state", step=step)
         return model, state

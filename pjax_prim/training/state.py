@@ -61,7 +61,9 @@ def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = 
     model, model_state = task.make_model(key)
     if start is not None:
         model = start
-    trained, _ = task.split(model)
+    trained, fixed = task.split(model)
+    trained = task.restrict(trained)
+    model = eqx.combine(trained, fixed)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         model=model,
@@ -118,7 +120,7 @@ def chosen_model(state: TrainState, task: Task, which: str = "last") -> Any:
     """The model with the parameters `last`, `averaged` or `best`; those must be in the state."""
     trained, fixed = task.split(state.model)
     if which == "averaged":
-        trained = state.averaged
+        trained = task.restrict(state.averaged)  # a mean of points of a set need not be in it
     elif which == "best":
         assert state.best is not None
         trained = state.best.params

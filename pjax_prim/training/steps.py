@@ -155,7 +155,7 @@ def non_finite_reason(config: TrainConfig, task: Task, state: TrainState, batch:
     loss = TaskLoss(task, config.method.compute_dtype)
     return solve(
         loss.value, trained, frozen, state.model_state, batch, batch_key(state),
-        solver=config.method.make_solver(), max_steps=config.method.steps,
+        solver=config.method.make_solver(), max_steps=config.method.steps, restrictions=task.restrictions,
     ).message  # fmt: skip
 
 
@@ -168,6 +168,7 @@ def _projections(
         solution = solve(
             loss.value, trained, frozen, state.model_state, batch, key,
             solver=solver, max_steps=steps, state=state.solver, placement=placement,
+            restrictions=task.restrictions,
         )  # fmt: skip
         results: Any = RESULTS
         finite = solution.result != results.nonfinite
@@ -190,7 +191,7 @@ def _directions(config: TrainConfig, task: Task, loss: Callable[..., Any], steps
                     "optimiser: expected one that takes updates, its state and parameters alone, "
                     f"given one whose update fails without more ({error})"
                 ) from error
-            return eqx.apply_updates(trained, updates), memory, report
+            return task.restrict(eqx.apply_updates(trained, updates)), memory, report
 
         start, static = eqx.partition((trained, state.memory), eqx.is_array)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ..errors import ArgumentError
 from ..feasibility import is_data, is_trained
+from ..restricting import Restrictions, pairs_of, project_params
 
 Values = dict[str, "Mean"]
 
@@ -62,6 +63,8 @@ class Task:
     - `best`: "max NAME" or "min NAME", the figure of evaluations by which one is the best.
     - `optimiser`: `optimiser(learning_rate)` gives an optax transformation; the rate may be a schedule.
     - `shardings`: rules for parameters on a mesh (`pjax_prim.sharding.make_plan`).
+    - `restrictions`: sets that trained parameters are in before, during and after training, whatever moves
+      them (`pjp.project_params`): one restriction, or a mapping from patterns of paths to them.
     - `measure_gap`: whether evaluations of a run by displacement report the gap of the loss, too.
     - `baselines`: for figures of an evaluation the name and the value of a trivial prediction, to compare
       with.
@@ -86,6 +89,7 @@ class Task:
     best: str | None = None
     optimiser: Callable[[Any], Any] | None = None
     shardings: Iterable[Any] = ()
+    restrictions: Restrictions = None
     measure_gap: bool = False
     baselines: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     name: str = "task"
@@ -100,6 +104,7 @@ class Task:
             raise ArgumentError(
                 f"evaluate: expected a dictionary from names to batches, given {self.evaluate!r}"
             )
+        pairs_of(self.restrictions)
         if self.best is not None:
             parse_best(self.best)
 
@@ -124,6 +129,10 @@ class Task:
                 f"model: expected a pair of module and state of a stateful task, given {made!r}"
             )
         return made[0], made[1]
+
+    def restrict(self, trained: Any) -> Any:
+        """The trained arrays of a model at the nearest points of the sets that they are restricted to."""
+        return trained if self.restrictions is None else project_params(trained, self.restrictions)
 
     def split(self, model: Any) -> tuple[Any, Any]:
         """The trained arrays of a model, and all else; None in the place of the other part's leaves.

@@ -77,9 +77,9 @@ def test_nearest_point(case: Case, dtype: str) -> None:
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("case", [case for case in CASES if "vector" in case.operands], ids=str)
-def test_nearest_point_of_long_vectors(case: Case) -> None:
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_nearest_point_of_long_vectors(case: Case, dtype: str) -> None:
     n = case.long if case.name != "prox_cross_entropy" else 300  # the minimiser is quadratic in n
     rng = np.random.default_rng(0)
-    for dtype in ("float64", "float32"):
-        rows = both(case.random(rng, 8, n), case.hostile(rng, 10, n))
-        assert excess_over_bound(case, rows, dtype).max() <= 1
+    rows = both(case.random(rng, 8, n), case.hostile(rng, 10, n))
+    assert excess_over_bound(case, rows, dtype).max() <= 1

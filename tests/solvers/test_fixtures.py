@@ -80,7 +80,8 @@ def test_trajectory(name: str, loss: str, problem: Problem, solver: str) -> None
         # The maxima of `cnn_pool` are in both forms in test_every_problem.py, its convolutions in `cnn_flat`.
         lambda case, solver: (
             case[0] == "cnn_pool"
-            or (solver == "cyclic_projections" and (case[0] in LARGE or case[1] == "margin"))
+            or case[1] == "margin"
+            or (solver == "cyclic_projections" and case[0] in LARGE)
         ),
     ),
 )
