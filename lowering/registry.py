@@ -51,14 +51,14 @@ class Rule:
 
     **Arguments:**
 
-    - `name`: for tables and lowered text.
+    - `name`: its name in tables and lowered text.
     - `implementation`: takes what the reference takes.
     - `kernel`: whether it is one of Pallas; the choice "xla" leaves these out, and with "pallas" platforms
       other than TPU interpret them (`interpret=True` of the implementation).
     - `local`: whether it may only be used where one device holds all of the operands: programs of one
       device, and `shard_map` over all axes.
-    - `supports`: of the operands' `ShapeDtypeStruct`s and the static parameters, whether it can be used.
-    - `when`: what it is for, in words.
+    - `supports`: says for the operands' `ShapeDtypeStruct`s and the static parameters whether it can be used.
+    - `when`: says in words what it is for.
     """
 
     name: str

@@ -125,7 +125,7 @@ class FeasibilityProblem(eqx.Module):
         return eqx.combine(self.tree(arrays), self._fixed)
 
     def tree(self, arrays: Sequence[Any]) -> Any:
-        """From arrays, one per parameter, a pytree of their structure with None elsewhere."""
+        """Makes of arrays, one for each parameter, a pytree of their structure with None elsewhere."""
         return jtu.tree_unflatten(self._treedef, list(arrays))
 
     def graph_for(self, solver: AbstractSolver) -> ConstraintGraph:
@@ -175,7 +175,7 @@ class FeasibilityProblem(eqx.Module):
         return self.restore(project_all(found, self.restrictions))
 
     def gaps(self) -> dict[str, Float[Array, ""]]:
-        """For each loss by name the distance by which its projection moves what the forward pass gives it.
+        """Gives for each loss by name how far its projection moves what the forward pass gives it.
 
         In the forward pass all other constraints are satisfied.
         """
@@ -216,7 +216,7 @@ class FeasibilityProblem(eqx.Module):
 def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
     """The constraint graph of a function: `constraint_graph(fn)(params, *args)`.
 
-    As `jax.make_jaxpr`, it only traces; `print` it to see every constraint with its shape,
+    Like `jax.make_jaxpr` it only traces; `print` it to see every constraint with its shape,
     set, number of copies and bytes.
 
     **Arguments:** `fn(params, *args)`, a function of an Equinox model or any pytree of arrays

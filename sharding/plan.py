@@ -70,7 +70,7 @@ class Plan:
 
     - `mesh`, `solver`; `graph`, as the solver takes it.
     - `parameters`, `data`: shardings of the trained arrays and of the other arrays among the arguments.
-    - `placement`: of all arrays in between; `solve` takes it.
+    - `placement`: the shardings of all arrays in between; `solve` takes it.
     - `captured`: the arrays that the function closes over.
     """
 
@@ -230,8 +230,8 @@ def make_plan(
     - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
     - `mesh`: with any of the axes `data`, `fsdp`, `model`, `stage`. The solver works on these devices with
       axes of type Auto; arrays that are typed by an Explicit mesh are moved by `Plan.shard`.
-    - `rules`: for parameters, in place of the default (see `rules.Rule`).
-    - `inputs`: for each array in `args`, in place of the default.
+    - `rules`: shardings of parameters in place of the default (see `rules.Rule`).
+    - `inputs`: shardings of the arrays in `args` in place of the default.
 
     **Errors:** those of `solve`; `ArgumentError` for a batch, or an axis in a rule, that the mesh does
     not divide, and for unknown names in a rule.

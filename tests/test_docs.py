@@ -1,6 +1,7 @@
 """The documentation: every public name is in it, and the code of its pages runs."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -9,10 +10,16 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax import lax
+from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.rules import registry
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -146,3 +153,36 @@ def test_a_notebook_runs_without_warnings(notebook: Path, tmp_path: Path) -> Non
     words = [re.sub(r"[\d.\[\]()%, \-e+]+", " ", text) for text in shown]
     printed = re.sub(r"[\d.\[\]()%, \-e+]+", " ", done.stdout)
     assert all(word.strip() in printed for word in words)
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.LinearisedConstraintWarning")
+def test_the_page_of_primitives_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says of solvers is what graphs do, for every primitive of one number without parameters."""
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    rows = {name: solver for name, solver, *_ in importlib.import_module("made_pages").primitive_rows()}
+    assert {primitive.name for primitive in registry._RULES} <= rows.keys()
+    tried = set()
+    for name in dir(lax):
+        primitive = getattr(lax, name)
+        if not name.endswith("_p") or rows.get(primitive.name, "entered") == "entered" or name == "round_p":
+            continue
+        try:
+            if jax.eval_shape(primitive.bind, jnp.float32(0.5)).dtype != jnp.float32:
+                continue
+        except Exception:  # it takes several numbers, or parameters
+            continue
+
+        def fn(w: Array, primitive: Any = primitive) -> Array:
+            return pjp.squared_error(primitive.bind(2 * w), jnp.ones(1))
+
+        try:
+            kinds = {node.kind for node in pjp.constraint_graph(fn)(jnp.full(1, 0.3)).nodes}
+            found = (
+                "linearised" if "linearised" in kinds else "constraint" if len(kinds) == 4 else "moves data"
+            )
+        except pjp.GraphError:
+            found = "error"
+        if name != "stop_gradient_p":  # behind which nothing is trained
+            assert rows[primitive.name] == found, (name, found)
+            tried.add(found)
+    assert tried >= {"constraint", "linearised", "moves data"}

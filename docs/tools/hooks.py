@@ -23,9 +23,9 @@ log = logging.getLogger("mkdocs.hooks.pjax_prim")  # a warning fails a strict bu
 OUTSIDE = ("benchmarks/RESULTS.md", "benchmarks/ARCHIVE.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 
-def on_config(config: Any) -> Any:
+def on_startup(command: str, dirty: bool) -> None:
+    """Before the handlers look for the folder, which they leave out where it is not there."""
     layout.link(ROOT, ROOT / "build" / "docs")
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -92,6 +92,10 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
 
     def formula(match: re.Match[str]) -> str:
         display = "block" if match["open"] == "[" else "inline"
-        return str(convert(html.unescape(match["tex"]).strip(), display=display))
+        tex = html.unescape(match["tex"]).strip().replace(r"\arg\min", r"\mathrm{arg}\,\min")
+        mathml = str(convert(tex, display=display))
+        if re.search(r">\\[a-zA-Z]+<", mathml):
+            log.warning("%s: a formula has an unknown command: %s", page.file.src_uri, tex)
+        return mathml
 
     return _FORMULA.sub(formula, content)

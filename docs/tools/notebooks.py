@@ -16,7 +16,8 @@ def page(path: Path) -> str:
     """A notebook with the outputs that it has, as Markdown."""
     parts: list[str] = []
     for number, cell in enumerate(_cells(path)):
-        text = "".join(cell["source"]).rstrip()
+        lines = "".join(cell["source"]).rstrip().splitlines()
+        text = "\n".join(line for line in lines if not line.startswith("%"))  # for Jupyter alone
         if cell["cell_type"] == "markdown":
             parts.append(text)
             continue

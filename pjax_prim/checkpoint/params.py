@@ -39,7 +39,7 @@ def restore_params(
     - `run`: the run folder.
     - `like`: the model, perhaps by `eqx.nn.inference_mode`. Its arrays may be `jax.ShapeDtypeStruct`s, and
       each is restored into the sharding that it has; what is no array stays as it is.
-    - `mapping`: where the models differ: from a path in `like` to the path of the saved model whose
+    - `mapping`: says where the models differ. It maps a path in `like` to the path of the saved model whose
       arrays it takes, or to None where `like` keeps its own. A path such as `layers.1` stands for
       all that lies under it; the longest path that fits counts. Other paths map to themselves.
     - `drop`: paths of the saved model that are not wanted.
@@ -157,9 +157,9 @@ def import_state_dict(
 
     **Arguments:**
 
-    - `state_dict`: from keys such as `h.0.ln_1.weight` to arrays (whatever `numpy.asarray` takes).
+    - `state_dict`: maps keys such as `h.0.ln_1.weight` to arrays (whatever `numpy.asarray` takes).
     - `like`, `drop`: as for `restore_params`.
-    - `mapping`: from a path in `like` to a key, to a `Source`, or to None where `like` keeps its own; as for
+    - `mapping`: maps a path in `like` to a key, to a `Source`, or to None where `like` keeps its own; as for
       `restore_params`, a path stands for all that lies under it, unless it leads to a `Source`.
 
     **Errors:** those of `restore_params`; `ArgumentError` that names the path where `Source.take` fails.

@@ -111,7 +111,7 @@ class ConstraintGraph:
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
-        """For each node the operands that read it."""
+        """Gives for each node the operands that read it."""
         found: list[list[Use]] = [[] for _ in self.nodes]
         for consumer, node in enumerate(self.nodes):
             for position, operand in enumerate(node.operands):
@@ -121,7 +121,7 @@ class ConstraintGraph:
 
     @cached_property
     def producers(self) -> tuple[frozenset[int], ...]:
-        """For each node the nodes that it reads."""
+        """Gives for each node the nodes that it reads."""
         return tuple(
             frozenset(producer for operand in node.operands for producer in operand.producers)
             for node in self.nodes

@@ -21,7 +21,7 @@ class CNN(eqx.Module):
     - `skip`: the output layer reads the maxima of all convolutions, concatenated, instead of the
       last one's.
     - `dtype`: the dtype of the parameters; JAX's default float if left out.
-    - `key`: for the initial weights and biases (those of `eqx.nn.Conv2d` and `eqx.nn.Linear`).
+    - `key`: the key of the initial weights and biases (those of `eqx.nn.Conv2d` and `eqx.nn.Linear`).
     """
 
     convolutions: tuple[eqx.nn.Conv2d, ...]

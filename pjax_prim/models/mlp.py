@@ -20,7 +20,7 @@ class MLP(eqx.Module):
     - `dropout`: the share of hidden values set to zero where a call is given a key; the others
       are divided by one minus it.
     - `dtype`: the dtype of the parameters; JAX's default float if left out.
-    - `key`: for the initial weights and biases (those of `eqx.nn.Linear`).
+    - `key`: the key of the initial weights and biases (those of `eqx.nn.Linear`).
     """
 
     layers: tuple[eqx.nn.Linear, ...]

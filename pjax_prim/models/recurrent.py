@@ -41,7 +41,7 @@ class Recurrent(eqx.Module):
     - `skip`: the output layer reads the states of all layers, concatenated, instead of the last
       one's.
     - `dtype`: the dtype of the parameters; JAX's default float if left out.
-    - `key`: for the initial parameters.
+    - `key`: the key of the initial parameters.
     """
 
     embedding: eqx.nn.Embedding

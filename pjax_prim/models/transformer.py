@@ -135,7 +135,7 @@ class Transformer(eqx.Module):
     - `positions`: "learned", added to embeddings, or "rotary".
     - `norm`: the kind of norm, "layer" or "rms" (arXiv 1910.07467).
     - `gated`: the mlp is down(silu(gate(x)) * up(x)) (arXiv 2002.05202) in place of down(gelu(up(x))).
-    - `bias`: whether the maps but those of attentions have one.
+    - `bias`: whether the linear maps have a bias, except for those of attentions.
     - `tied`: the output map is the embedding, whose rows are then of length about one, and about
       sqrt(width) where they are read.
     - `remat`: a key of `REMAT`, what a derivative computes once more in place of keeping it.

@@ -75,7 +75,7 @@ class Solved(NamedTuple):
 
 
 def solve(query: Query) -> Solved:
-    """Of any query."""
+    """Solves for any query."""
     s, d, residual = query.equation()
     u, extra = multiplier(s, d, residual)
     c, k, sign = coefficients(u)

@@ -248,7 +248,7 @@ class AbstractProblem(abc.ABC):
         return produced
 
     def forward_gaps(self, parameters: Sequence[Array]) -> list[Float[Array, ""]]:
-        """For each loss the squared distance by which its projection moves what the forward pass gives it."""
+        """Gives for each loss the squared distance that its projection moves what a forward pass gives."""
         produced = self.outputs(parameters)
         gaps = []
         for loss in self.graph.losses:

@@ -103,7 +103,7 @@ class DividedProblem(AbstractProblem):
         )
 
     def squared_distances(self, a: State, b: State) -> State:
-        """For each constraint the squared distance of its elementary constraints, of its metric's shape."""
+        """Gives for each constraint the squared distances of its elementary ones, in its metric's shape."""
         return tuple(
             (_squared(x[:-1], y[:-1], x[-1].ndim),) if self.is_divided(index) else ()
             for index, (x, y) in enumerate(zip(a, b, strict=True))

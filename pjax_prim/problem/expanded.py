@@ -21,8 +21,8 @@ class Summary(NamedTuple):
 
     Reading them again for it would cost a pass over all of them.
 
-    - `averages`: of the second set's constraints.
-    - `held`: of the first set's, what `AbstractConstraint.held` gives, for those that have any and whose
+    - `averages`: the averages of the second set's constraints.
+    - `held`: what `AbstractConstraint.held` gives for constraints of the first set that have any and whose
       targets the second set's copies determine.
     """
 

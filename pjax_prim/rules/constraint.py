@@ -114,7 +114,7 @@ class AbstractConstraint(abc.ABC):
 
         - `operands`: the common values.
         - `target`: the queried output.
-        - `constants`: as everywhere.
+        - `constants`: the operands that enter exactly.
         - `wanted`: for each operand, whether its mean displacement is needed.
         """
         before = self.expand(operands)

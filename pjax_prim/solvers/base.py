@@ -24,8 +24,8 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     **Arguments** of every solver: `metric`, a `pjp.Metric` or the name of one of `pjp.METRICS`.
 
-    - `forms`: in which forms of the state it is exact; the first is the default.
-    - `two_sets`: whether it needs the graph two-coloured.
+    - `forms`: the forms of the state in which it is exact; the first is the default.
+    - `two_sets`: whether it needs a graph that is two-coloured.
 
     Settings that are numbers (a relaxation, a rate) may be Python's, NumPy's or JAX's, traced ones too: they
     are operands of the compiled program. A new value compiles nothing, and `jax.vmap` over them works, with
@@ -54,7 +54,7 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         """Raises `ArgumentError` where the solver's settings do not fit a graph."""
 
     def init(self, problem: Problem, parameters: Sequence[Array]) -> State:
-        """The first state: by default the forward pass."""
+        """The first state, by default that of the forward pass."""
         return problem.initial(parameters)
 
     @abc.abstractmethod

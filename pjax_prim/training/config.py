@@ -78,7 +78,7 @@ class Method:
         lam: the step of the losses' proximal operators, for ep and for finite displacements.
         form: whether ap and cp store all copies.
         metric: weights of the distances of projections but ep (unit if left out).
-        acceleration: of the steps of projections on a batch.
+        acceleration: how the steps of projections on a batch are accelerated (not at all if left out).
         steps_per_batch: steps on each batch from its forward pass (50 by default; 1 for ep, jp and for what
             hands a direction to an optimiser).
         chunk_steps: at most so many steps between two chances to save and stop.

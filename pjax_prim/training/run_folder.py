@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def trackers(self) -> Path:
-        """By what name each tracker knows the run, as JSON."""
+        """The name by which each tracker knows the run, as JSON."""
         return self.path / "trackers.json"
 
     @property

@@ -54,7 +54,7 @@ class TrainState(eqx.Module):
 def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = None) -> TrainState:
     """The state before the first batch. For use inside `jax.jit`.
 
-    **Arguments:** `key`: of all random numbers; `start`: a model in place of the task's own.
+    **Arguments:** `key`: the key of all random numbers; `start`: a model in place of the task's own.
 
     **Errors:** those of `make_optimiser`.
     """
