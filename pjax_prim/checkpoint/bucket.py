@@ -4,12 +4,14 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from google.api_core import exceptions as answers
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
@@ -37,6 +39,8 @@ class Bucket:
     """
 
     def __init__(self, name: str):
+        # Orbax lists by gcsfs, which would not see what others have written since it last did.
+        fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
         self.name = name
         self._growing: dict[str, _Growing] = {}
 
@@ -262,4 +266,8 @@ class _Growing:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    """What an error says first, and of one that others led to, what the first of these says."""
+    cause = error.cause if isinstance(error, answers.RetryError) else error
+    line = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+    inner = re.search(r"Caused by \w+\((.*)\)\)", line)
+    return inner[1].strip("'\"") if inner else line

@@ -155,8 +155,10 @@ class RunFolder:
     def _load(self) -> dict[str, Any]:
         try:
             content = json.loads(self.storage.read(self.config))
-        except OSError as error:
+        except FileNotFoundError as error:
             raise RunError(f"{self.path}: holds no run: {self.config.name}: {error.strerror}") from None
+        except OSError as error:
+            raise RunError(f"{self.config}: cannot be read ({error.strerror})") from None
         except ValueError as error:  # also text that is not UTF-8
             raise RunError(f"{self.config}: not a configuration ({error})") from None
         if not (isinstance(content, dict) and content.keys() == {"task", "train"}):
