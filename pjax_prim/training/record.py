@@ -125,7 +125,13 @@ class Record:
         """Leaves all rows behind, also those after the last save."""
         assert self.folder is not None
         with nullcontext() if kind is None else suppress(RunError):  # of two errors the first counts
+            self._check_lock()
             self.folder.sync_metrics()
+
+    def _check_lock(self) -> None:
+        """Before the folder is written: `CheckpointError` where another process has taken it."""
+        if self._lock is not None:
+            self._lock.check()
 
     def begin(self, *, overwrite: bool) -> Progress:
         """Begins a run in its folder. `RunError` where there is one already."""
@@ -223,11 +229,13 @@ class Record:
     def add(self, rows: Sequence[dict[str, Any]], timings: Sequence[float]) -> None:
         """Writes rows that were read."""
         if self.folder is not None and self._group.is_first and rows:
+            self._check_lock()
             self.folder.append_rows(rows, timings)
 
     def replace(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes all rows anew, of which one was changed."""
         if self.folder is not None and self._group.is_first:
+            self._check_lock()
             self.folder.replace_rows(rows)
 
     def stops(self) -> bool:
@@ -251,8 +259,7 @@ class Record:
             return
         step = self._step(progress)
         if self._saved is None or step > self._saved:
-            if self._lock is not None:
-                self._lock.check()
+            self._check_lock()
             self.folder.sync_metrics()
             info = {
                 "task": dict(self._task.origin),
