@@ -1,5 +1,6 @@
 """A lock in a bucket, where no operating system drops it with its process."""
 
+import contextlib
 import json
 import secrets
 import threading
@@ -120,12 +121,10 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        with self._lock:  # after a renewal that is under way
-            if self._generation is not None:
-                try:
-                    self._objects.replace(self._path, self._generation, b'{"holder": null}')
-                except OSError:
-                    pass  # it runs out by itself
+        self._thread.join()  # after a renewal that is under way
+        if self._generation is not None:
+            with contextlib.suppress(OSError):  # it runs out by itself
+                self._objects.replace(self._path, self._generation, b'{"holder": null}')
 
 
 def _read(content: bytes) -> tuple[str | None, float]:
@@ -134,5 +133,5 @@ def _read(content: bytes) -> tuple[str | None, float]:
         found = json.loads(content)
         holder = found["holder"]
         return holder, float(found["seconds"]) if holder is not None else 0.0
-    except (ValueError, TypeError, KeyError):  # there is none, or of something else
-        return (None, 0.0) if not content else ("another process", SECONDS)
+    except (ValueError, TypeError, KeyError):  # there is none, or that of a file system, copied
+        return None, 0.0

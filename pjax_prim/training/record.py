@@ -186,12 +186,15 @@ class Record:
             return begin(), Progress(self._stream.start, rows, timings)
 
         checkpoints = folder.checkpoints
-        step = checkpoints.choose(allow_older=allow_older)
+        with self._group.watching("verifying a checkpoint"):
+            step = checkpoints.choose(allow_older=allow_older)
         info = self._group.together("checkpoint", lambda: self._compare(step))
-        restored: TrainState = checkpoints.restore(step, between() if info["start"] else before())
+        with self._group.watching("restoring a checkpoint"):
+            restored: TrainState = checkpoints.restore(step, between() if info["start"] else before())
         rows, timings = self._group.together("metrics", lambda: self._rewind(info["batch"]))
-        for path in set_aside(checkpoints, step):
-            say(f"set aside: {path}")
+        with self._group.watching("setting checkpoints aside"):
+            for path in set_aside(checkpoints, step):
+                say(f"set aside: {path}")
         self._open()
         if changed := differences(info["versions"], _versions()):
             say(
@@ -273,11 +276,13 @@ class Record:
                 "metrics": progress.rows[-1] if progress.rows else {},
             }
             metrics = None if progress.start else self._figures(progress)
-            self._writer.save(step, state, info, metrics)
+            with self._group.watching("saving a checkpoint"):
+                self._writer.save(step, state, info, metrics)
             self.blocked.append(self._writer.blocked)
             self._saved = step
         if wait:
-            self._writer.wait()
+            with self._group.watching("saving a checkpoint"):
+                self._writer.wait()
 
     def _figures(self, progress: Progress) -> dict[str, float] | None:
         """What checkpoints are compared by; None of a batch that was not evaluated."""
@@ -293,7 +298,8 @@ class Record:
             self._retention.latest, None if every is None else every * chunks,
             self._retention.best, self._retention.metric,
         )  # fmt: skip
-        writer = CheckpointWriter(self.folder.checkpoints.path, retention)
+        with self._group.watching("opening the checkpoints"):
+            writer = CheckpointWriter(self.folder.checkpoints.path, retention)
         self._writer = self._stack.enter_context(writer)
 
     @cached_property

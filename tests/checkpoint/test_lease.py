@@ -55,6 +55,9 @@ def test_one_holder(monkeypatch) -> None:
     said.clear()
     with hold(objects, said):  # what was given back is taken at once
         assert not said
+    objects.replace(FOLDER, objects.number, b"process 1 on a\n")  # of a file system, copied
+    with hold(objects, said):
+        assert not said
 
 
 def test_a_holder_that_is_gone_is_followed(monkeypatch) -> None:

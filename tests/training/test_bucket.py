@@ -106,6 +106,18 @@ def test_a_run_in_a_bucket(tmp_path, capsys) -> None:
         like = jax.tree.map(lambda x: jnp.zeros_like(x) if eqx.is_array(x) else x, result.model)
         assert eqx.tree_equal(load_params(source, like), result.model)
 
+    # Copied from one kind of place to the other, it goes on there.
+    copied = RunFolder("gs://bucket/copied")
+    for file in whole.storage.files(whole.path):
+        with copied.storage.writing(copied.path / file) as place:
+            place.write_bytes((whole.path / file).read_bytes())
+    assert outcome(run(QUICK, copied, resume=True), copied) == expected
+    back = RunFolder(tmp_path / "back")
+    for file in folder.storage.files(folder.path):
+        (back.path / file).parent.mkdir(parents=True, exist_ok=True)
+        (back.path / file).write_bytes(folder.storage.read(folder.path / file))
+    assert outcome(run(QUICK, back, resume=True), back) == expected
+
 
 def test_rows_are_uploaded_when_they_must_be(tmp_path) -> None:
     task, _ = made({})
