@@ -82,7 +82,7 @@ def rows(n: int) -> dict[str, Row]:
     copies, mean_a, mean_b, single = (p, q, k), (p, 1, k), (1, q, k), (p, q)
     images, filters = (max(1, n // 2**14), 16, 32, 32), (16, 16, 3, 3)  # the results are as the images
     window = Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
-    wanted = {"wanted": (True, True), "relative": False, "precision": None, "operand_dtype": jnp.float32}
+    wanted = {"wanted": (True, True), "precision": None, "operand_dtype": jnp.float32}
 
     def matmuls(a: jax.Array, b: jax.Array, z: jax.Array) -> Any:
         return a @ b.T, z @ b, z.T @ a
@@ -117,7 +117,7 @@ def rows(n: int) -> dict[str, Row]:
         "displace_cumsum": Row((many,)),
         "displace_dot": Row((copies, copies, single)),
         "displace_max": Row((many, few)),
-        "displace_scalar": Row((one, one), {**curve, "relative": False}),
+        "displace_scalar": Row((one, one), curve),
         "displace_sum": Row((one, one), {"inputs": 4}),
         "displace_sum_relu": Row((one, one), {"inputs": 2}),
         "equality": Row((logits, labels, steps)),

@@ -27,7 +27,7 @@ Implementation = Callable[..., tuple[jax.Array, ...]]
 
 @contextmanager
 def use(choice: Choice) -> Iterator[None]:
-    """Which rules equations made inside may use.
+    """A context manager: chooses which rules the equations that are made inside may use.
 
     **Arguments:** `choice`: "auto", the first of the table (`table`) that is legal where the equation is;
     "xla", no kernels; "pallas", kernels wherever they are legal, interpreted on platforms other than TPU,
@@ -51,14 +51,14 @@ class Rule:
 
     **Arguments:**
 
-    - `name`: for tables and lowered text.
+    - `name`: its name in tables and lowered text.
     - `implementation`: takes what the reference takes.
     - `kernel`: whether it is one of Pallas; the choice "xla" leaves these out, and with "pallas" platforms
       other than TPU interpret them (`interpret=True` of the implementation).
     - `local`: whether it may only be used where one device holds all of the operands: programs of one
       device, and `shard_map` over all axes.
-    - `supports`: of the operands' `ShapeDtypeStruct`s and the static parameters, whether it can be used.
-    - `when`: what it is for, in words.
+    - `supports`: says for the operands' `ShapeDtypeStruct`s and the static parameters whether it can be used.
+    - `when`: says in words what it is for.
     """
 
     name: str
@@ -91,7 +91,7 @@ def register(definition: Definition, rule: Rule | None = None, platform: Platfor
 
 
 def table() -> list[tuple[str, str, str, str]]:
-    """(primitive, platform, rule, when it is used) of every rule, the first that holds first."""
+    """Gives (primitive, platform, rule, when it is used) of every rule, in the order of trial."""
     return [
         (name, platform or "all", rule.name, rule.when)
         for name, rules in sorted(RULES.items())

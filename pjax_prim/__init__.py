@@ -96,5 +96,6 @@ from .solving import solve as solve
 from .starts import Starts as Starts
 from .starts import solve_starts as solve_starts
 from .updates import displacement_step as displacement_step
+from .versions import show_versions as show_versions
 
 __version__ = "0.1.0"

@@ -27,7 +27,6 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
 )
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
-JAX_VERSION = jax.__version__
 
 IDENTITIES: tuple[Any, ...] = tuple(
     getattr(module, name)
@@ -188,9 +187,32 @@ def shard_map_like(equation: Any, function: Callable[..., Any]) -> Callable[...,
     return mapped
 
 
-def split_transpose(equation: Any) -> bool:
-    """An option of a scan that was private for as long as it existed."""
-    return bool(equation.params.get("_split_transpose", False))
+def scan_like(equation: Any, body: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+    """From the operands of a `scan` equation to its results, by another body of arrays."""
+    params = equation.params
+    split, carries = scan_operands(equation)
+
+    def scan(*operands: Any) -> list[Any]:
+        constants, given, slices = (
+            operands[:split], operands[split : split + carries], operands[split + carries :],
+        )  # fmt: skip
+
+        def step(carry: Any, slices: Any) -> tuple[list[Any], list[Any]]:
+            results = list(body(*constants, *carry, *slices))
+            return results[:carries], results[carries:]
+
+        last, stacks = jax.lax.scan(
+            step,
+            list(given),
+            list(slices),
+            params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+            _split_transpose=bool(params.get("_split_transpose", False)),  # private wherever it is
+        )
+        return [*last, *stacks]
+
+    return scan
 
 
 def exclude_from_sources(folder: str) -> None:

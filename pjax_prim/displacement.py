@@ -50,8 +50,8 @@ def displacement(
       `has_aux` it returns that and anything else.
     - `lam`: None, or the step of the losses' proximal operators, above zero. The larger it is, the more the
       result differs from a gradient.
-    - `weight`: of what the operands of products are multiplied with, above zero. The smaller it is, the more
-      a signal is damped.
+    - `weight`: the weight of what the operands of products are multiplied with, above zero. The smaller it
+      is, the more a signal is damped.
     - `has_aux`: whether `fn` returns a pair of value and auxiliary output.
 
     `lam` and `weight` may be Python's, NumPy's or JAX's numbers, traced ones too, which are not checked.

@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._compat import JAX_VERSION, outside_of_traces, program_cache
+from ._compat import outside_of_traces, program_cache
 from .errors import ArgumentError, GraphError
 from .explicit_axes import automatic_trace, in_automatic_axes
 from .graph import ConstraintGraph, build_graph
@@ -39,6 +39,7 @@ from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
 from .settings import operands
 from .solvers import AbstractSolver
+from .versions import versions
 
 PROBLEMS: dict[Form, type[AbstractProblem]] = {
     "compressed": CompressedProblem,
@@ -124,7 +125,7 @@ class FeasibilityProblem(eqx.Module):
         return eqx.combine(self.tree(arrays), self._fixed)
 
     def tree(self, arrays: Sequence[Any]) -> Any:
-        """From arrays, one per parameter, a pytree of their structure with None elsewhere."""
+        """Makes of arrays, one for each parameter, a pytree of their structure with None elsewhere."""
         return jtu.tree_unflatten(self._treedef, list(arrays))
 
     def graph_for(self, solver: AbstractSolver) -> ConstraintGraph:
@@ -174,7 +175,7 @@ class FeasibilityProblem(eqx.Module):
         return self.restore(project_all(found, self.restrictions))
 
     def gaps(self) -> dict[str, Float[Array, ""]]:
-        """For each loss by name the distance by which its projection moves what the forward pass gives it.
+        """Gives for each loss by name how far its projection moves what the forward pass gives it.
 
         In the forward pass all other constraints are satisfied.
         """
@@ -188,7 +189,10 @@ class FeasibilityProblem(eqx.Module):
     def save(self, file: str | Path) -> None:
         """Writes what a bug report needs: the program, the graph and the arrays, as a zip file.
 
-        The file holds `program.txt` (the jaxpr), `graph.txt`, `arrays.npz` and `versions.json`.
+        The file holds `program.txt` (the jaxpr), `graph.txt`, `arrays.npz` and `versions.json`, which has the
+        facts that `pjp.show_versions()` prints. The arrays include the data: look at what you send.
+
+        **Arguments:** `file`, a path; a file that is there is overwritten.
         """
         arrays = {"parameters": self.trained, "data": self.data, "captured": self.captured}
         named = {
@@ -200,21 +204,19 @@ class FeasibilityProblem(eqx.Module):
         buffer = io.BytesIO()
         wide = {k: v.astype("float32") if v.dtype == jnp.bfloat16 else v for k, v in named.items()}
         np.savez(buffer, **wide)  # type: ignore[arg-type]
-        versions = {"jax": JAX_VERSION, "equinox": eqx.__version__}
-        versions["x64"] = str(jax.config.read("jax_enable_x64"))
         program = self.graph.function.program
         assert program is not None
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("program.txt", str(program.jaxpr))
             archive.writestr("graph.txt", str(self.graph))
             archive.writestr("arrays.npz", buffer.getvalue())
-            archive.writestr("versions.json", json.dumps(versions))
+            archive.writestr("versions.json", json.dumps(versions(), indent=1))
 
 
 def constraint_graph(fn: Callable[..., Any]) -> Callable[..., ConstraintGraph]:
     """The constraint graph of a function: `constraint_graph(fn)(params, *args)`.
 
-    As `jax.make_jaxpr`, it only traces; `print` it to see every constraint with its shape,
+    Like `jax.make_jaxpr` it only traces; `print` it to see every constraint with its shape,
     set, number of copies and bytes.
 
     **Arguments:** `fn(params, *args)`, a function of an Equinox model or any pytree of arrays

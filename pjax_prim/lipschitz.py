@@ -241,9 +241,8 @@ def _convolution_norm(kernel: Numbers, patches: int) -> float:
     **Arguments:** `kernel`, (out, in, *window); `patches`, that an input belongs to at most.
     """
     out, into, *window = kernel.shape
-    offsets = np.moveaxis(kernel.reshape(out, into, -1), -1, 0)
     found = [
-        sum(map(_norm, offsets)),
+        sum(_norm(matrix) for matrix in np.moveaxis(kernel.reshape(out, into, -1), -1, 0)),
         math.sqrt(patches) * _norm(kernel.reshape(out, -1)),
     ]
     steps = [_GRID * (size - 1) or 1 for size in window]

@@ -39,7 +39,7 @@ def register_loss(name: str, value: Callable[..., Array], prox: Callable[..., Ar
 
     **Arguments:**
 
-    - `name`: of the loss in graphs and in compiled programs, an identifier that no other loss has.
+    - `name`: the name of the loss in graphs and compiled programs, an identifier that no other loss has.
     - `value`: `value(x, target)`, one number for each element: an array whose axes are the first of x, such
       as all of them, or all but the last. It is differentiable, and an element depends on its own part of x.
     - `prox`: `prox(x, target, step)`, in the shape of x the point x' that minimises

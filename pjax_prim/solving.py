@@ -123,19 +123,19 @@ def solve(
 
     **Arguments:**
 
-    - `fn`: `fn(params, *args)` returns the loss node(s), made by `pjp.cross_entropy`,
-      `pjp.margin_loss`, `pjp.squared_error` or `pjp.equality`. What it computes from them
-      afterwards (a mean, a weighted sum) is for reporting and has no effect here.
+    - `fn`: `fn(params, *args)` returns a number, or losses. Losses are made by the functions of this
+      library, taken from optax, written out, or one's own (`pjp.register_loss`). Sums and multiples of
+      losses set their weights; what reaches the result without a loss is minimised (`pjp.minimise`).
     - `params`: an Equinox model or any pytree; its floating-point arrays are trained.
     - `args`: any pytrees.
     - `solver`: one of `pjax_prim.solvers`.
     - `max_steps`: at most this many steps; at least 0.
-    - `tol`: stop once the gap is at most this; None takes all steps.
+    - `tol`: the solve stops once the gap is at most this; None takes all steps.
     - `readout`: "shadow" reads each parameter as the consensus of all its copies, "governing" its
       own variable in the iterated sequence.
-    - `state`: of an earlier solution of the same function, shapes and solver; it replaces the
+    - `state`: that of an earlier solution of the same function, shapes and solver; it replaces the
       start from the forward pass.
-    - `placement`: of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
+    - `placement`: that of a `pjax_prim.sharding.Plan` for the same function, shapes and solver: how the
       solver's arrays are divided over a mesh.
     - `restrictions`: sets that parameters are in: one for all of them, or a mapping from patterns of paths
       (`"layers.*.weight"`) to restrictions such as `pjp.SpectralNorm(1.0)`, as of `pjp.project_params`. A

@@ -29,10 +29,10 @@ from .solving import check_arguments
 class Starts:
     """What `solve_starts` returns.
 
-    - `params`: of all starts, with a leading axis: where solved those of the step that solved, else of the
-      last step.
-    - `solved`: (starts,), whether a start ended in a solution; `steps`: (starts,), how many it took.
-    - `seconds`: of all steps together, without compilation.
+    - `params`: the parameters of all starts, with a leading axis: of a start that was solved those of the
+      step that solved it, of another those of its last step.
+    - `solved`: (starts,), whether a start ended in a solution; `steps`: (starts,), how many steps it took.
+    - `seconds`: the time of all steps together, without compilation.
     """
 
     params: Any
@@ -85,11 +85,11 @@ def solve_starts(
     **Arguments:**
 
     - `fn`, `args`, `solver`, `max_steps`, `tol`, `restrictions`: as in `solve`.
-    - `make_params`: from a key to the parameters of a start. Arrays that are not trained are each start's
+    - `make_params`: takes a key to the parameters of a start. Arrays that are not trained are each start's
       own; what is no array is the same for all.
     - `key`: split over the starts; the same key gives the same starts, whatever `lanes` and `mesh`.
     - `starts`: how many, at least 1.
-    - `is_solved`: of parameters, whether they count as a solution before the gap is `tol`: a network that
+    - `is_solved`: says of parameters whether they count as a solution before the gap is `tol`: a network that
       is to be exact is one as soon as its weights are. It is asked after every step.
     - `mesh`: one with an axis "data" divides the lanes over devices; no data go between them.
 

@@ -22,11 +22,11 @@ def displacement_step(
 
     - `fn`: as in `pjp.displacement`.
     - `optimiser`: an optax transformation, one that takes nothing but updates, state and parameters.
-    - `settings`: of `pjp.displacement`.
+    - `settings`: the settings of `pjp.displacement`.
 
     **Returns:** `step(params, memory, *args) -> (params, memory, value)`, with the value of `fn` before the
     step. `memory` is the optimiser's, at first `optimiser.init(eqx.filter(params, eqx.is_inexact_array))`.
-    For use in `eqx.filter_jit`.
+    Use it in `eqx.filter_jit`.
 
     **Errors:** those of `pjp.displacement`; `ArgumentError` for what is no optax transformation, and for one
     that needs the value or the gradient of a loss (a line search, Polyak's step): a displacement is

@@ -18,7 +18,7 @@ class Collective:
 
     - `kind`: one of `KINDS`, or another name of XLA's.
     - `arrays`: shapes of what it results in on each device.
-    - `bytes`: of those arrays; of a reduce-scatter those of what it takes.
+    - `bytes`: the size of those arrays; for a reduce-scatter the size of what it takes.
     - `devices`: how many take part in each group.
     - `looped`: whether it is in the body of a loop.
     - `times`: how often it happens; None in a loop whose length depends on values.

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from .program import Computation, Operation, Program, size_of
+from .program import Computation, Operation, Program, root, size_of
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",
@@ -101,8 +101,9 @@ def _of_fusion(inside: Computation, operation: Operation) -> float:
     for found in inside.values():
         if found.kind == "parameter" and int(found.operands[0]) not in taken_over:
             total += _read(inside, found)
-    root = next(x for x in inside.values() if x.line.lstrip().startswith("ROOT"))
-    results = [inside[x] for x in root.operands] if root.kind == "tuple" else [root]
+    last = root(inside)
+    assert last is not None
+    results = [inside[x] for x in last.operands] if last.kind == "tuple" else [last]
     for index, found in enumerate(results):
         while found.kind == "bitcast" and found.operands[0] in inside:
             found = inside[found.operands[0]]

@@ -23,8 +23,8 @@ from .._compat import (
     jit_options,
     lower_as_traced,
     open_jaxpr,
+    scan_like,
     scan_operands,
-    split_transpose,
 )
 from ..graph.program import trace
 from ..pullbacks.interpreter import register_movement
@@ -240,27 +240,15 @@ def _checkpoint(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bo
 
 def _scan(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> list[Any]:
     """Parameters that it takes apart are gathered inside; others before it, once."""
-    params = equation.params
-    split, carries = scan_operands(equation)
-    fixed = split + carries
+    fixed = sum(scan_operands(equation))
     parts = [
         x if i >= fixed and x.spec is not None and x.spec[0] is None
         else _Operand(_gather(mesh, x))
         for i, x in enumerate(given)
     ]  # fmt: skip
     specs = [x.spec[1:] if x.spec is not None else None for x in parts]
-    body = _body(mesh, params["jaxpr"], specs, looped=True)
-    arrays = _values(parts)
-
-    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = body(*arrays[:split], *carry, *slices)
-        return results[:carries], results[carries:]
-
-    last, stacks = lax.scan(
-        step, arrays[split:fixed], arrays[fixed:], params["length"],
-        reverse=params["reverse"], unroll=params["unroll"], _split_transpose=split_transpose(equation),
-    )  # fmt: skip
-    return [*last, *stacks]
+    body = _body(mesh, equation.params["jaxpr"], specs, looped=True)
+    return scan_like(equation, body)(*_values(parts))
 
 
 _CALLS: dict[Any, Callable[[Mesh, Any, Sequence[_Operand], bool], list[Any]]] = {

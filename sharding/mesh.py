@@ -30,8 +30,8 @@ class MeshConfig:
     - `data`, `model`, `stage`: how many parts batches, features and stacks of layers are divided into.
     - `fsdp`: how many parts batches (beside `data`) and, between their uses, parameters with all that belongs
       to them are divided into. One of the sizes may be -1: whatever the devices give.
-    - `dcn`: of each axis the part that runs over the network between slices (pods of several slices);
-      the rest runs inside slices. As pairs of name and size; one may be -1.
+    - `dcn`: the part of each axis that runs over the network between slices (pods of several slices); the
+      rest runs inside slices. These are pairs of name and size, of which one may be -1.
     - `axis_type`: "auto" or "explicit" (JAX's sharding in types).
 
     **Errors:** `ArgumentError` for sizes that are none.
@@ -66,7 +66,7 @@ class MeshConfig:
 
     @classmethod
     def parse(cls, text: str) -> "MeshConfig":
-        """From `data=2,model=2,stage=1`; further entries: `dcn.data=2`, `axis_type=explicit`.
+        """Reads a text such as `data=2,model=2,stage=1`; it may also have `dcn.data=2`, `axis_type=explicit`.
 
         **Errors:** `ArgumentError` naming the entry.
         """

@@ -70,7 +70,7 @@ class Plan:
 
     - `mesh`, `solver`; `graph`, as the solver takes it.
     - `parameters`, `data`: shardings of the trained arrays and of the other arrays among the arguments.
-    - `placement`: of all arrays in between; `solve` takes it.
+    - `placement`: the shardings of all arrays in between; `solve` takes it.
     - `captured`: the arrays that the function closes over.
     """
 
@@ -84,11 +84,11 @@ class Plan:
 
     @property
     def replicated(self) -> NamedSharding:
-        """Of what every device has whole: metrics, for instance."""
+        """The sharding of what every device has whole, such as metrics."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def shardings(self, params: Any, *args: Any) -> tuple[Any, ...]:
-        """Trees like `(params, *args)` with the sharding of every array, None for other leaves."""
+        """Gives trees like `(params, *args)` with the sharding of every array, and None for other leaves."""
         parameters, data = iter(self.parameters), iter(self.data)
 
         def of(leaf: Any, trained: bool) -> NamedSharding | None:
@@ -100,9 +100,10 @@ class Plan:
         return (first, *(jtu.tree_map(lambda leaf: of(leaf, False), tree) for tree in args))
 
     def shard(self, params: Any, *args: Any) -> tuple[Any, ...]:
-        """`(params, *args)` with every array where it belongs.
+        """Puts every array of `(params, *args)` where it belongs.
 
-        As `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside constrained.
+        It works as `equinox.filter_shard`: outside of `jax.jit` arrays are moved, inside they are
+        constrained.
         """
 
         def place(leaf: Any, sharding: NamedSharding | None) -> Any:
@@ -229,8 +230,8 @@ def make_plan(
     - `fn`, `params`, `args`, `solver`: as for `pjp.solve`; arrays or `jax.ShapeDtypeStruct`s.
     - `mesh`: with any of the axes `data`, `fsdp`, `model`, `stage`. The solver works on these devices with
       axes of type Auto; arrays that are typed by an Explicit mesh are moved by `Plan.shard`.
-    - `rules`: for parameters, in place of the default (see `rules.Rule`).
-    - `inputs`: for each array in `args`, in place of the default.
+    - `rules`: shardings of parameters in place of the default (see `rules.Rule`).
+    - `inputs`: shardings of the arrays in `args` in place of the default.
 
     **Errors:** those of `solve`; `ArgumentError` for a batch, or an axis in a rule, that the mesh does
     not divide, and for unknown names in a rule.

@@ -133,7 +133,7 @@ class Program:
         if found := _TRIPS.search(loop.line):
             return int(found[1])
         condition = dict(loop.called()).get("condition", "")
-        test = _root(self.computations.get(condition, {}))
+        test = root(self.computations.get(condition, {}))
         if test is None or test.kind != "compare" or "direction=LT" not in test.line:
             return None
         before = self.computations[caller]
@@ -175,7 +175,8 @@ def size_of(arrays: Sequence[Array]) -> float:
     return sum(_width(dtype) * math.prod(shape) for dtype, shape in arrays)
 
 
-def _root(computation: Computation) -> Operation | None:
+def root(computation: Computation) -> Operation | None:
+    """What a computation gives back."""
     return next((x for x in computation.values() if x.line.lstrip().startswith("ROOT")), None)
 
 

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import chex
@@ -24,10 +25,12 @@ from jaxtyping import Array
 import pjax_prim as pjp
 
 
-def network(params: Any, x: Array, labels: Array) -> Array:
+def network(
+    params: Any, x: Array, labels: Array, *, activation: Callable[[Array], Array] = jax.nn.leaky_relu
+) -> Array:
     """A layer with a bias, an elementwise function and a factor."""
     hidden = jax.nn.relu(x @ params["w"] + params["b"][None])
-    return pjp.cross_entropy(jnp.tanh(hidden) @ params["out"] * params["scale"][None], labels, lam=0.5)
+    return pjp.cross_entropy(activation(hidden) @ params["out"] * params["scale"][None], labels, lam=0.5)
 
 
 def make_params(key: Array) -> dict[str, Array]:
@@ -49,9 +52,9 @@ def arguments() -> tuple[Any, ...]:
 KEY = jax.random.key(2)
 
 
-def solve(solver: pjp.AbstractSolver) -> Callable[..., Any]:
+def solve(solver: pjp.AbstractSolver, fn: Callable[..., Any] = network) -> Callable[..., Any]:
     def run(params: Any, x: Array, labels: Array) -> Any:
-        solution = pjp.solve(network, params, x, labels, solver=solver, max_steps=4, tol=1e-6)
+        solution = pjp.solve(fn, params, x, labels, solver=solver, max_steps=4, tol=1e-6)
         return solution.params, solution.stats
 
     return run
@@ -115,6 +118,7 @@ class Entry:
 
 ENTRIES = (
     Entry("solve-ap", solve(pjp.AlternatingProjections())),
+    Entry("solve-curve", solve(pjp.AlternatingProjections(), partial(network, activation=jnp.tanh))),
     Entry("solve-dr", solve(pjp.DouglasRachford(relaxation=0.4))),
     Entry("solve-ep", solve(pjp.ExtrapolatedProjections())),
     Entry("solve-jp", solve(pjp.JointProjections(iterations=3))),
@@ -252,28 +256,30 @@ OPEN = {
 }
 """Not compiled, a program transfers its numbers to the device, as that of `jax.grad` does."""
 
+_OF_THE_LOOP = (
+    "donated", "scan", "cond", "shard_map-unchecked", "explicit-data", "export", "tracer_leaks",
+)  # fmt: skip
+
 LIKE_OTHERS = {
-    # They share the loop of `solve-ap` and `solve-dr`; what is their own, a step, is in the other contexts.
-    **dict.fromkeys(
-        ("solve-ep", "solve-rrr", "solve-anderson"),
-        (
-            "donated",
-            "scan",
-            "cond",
-            "shard_map-unchecked",
-            "explicit-data",
-            "export",
-            "threads",
-            "disable_jit",
-            "tracer_leaks",
-        ),
+    # The search along a curve is one function, which these trace and compile in different ways.
+    "solve-curve": tuple(
+        row.name
+        for row in CONTEXTS
+        if row.name not in ("vmap", "shard_map", "rank_promotion", "dtype_promotion", "debug_nans")
     ),
-    "solve_starts": ("disable_jit",),
+    # A loop that is not compiled is that of `solve-dr`.
+    "solve-ap": ("disable_jit",),
+    # They share the loop of `solve-ap`; what is their own, a step, is in the other contexts.
+    "solve-dr": _OF_THE_LOOP,
+    **dict.fromkeys(
+        ("solve-ep", "solve-rrr", "solve-anderson"), (*_OF_THE_LOOP, "explicit", "threads", "disable_jit")
+    ),
+    "solve_starts": ("threads", "disable_jit", "tracer_leaks"),
     # Its own are a linearised function and two loops, which these compile.
     "solve-jp": tuple(row.name for row in CONTEXTS if row.name not in ("jit", "vmap", "dtype_promotion")),
-    # `displacement_step` calls the second, which is the first and a value.
+    # `displacement_step` calls the second, which is the first and a value; finite steps have other pullbacks.
     **dict.fromkeys(
-        ("displacement", "value_and_displacement"),
+        ("displacement", "value_and_displacement", "displacement-finite"),
         ("donated", "scan", "cond", "shard_map-unchecked", "export", "disable_jit", "tracer_leaks"),
     ),
 }

@@ -97,7 +97,7 @@ def test_weighted_products_are_nearest_points(weights: tuple[float, float]) -> N
         best = min((scipy.optimize.minimize(cost, x, tol=1e-14) for x in starts), key=lambda r: r.fun)
         output, move_a, move_b, moved = pp.project_linear_p.bind(
             jnp.asarray(a)[None], jnp.asarray(b)[None], jnp.asarray([[z]]), *map(jnp.asarray, weights),
-            wanted=(True, True), relative=False, precision=None, operand_dtype=jnp.dtype("float64"),
+            wanted=(True, True), precision=None, operand_dtype=jnp.dtype("float64"),
         )  # fmt: skip
         point = np.concatenate([a + move_a[0], b + move_b[0]])
         assert cost(point) <= best.fun * (1 + 1e-9) + 1e-12

@@ -1,7 +1,13 @@
-"""The wheel holds every module, and each of them is imported from it, away from the repository."""
+"""The wheel holds every module, and each of them is imported from it, away from the repository.
 
+The slow tests install it as users do, by Python `PJAX_PRIM_PYTHONS` (several, separated by spaces; by default
+the one of the tests), and need a package index.
+"""
+
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -36,21 +42,26 @@ def sources() -> set[str]:
     } | {COMMAND}
 
 
-def succeed(*command: str, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def succeed(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(folder: Path, *options: str) -> None:
+    """Builds from a copy: a `build/` left in the repository would end up in the wheel."""
+    copy = folder / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", COMMAND, *FOLDERS):
+        (copy / name).symlink_to(ROOT / name)
+    options = ("--no-isolation", *options, "--outdir", str(folder))
+    succeed(sys.executable, "-m", "build", *options, cwd=copy)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    # from a copy: a `build/` left in the repository would end up in the wheel
-    copy = folder / "source"
-    copy.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", COMMAND, *FOLDERS):
-        (copy / name).symlink_to(ROOT / name)
-    succeed(sys.executable, *build, cwd=copy)
+    build(folder, "--wheel")
     (path,) = folder.glob("*.whl")
     return path
 
@@ -112,3 +123,90 @@ def test_a_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
         )
         expected = f"{arguments[0]}: needs the package {package}; pip install 'pjax-prim[train]'"
         assert done.returncode == 2 and expected in done.stderr, done.stderr
+
+
+PYTHONS = os.environ.get("PJAX_PRIM_PYTHONS", sys.executable).split()
+SMOKE = """
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import pjax_prim as pjp
+from pjax_prim.checkpoint import CheckpointWriter
+from pjax_prim.data import load
+from pjax_prim.models import ThresholdNetwork
+
+assert Path(pjp.__file__).is_relative_to(sys.prefix), pjp.__file__
+assert (Path(pjp.__file__).parent / "py.typed").is_file()
+pjp.show_versions()
+digits = load("digits")
+model = eqx.nn.MLP(64, 10, width_size=32, depth=1, key=jax.random.key(0))
+
+
+def loss(model, x, labels):
+    return pjp.cross_entropy(jax.vmap(model)(x), labels)
+
+
+optimiser = optax.adam(5e-3)
+memory = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+step = eqx.filter_jit(pjp.displacement_step(loss, optimiser))
+rng = np.random.default_rng(0)
+for _ in range(150):
+    rows = rng.choice(len(digits.train_x), 64)
+    model, memory, value = step(model, memory, digits.train_x[rows], digits.train_y[rows])
+accuracy = jnp.mean(jnp.argmax(jax.vmap(model)(digits.test_x), -1) == digits.test_y)
+assert accuracy > 0.9, accuracy
+batch = digits.train_x[:64], digits.train_y[:64]
+solution = pjp.solve(loss, model, *batch, solver=pjp.JointProjections(), max_steps=3)
+assert jnp.mean(loss(solution.params, *batch)) < jnp.mean(loss(model, *batch))
+with CheckpointWriter(Path("checkpoints")) as writer:
+    writer.save(1, eqx.filter(model, eqx.is_array), {})
+assert writer.folder.steps() == [1]
+print("it works")
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("published")
+    build(folder)
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_every_source(published: tuple[Path, Path]) -> None:
+    with tarfile.open(published[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    beside = {"pjax_prim/lowering/": "lowering/", "pjax_prim/sharding/": "sharding/"}
+    for path in sources():
+        for inside, outside in beside.items():
+            path = path.replace(inside, outside) if path.startswith(inside) else path
+        assert path in names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_wheel_works_in_a_fresh_environment(
+    python: str, published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # What users have: no path of the repository, and no settings of the tests.
+    kept = ("PATH", "HOME", "LANG", *(name for name in os.environ if name.startswith("PIP_")))
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    inside = tmp_path / "fresh" / "bin"
+    succeed(python, "-m", "venv", "fresh", cwd=tmp_path, env=env)
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    wanted = f"pjax-prim[train] @ {published[1].as_uri()}"
+    succeed(str(inside / "python"), *install, wanted, cwd=tmp_path, env=env)
+    (tmp_path / "smoke.py").write_text(SMOKE)
+    printed = succeed(str(inside / "python"), "-I", "-W", "error", "smoke.py", cwd=tmp_path, env=env)
+    assert "it works" in printed
+    trained = succeed(str(inside / "pjax-prim"), "train", "--batches", "20", "--json", cwd=tmp_path, env=env)
+    assert '"test_accuracy"' in trained.splitlines()[-1]

@@ -23,6 +23,7 @@ case "$*" in
     fi
     [ ! -e "$(dirname "$0")/half" ] || { echo "half an environment" >&2; exit 1; }
     printf '#!/bin/sh\\necho "$@"\\n' >"$(dirname "$0")/pjax-prim" && chmod +x "$(dirname "$0")/pjax-prim" ;;
+"-m mkdocs build "*) echo "docs" >>"$LOG" ;;
 "-c "*) ;;
 *) echo "not expected: $*" >&2; exit 1 ;;
 esac
@@ -85,6 +86,15 @@ def test_killed_while_it_installs_it_makes_the_environment_anew(clone: Clone, wh
     assert (found.returncode, found.stdout) == (0, "graph\n"), found.stderr
     assert clone.done() == ["venv", "install"]
     assert clone.run("graph").returncode == 0 and not clone.done()
+
+
+def test_the_documentation_needs_more_once(clone: Clone) -> None:
+    assert clone.run("docs").returncode == 0 and clone.done() == ["venv", "install", "install", "docs"]
+    assert clone.run("docs").returncode == 0 and clone.done() == ["docs"]
+    (clone.root / ".venv" / "pyproject.docs").unlink()
+    clone.kill.touch()
+    assert clone.run("docs").returncode == -signal.SIGKILL and clone.done() == ["install"]
+    assert clone.run("docs").returncode == 0 and clone.done() == ["venv", "install", "install", "docs"]
 
 
 def test_a_failed_installation_is_tried_again(clone: Clone) -> None:

@@ -31,7 +31,7 @@ def circuit(random, inputs: int, depth: int, fan_in: int):
 def task(options) -> Task:
     random = np.random.default_rng(options.seed)
     run = circuit(random, options.inputs, options.depth, options.fan_in)
-    x = random.choice(np.float32([-1, 1]), (options.examples + TEST, options.inputs))
+    x = random.choice(np.array([-1, 1], np.float32), (options.examples + TEST, options.inputs))
     y = run(x)
     cut = options.examples
     sizes = (options.inputs,) * (options.depth + 1)

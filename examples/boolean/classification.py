@@ -119,7 +119,8 @@ def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
         return jax.lax.scan(step, carry, rows.reshape(batches, -1))
 
     keys = jax.random.split(key, options.epochs)
-    state = jnp.zeros((), jnp.int32) if direction is by_sweeps else optimiser.init(network)
+    arrays = eqx.filter(network, eqx.is_array)
+    state = jnp.zeros((), jnp.int32) if direction is by_sweeps else optimiser.init(arrays)
     (network, _), _ = jax.lax.scan(epoch, (network, state), keys)
     return network
 
@@ -212,7 +213,7 @@ def summary(trained, tested, steps, seconds: float) -> dict[str, float]:
     }
 
 
-def main(name: str, description: str, arguments: dict[str, dict[str, Any]], load: Callable):
+def main(name: str, description: str | None, arguments: dict[str, dict[str, Any]], load: Callable):
     """The command line of a task.
 
     **Arguments:** `arguments` of its own and new settings for those of all; `load(options)`, the data set.

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class Task:
     sizes: tuple[int, ...]
     test: tuple[np.ndarray, np.ndarray] | None = None
     steps: int = 10_000
-    sigma: tuple[float, ...] = (3.0,)
+    sigma: Sequence[float] = (3.0,)
     beta: float = 0.4
     gamma: float = 3e-3
     rate: float = 3.0
@@ -66,7 +66,8 @@ def is_exact(model, x, y):
 
 def use_all_cores() -> None:
     """A device for each core, unless told otherwise: the arrays of one start are small, so divide starts."""
-    if jax.config.jax_num_cpu_devices < 0:
+    config: Any = jax.config
+    if config.jax_num_cpu_devices < 0:
         jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
 
@@ -78,7 +79,7 @@ def data_mesh():
 
 def by_projections(task: Task, options) -> dict[str, Any]:
     x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    sigma = task.sigma if len(task.sigma) > 1 else task.sigma[0]
+    sigma = tuple(task.sigma) if len(task.sigma) > 1 else task.sigma[0]
     found = pjp.solve_starts(
         loss,
         lambda key: ThresholdNetwork(task.sizes, sigma=sigma, key=key),
@@ -223,7 +224,10 @@ def tuned_adam(task: Task, options) -> dict[str, Any]:
 
 
 def main(
-    make_task: Callable[[Any], Task], description: str, arguments: dict[str, dict[str, Any]], **defaults
+    make_task: Callable[[Any], Task],
+    description: str | None,
+    arguments: dict[str, dict[str, Any]],
+    **defaults,
 ):
     """The command line of a task: `arguments` of its own, by name, and those of all."""
     parser = argparse.ArgumentParser(description=description)

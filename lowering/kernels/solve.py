@@ -49,7 +49,7 @@ def answer(query: Query, interpret: bool = False) -> Answer:
     shapes = (count, p, q), (count, p, q), (count, grid[2], 2, p), (count, grid[1], 3, q)
     with jax.enable_x64(False):  # Mosaic wants indices of 32 bits
         e, output, row_sums, column_sums = pl.pallas_call(
-            partial(_kernel, size=(p, q), relative=query.relative),
+            partial(_kernel, size=(p, q)),
             grid=grid,
             in_specs=[
                 whole,
@@ -96,7 +96,6 @@ def _kernel(
     order_ref: Any,
     *,
     size: tuple[int, int],
-    relative: bool,
 ) -> None:
     height, width = product_ref.shape
     top, left = pl.program_id(1) * height, pl.program_id(2) * width
@@ -116,7 +115,6 @@ def _kernel(
             norms_ref[here, 1:2],
             columns_ref[1:2],
             target_ref[here],
-            relative,
         )
         return here, query, order_ref[...] < size[0] - top - strip * STRIP
 

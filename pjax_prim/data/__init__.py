@@ -50,8 +50,8 @@ def load(
     **Arguments:**
 
     - `folder`: where its files lie; `digits` needs none and takes none.
-    - `length`: of the sequences of `text`, 64 by default; `held_out`: the share of a text that is for
-      testing, 0.2 by default. Nothing else takes them.
+    - `length`: the length of the sequences of `text`, 64 by default; `held_out`: the share of a text that
+      is for testing, 0.2 by default. No other data set takes them.
 
     **Errors:** `ArgumentError` for another name, or a folder missing or not wanted; `DataError`
     for a file that is missing, truncated or of another format.

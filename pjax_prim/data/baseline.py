@@ -8,8 +8,8 @@ from .dataset import Dataset
 def baseline(dataset: Dataset) -> tuple[str, float]:
     """The name and the test accuracy of the trivial prediction from the training examples.
 
-    For a text the bigram table: the character that follows the present one most often. Else the
-    majority class.
+    For a text it is the bigram table, the character that follows the present one most often. Otherwise it is
+    the majority class.
     """
     if dataset.is_sequence:
         table = np.zeros((dataset.classes, dataset.classes), np.int64)

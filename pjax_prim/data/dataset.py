@@ -15,7 +15,7 @@ class Dataset:
 
     **Arguments:**
 
-    - `name`: as on the command line.
+    - `name`: its name on the command line.
     - `train_x`, `test_x`: one row per example: float32 features, or the int32 tokens of a
       sequence, in `range(classes)`.
     - `train_y`, `test_y`: labels in `range(classes)`; of a sequence as many as it has tokens.

@@ -26,7 +26,7 @@ class Shuffled:
 
     - `examples`: a pytree of arrays with one example a row, or an object with `__len__` and `__getitem__`
       whose items are pytrees of arrays (`TokenFile`, a grain `MapDataset` or data source).
-    - `batch_size`; `seed`, of the order.
+    - `batch_size`: examples in a batch; `seed`, that of the order.
 
     **Errors:** `ArgumentError` for a size or seed out of range, no example, or arrays of different lengths.
     """
@@ -68,7 +68,7 @@ class InOrder:
 
     @property
     def examples(self) -> int:
-        """How many there are, of all batches."""
+        """The number of examples in all batches."""
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Any:

@@ -65,8 +65,8 @@ class TokenFile:
     The file is mapped, not read: a window takes its own bytes alone. The windows follow one another without
     overlap; what is left at the end is not used.
 
-    **Arguments:** `path`: a file of `write_tokens`; `length`: of a window; `first`, `last`: the part of the
-    file that is used, as shares of its tokens.
+    **Arguments:** `path`: a file of `write_tokens`; `length`: that of a window; `first`, `last`: the part of
+    the file that is used, as shares of its tokens.
 
     **Errors:** `DataError` for a file that is missing, of another format, or cut off, or too short for a
     window; `ArgumentError` for a length or shares out of range.
@@ -92,7 +92,7 @@ class TokenFile:
 
     @property
     def classes(self) -> int:
-        """Of how many kinds tokens are."""
+        """The number of different tokens."""
         return int(self._header["classes"])
 
     def __len__(self) -> int:

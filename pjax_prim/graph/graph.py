@@ -97,8 +97,8 @@ class ConstraintGraph:
     - `function`: the traced function; `constant_equations` are those of its equations (and
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
-    - `factors`: for each node that of its copies in consensus; none where all are 1.
-    - `weights`: constant values, the relative weights of losses that may be negative (and are NaN then).
+    - `factors`: for each node the factor of its copies in consensus; empty where all are 1.
+    - `weights`: constant values: the relative weights of losses that may be negative, and are NaN then.
     """
 
     nodes: tuple[Node, ...]
@@ -111,7 +111,7 @@ class ConstraintGraph:
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:
-        """For each node the operands that read it."""
+        """Gives for each node the operands that read it."""
         found: list[list[Use]] = [[] for _ in self.nodes]
         for consumer, node in enumerate(self.nodes):
             for position, operand in enumerate(node.operands):
@@ -121,7 +121,7 @@ class ConstraintGraph:
 
     @cached_property
     def producers(self) -> tuple[frozenset[int], ...]:
-        """For each node the nodes that it reads."""
+        """Gives for each node the nodes that it reads."""
         return tuple(
             frozenset(producer for operand in node.operands for producer in operand.producers)
             for node in self.nodes

@@ -17,11 +17,11 @@ class CNN(eqx.Module):
     - `image_shape`: (height, width, channels); an input is an image of this shape, or the same
       numbers flat.
     - `out_size`: length of the output.
-    - `channels`: of the convolutions, at least one.
+    - `channels`: the channels of each convolution; at least one.
     - `skip`: the output layer reads the maxima of all convolutions, concatenated, instead of the
       last one's.
-    - `dtype`: of the parameters; JAX's default float if left out.
-    - `key`: for the initial weights and biases (those of `eqx.nn.Conv2d` and `eqx.nn.Linear`).
+    - `dtype`: the dtype of the parameters; JAX's default float if left out.
+    - `key`: the key of the initial weights and biases (those of `eqx.nn.Conv2d` and `eqx.nn.Linear`).
     """
 
     convolutions: tuple[eqx.nn.Conv2d, ...]

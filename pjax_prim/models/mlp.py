@@ -19,8 +19,8 @@ class MLP(eqx.Module):
     - `skip`: the output layer reads all hidden layers, concatenated, instead of the last one.
     - `dropout`: the share of hidden values set to zero where a call is given a key; the others
       are divided by one minus it.
-    - `dtype`: of the parameters; JAX's default float if left out.
-    - `key`: for the initial weights and biases (those of `eqx.nn.Linear`).
+    - `dtype`: the dtype of the parameters; JAX's default float if left out.
+    - `key`: the key of the initial weights and biases (those of `eqx.nn.Linear`).
     """
 
     layers: tuple[eqx.nn.Linear, ...]

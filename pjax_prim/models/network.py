@@ -32,8 +32,8 @@ def make_network(
 ) -> eqx.Module:
     """A network for examples of `features` numbers or tokens.
 
-    **Arguments:** `name`, one of mlp, cnn, rnn, gru, transformer; `hidden`, its widths, of a
-    transformer equal ones, one per block; the others as each network takes them.
+    **Arguments:** `name`, one of mlp, cnn, rnn, gru, transformer; `hidden`, its widths, which for a
+    transformer are equal, one for each block; the others as each network takes them.
     """
     if name == "mlp":
         return MLP(features, classes, hidden, skip=skip, dropout=dropout, dtype=dtype, key=key)

@@ -35,13 +35,13 @@ class Recurrent(eqx.Module):
 
     **Arguments:**
 
-    - `tokens`: how many there are; an input is a sequence of integers in `range(tokens)`.
-    - `hidden`: units of each layer, at least one; the embedding is as wide as the first.
+    - `tokens`: the number of different tokens; an input is a sequence of integers in `range(tokens)`.
+    - `hidden`: the units of each layer, at least one; the embedding is as wide as the first.
     - `cell`: "rnn" (tanh) or "gru" (`eqx.nn.GRUCell`).
     - `skip`: the output layer reads the states of all layers, concatenated, instead of the last
       one's.
-    - `dtype`: of the parameters; JAX's default float if left out.
-    - `key`: for the initial parameters.
+    - `dtype`: the dtype of the parameters; JAX's default float if left out.
+    - `key`: the key of the initial parameters.
     """
 
     embedding: eqx.nn.Embedding

@@ -16,11 +16,11 @@ class ThresholdNetwork(eqx.Module):
 
     **Arguments:**
 
-    - `sizes`: of the input, the hidden layers and the output; at least two.
-    - `sigma`: the support of `pjp.threshold_dot`, of all layers or of each.
+    - `sizes`: the sizes of the input, the hidden layers and the output; at least two.
+    - `sigma`: the support of `pjp.threshold_dot`, one for all layers or one for each.
     - `bias`: whether every layer has one more input that is always 1.
-    - `dtype`: of the weights; JAX's default float if left out.
-    - `key`: for the initial weights, normal, of squared length the number of inputs.
+    - `dtype`: the dtype of the weights; JAX's default float if left out.
+    - `key`: the key of the initial weights, which are normal, with the number of inputs as squared length.
     """
 
     weights: tuple[Float[Array, "out in"], ...]

@@ -125,23 +125,23 @@ class Transformer(eqx.Module):
 
     **Arguments:**
 
-    - `tokens`: how many there are; an input is a sequence of integers in `range(tokens)`.
+    - `tokens`: the number of different tokens; an input is a sequence of integers in `range(tokens)`.
     - `length`: the longest sequence.
-    - `width`: of the embeddings, a multiple of `heads`.
-    - `blocks`: at least one.
-    - `heads`: of each attention; `groups` of them, as many if left out, have keys and values in common
-      (grouped queries, arXiv 2305.13245).
+    - `width`: the width of the embeddings, a multiple of `heads`.
+    - `blocks`: the number of blocks, at least one.
+    - `heads`: the heads of each attention; `groups` of them, as many if left out, have keys and values in
+      common (grouped queries, arXiv 2305.13245).
     - `inner`: the width between the two maps of a block's mlp; four times `width` if left out.
     - `positions`: "learned", added to embeddings, or "rotary".
-    - `norm`: "layer", or "rms" (arXiv 1910.07467).
+    - `norm`: the kind of norm, "layer" or "rms" (arXiv 1910.07467).
     - `gated`: the mlp is down(silu(gate(x)) * up(x)) (arXiv 2002.05202) in place of down(gelu(up(x))).
-    - `bias`: whether the maps but those of attentions have one.
+    - `bias`: whether the linear maps have a bias, except for those of attentions.
     - `tied`: the output map is the embedding, whose rows are then of length about one, and about
       sqrt(width) where they are read.
     - `remat`: a key of `REMAT`, what a derivative computes once more in place of keeping it.
     - `attention_block`: see `causal_attention`.
-    - `dtype`: of the parameters; JAX's default float if left out.
-    - `key`: for the initial parameters.
+    - `dtype`: the dtype of the parameters; JAX's default float if left out.
+    - `key`: the key of the initial parameters.
 
     **Errors:** `ValueError` for sizes that do not fit and names that are none.
     """

@@ -40,7 +40,7 @@ def absolute_error(
 
     - `x`: any array; `target`: t, an array that broadcasts to it.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to `x`.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to `x`.
 
     **Returns:** one value per element, in the dtype of `x`.
 

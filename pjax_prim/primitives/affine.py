@@ -48,9 +48,10 @@ def project_affine(
     - `z`: the queried output, a scalar.
     - `offset`: o, a scalar.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** the projected `a`. Unique. Where the residual overflows the dtype, `a` itself.
+    **Returns:** the projected `a`. It is unique. Where the residual overflows the dtype, `a` itself is
+    returned.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
@@ -87,9 +88,9 @@ def project_mean(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n
     - `a`: a vector of length n, at least 1.
     - `z`: the queried output, a scalar.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** every entry moved by $(z - \bar a)/(n + 1)$. Unique. An input whose sum
+    **Returns:** every entry moved by $(z - \bar a)/(n + 1)$. It is unique. An input whose sum
     overflows the dtype is returned unchanged.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
@@ -131,11 +132,12 @@ def project_scale(
     - `a`, `z`: input and queried output, of one shape.
     - `factor`, `offset`: f and o; arrays of that shape or scalars.
 
-    **Returns:** the projected `a`. Unique. Where the residual overflows the dtype, `a` itself.
+    **Returns:** the projected `a`. It is unique. Where the residual overflows the dtype, `a` itself is
+    returned.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     a, factor, z, offset = arguments.floating(a=a, factor=factor, z=z, offset=offset)
     arguments.same_shape(a=a, z=z)
@@ -181,8 +183,8 @@ def project_combination(
     - `z`: the queried output, of that shape.
     - `coefficients`: k finite Python numbers, static; `(1., -1.)` is subtraction. All 1 if None.
 
-    **Returns:** the projected inputs. Unique. Where the residual overflows the dtype, the
-    inputs themselves.
+    **Returns:** the projected inputs. They are unique. Where the residual overflows the dtype, the
+    inputs themselves are returned.
 
     **Errors:** `ArgumentError` for shapes, dtypes or coefficients other than these.
 

@@ -53,8 +53,8 @@ def binary_cross_entropy(
 
     - `logits`: x, any array.
     - `labels`: y, from 0 to 1, an array that broadcasts to `logits`.
-    - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to `logits`.
+    - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter the value. It
+      is a number above zero, or an array of numbers of at least zero that broadcasts to `logits`.
 
     **Returns:** one value per element, in the dtype of `logits`.
 

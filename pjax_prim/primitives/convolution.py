@@ -68,7 +68,6 @@ def _project(
     *weights: Array,
     window: Window,
     wanted: tuple[bool, bool],
-    relative: bool,
     precision: Any,
     operand_dtype: Any,
     answer: Callable[[linear.Query], linear.Answer] = linear.answer,
@@ -95,7 +94,6 @@ def _project(
             w[corner][..., None],
             of_patches(window.first(x[:, :, 0])),
             target.astype(wide).reshape(batch, groups, queries, -1),
-            relative,
         ),
         [x.astype(wide)[None, None] for x in weights[::-1]],
         answer,
@@ -151,7 +149,7 @@ convolution of e; for `rhs` likewise, by the other transposition: three convolut
 
 - `window`: see `Window`. Zeros of the padding and holes of dilation are constants with copies; an
   element that no window contains has none and displacement zero.
-- `wanted`, `relative`, `precision`, `operand_dtype` and two more operands: as in `project_linear_p`.
+- `wanted`, `precision`, `operand_dtype` and two more operands: as in `project_linear_p`.
 
 Results: the new output; the displacements wanted, in the shapes of `lhs` and `rhs`; the squared
 displacement summed over all copies of both, (...)."""

@@ -198,9 +198,9 @@ def prox_cross_entropy(
       zero for no label), or an integer class.
     - `lam`: the step $\lambda$, a number above zero, or an array of one number of at least zero.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** a vector like `logits`, exact to rounding for every step. Unique.
+    **Returns:** a vector like `logits`, exact to rounding for every step. It is unique.
 
     **Errors:** `ArgumentError` for shapes, dtypes or settings other than these, or a class out
     of range.
@@ -256,8 +256,8 @@ def cross_entropy(
     - `labels`: (...) integer classes, or (..., C) weights of the classes, not below zero: one-hot,
       smoothed, or any other probabilities.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to (...).
-    - `axis`: of the classes, in the logits and in labels of their shape.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to (...).
+    - `axis`: the axis of the classes, in the logits and in labels of their shape.
     - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).

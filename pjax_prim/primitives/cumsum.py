@@ -65,9 +65,10 @@ def project_cumsum(a: Float[Array, " n"], z: Float[Array, " n"]) -> Float[Array,
 
     $$\arg\min_{a'} |a' - a|^2 + \textstyle\sum_i (\sum_{j \le i} a'_j - z_i)^2.$$
 
-    **Arguments:** `a`, `z`: vectors of one length n, at least 1. One query; use `jax.vmap` for a batch.
+    **Arguments:** `a`, `z`: vectors of one length n, at least 1. It takes one query; use `jax.vmap` for a
+    batch.
 
-    **Returns:** the projected `a`. Unique.
+    **Returns:** the projected `a`. It is unique.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 

@@ -253,9 +253,9 @@ def project_dot(
     - `a`, `b`: vectors of one length, at least 1.
     - `z`: the queried output, a scalar.
 
-    One query; use `jax.vmap` for a batch. bfloat16 and float16 are computed in float32.
+    It takes one query; use `jax.vmap` for a batch. bfloat16 and float16 are computed in float32.
 
-    **Returns:** the projected `(a, b)`. Unique but for $a = \pm b$ with a far target, where
+    **Returns:** the projected `(a, b)`. It is unique except for $a = \pm b$ with a far target, where
     the minimisers form a sphere and one of them is returned. Inputs whose squared length
     overflows the dtype are returned unchanged.
 

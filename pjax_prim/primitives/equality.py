@@ -24,7 +24,7 @@ def project_equality(x: Float[Array, "..."], target: Float[Array, "..."]) -> Flo
 
     - `x`, `target`: the query and the only point allowed, of one shape.
 
-    **Returns:** the target. Unique.
+    **Returns:** the target. It is unique.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 

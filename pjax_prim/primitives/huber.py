@@ -55,7 +55,7 @@ def huber(
     - `x`: any array; `target`: an array that broadcasts to it.
     - `delta`: a number above zero, or an array of such numbers that broadcasts to `x`.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to `x`.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to `x`.
 
     **Returns:** one value per element, in the dtype of `x`.
 

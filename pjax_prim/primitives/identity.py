@@ -24,11 +24,11 @@ def project_identity(a: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Ar
 
     - `a`, `z`: input and queried output, of one shape.
 
-    **Returns:** the midpoint, `(a + z) / 2`. Unique.
+    **Returns:** the midpoint, `(a + z) / 2`. It is unique.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     a, z = arguments.floating(a=a, z=z)
     arguments.same_shape(a=a, z=z)

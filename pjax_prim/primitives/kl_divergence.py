@@ -39,8 +39,8 @@ def kl_divergence(
     - `logits`: (..., C).
     - `probabilities`: (..., C), not below zero; or (...) integer classes, which become one-hot.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to (...).
-    - `axis`: of the classes, in both arrays.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to (...).
+    - `axis`: the axis of the classes, in both arrays.
     - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).

@@ -19,7 +19,7 @@ class Query(NamedTuple):
     - `product`: the dot products, (..., P, Q).
     - `norm_a`, `norm_b`: the squared norms, (..., P, 1) and (..., 1, Q).
     - `first_a`, `first_b`: the first components, shaped as the norms.
-    - `target`: the queried outputs (..., P, Q), or with `relative` their distance from the products.
+    - `target`: the queried outputs, (..., P, Q).
     """
 
     product: Array
@@ -28,7 +28,6 @@ class Query(NamedTuple):
     first_a: Array
     first_b: Array
     target: Array
-    relative: bool
 
     def equation(self) -> tuple[Array, Array, Array]:
         """The arguments of `dot.multiplier`."""
@@ -36,8 +35,7 @@ class Query(NamedTuple):
         # Rounding of a low-precision product may break |2p| <= q, which the solve relies on.
         s = jnp.maximum(half + 0.5 * self.product, 0)
         d = jnp.maximum(half - 0.5 * self.product, 0)
-        residual = self.target if self.relative else self.target - self.product
-        return s, d, residual
+        return s, d, self.target - self.product
 
 
 class Answer(NamedTuple):
@@ -77,7 +75,7 @@ class Solved(NamedTuple):
 
 
 def solve(query: Query) -> Solved:
-    """Of any query."""
+    """Solves for any query."""
     s, d, residual = query.equation()
     u, extra = multiplier(s, d, residual)
     c, k, sign = coefficients(u)
@@ -169,7 +167,6 @@ def answer_blockwise(query: Query, block_size: int) -> Answer:
                 part(query.first_a),
                 part(query.first_b),
                 part(found.output),
-                query.relative,
             )
         )
         if axis < len(shape) - 2:
@@ -220,7 +217,6 @@ def answer_weighted(
             query.first_a * x,
             query.first_b * y,
             query.target * (x * y),
-            query.relative,
         )
     )
     unscaled = found._replace(
@@ -244,7 +240,6 @@ def reference(
     target: Array,
     *weights: Array,
     wanted: tuple[bool, bool],
-    relative: bool,
     precision: Any,
     operand_dtype: Any,
     scatter: Literal["formed", "sums"] | None = None,
@@ -265,7 +260,6 @@ def reference(
         a[..., :1],
         jnp.swapaxes(b[..., :1], -1, -2),
         target,
-        relative,
     )
     weights = tuple(x.astype(wide)[..., None, None] for x in weights)
     found, ratio = answer_weighted(query, weights, answer)
@@ -360,8 +354,6 @@ With two more operands, numbers u and v (...), the distance is u |x' - x|^2 + v 
 so is the squared displacement weighted.
 
 - `wanted`: whether the mean displacement of `a`, of `b` is a result. What is not wanted is not computed.
-- `relative`: `target` holds displacements z - p instead of values; then so does the output. No digit
-  of a displacement is lost, however small it is beside the operands.
 - `scatter`: the last result is two numbers, (..., 2): the squared displacement, and the squared distance of
   the projected copies from their means (of what is not wanted, a constant, from where it was). "formed"
   forms the differences of few copies; "sums" does not: divided over devices, copies would be moved. Where

@@ -33,13 +33,13 @@ def project_margin(
     - `logits`: l, a vector.
     - `labels`: y, a vector of margins of that length, or an integer class, margin 1.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** the clipped logits. Unique.
+    **Returns:** the clipped logits. They are unique.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these, or a class out of range.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     (logits,) = arguments.floating(logits=logits)
     arguments.rank(1, logits=logits)
@@ -71,7 +71,7 @@ def margin_loss(
 
     - `logits`: (..., C).
     - `labels`: (..., C) one-hot, or (...) integer classes.
-    - `axis`: of the classes, in the logits and in labels of their shape.
+    - `axis`: the axis of the classes, in the logits and in labels of their shape.
     - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).

@@ -151,10 +151,10 @@ def project_max(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n"
     - `a`: a vector of length n, at least 1.
     - `z`: the queried output, a scalar.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
     **Returns:** `a` with its largest entries lowered to a common value, or with its largest
-    entry raised. Unique but for ties where the maximum has to grow: then the first is raised.
+    entry raised. It is unique except for ties where the maximum has to grow: then the first one is raised.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 

@@ -32,7 +32,7 @@ def minimise(y: Float[Array, "..."], lam: float | Float[Array, "..."] = 1.0) -> 
 
     - `y`: any array.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to `y`.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to `y`.
 
     **Returns:** `y`.
 

@@ -128,9 +128,9 @@ def project_normalize(
     - `eps`: epsilon, above zero; static.
     - `center`: whether the mean is subtracted; if not, f is the root mean square norm and t is a. Static.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** the projected input. Unique but where several points of the graph are equally near.
+    **Returns:** the projected input. It is unique except where several points of the graph are equally near.
 
     **Errors:** `ArgumentError` for shapes, dtypes or settings other than these.
 

@@ -43,7 +43,7 @@ def project_product(
 
     - `a`, `b`, `z`: inputs and queried output, of one shape.
 
-    **Returns:** the projected `(a, b)`. Unique but for $a = \pm b$ with a far target, where
+    **Returns:** the projected `(a, b)`. It is unique except for $a = \pm b$ with a far target, where
     two points are nearest and one of them is returned. Inputs whose squares overflow the dtype
     are returned unchanged.
 

@@ -112,7 +112,7 @@ def project_round(
 
     **Errors:** `ArgumentError` for shapes, dtypes or functions other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     arguments.one_of(_OFFSETS, function=function)
     a, z = arguments.floating(a=a, z=z)
@@ -134,7 +134,7 @@ quantize_p = define("pjax_quantize", _reference, differentiable=True)
 
 
 def quantize(x: Float[Array, "..."], levels: int = 2, scale: float = 1.0) -> Float[Array, "..."]:
-    """`x` rounded to the nearest of equally spaced levels from `-scale` to `scale`.
+    """Rounds `x` to the nearest of equally spaced levels from `-scale` to `scale`.
 
     **Arguments:**
 

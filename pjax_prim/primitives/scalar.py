@@ -76,17 +76,6 @@ def _repeat(
     return start
 
 
-def _difference(before: tuple[Array, ...], after: tuple[Array, ...], step: Array) -> Array:
-    """f(x + step) - f(x), to the last digits however small the step is.
-
-    Hermite's trapezoidal rule where it agrees with the difference up to its rounding.
-    """
-    rule = step * (before[1] + after[1]) / 2 + step * step * (before[2] - after[2]) / 12
-    plain = after[0] - before[0]
-    rounding = 8 * jnp.finfo(step.dtype).eps * (jnp.abs(before[0]) + jnp.abs(after[0]))
-    return jnp.where(jnp.abs(plain - rule) <= rounding, rule, plain)
-
-
 def _nearness(x: Array, residual: Array, known: Curve) -> Array:
     """How far from quadratic the cost is where its minimum is; `residual` is f(x) - z."""
     assert known.jet is not None and known.bend is not None
@@ -96,24 +85,21 @@ def _nearness(x: Array, residual: Array, known: Curve) -> Array:
     return bend * radius * (1 + jnp.abs(slope) + bend * radius)
 
 
-def solve_near(
-    x: Array, residual: Array, known: Curve, *, steps: int, straight: bool = True
-) -> tuple[Array, Array]:
-    """The displacement of a query with a near target, and that of its output."""
+def solve_near(x: Array, z: Array, known: Curve, *, steps: int, straight: bool = True) -> Array:
+    """The displacement of a query with a near target."""
     assert known.jet is not None
     jet = known.jet
-    start = jet(x)
-    step = -residual * start[1] / (1 + start[1] * start[1] + residual * start[2])
+    value, slope, bend = jet(x)
+    residual = value - z
+    step = -residual * slope / (1 + slope * slope + residual * bend)
 
     def newton(_: Any, step: Array) -> Array:
-        now = jet(x + step)
-        left = residual + _difference(start, now, step)
-        return step - (step + left * now[1]) / (1 + now[1] * now[1] + left * now[2])
+        value, slope, bend = jet(x + step)
+        left = value - z
+        return step - (step + left * slope) / (1 + slope * slope + left * bend)
 
     # A short loop is cheaper to compile, straight code cheaper to run.
-    step = _repeat(0, steps, newton, step, straight)
-    now = jet(x + step)
-    return step, _difference(start, now, step)
+    return _repeat(0, steps, newton, step, straight)
 
 
 def _cost(x: Array, y: Array, a: Array, z: Array) -> Array:
@@ -259,23 +245,21 @@ def solve_far(x: Array, target: Array, value: Array, known: Curve, mode: Mode) -
     return Solution(jnp.where(fine, step, 0), jnp.where(fine, new + turns, x), value)
 
 
-def _solve(x: Array, z: Array, function: str, parameters: Parameters, relative: bool, mode: Mode) -> Solution:
+def _solve(x: Array, z: Array, function: str, parameters: Parameters, mode: Mode) -> Solution:
     known = curve(function, parameters)
     value = known.extended(x)
-    target, residual = (value + z, -z) if relative else (z, value - z)
 
     def far() -> Solution:
-        found = solve_far(x, target, value, known, mode)
-        return found._replace(output=found.output - value) if relative else found
+        return solve_far(x, z, value, known, mode)
 
     def near(steps: int, straight: bool = True) -> Solution:
-        step, change = solve_near(x, residual, known, steps=steps, straight=straight)
+        step = solve_near(x, z, known, steps=steps, straight=straight)
         new = x + step
-        return Solution(step, new, change if relative else known.value(new))
+        return Solution(step, new, known.value(new))
 
     if known.bend is None:
         return far()
-    nearness = _nearness(x, residual, known)
+    nearness = _nearness(x, value - z, known)
     few, more = _NEWTON_STEPS[nearness.dtype.name]
 
     def anywhere() -> Solution:
@@ -296,11 +280,10 @@ def displace_reference(
     *,
     function: str,
     parameters: Parameters,
-    relative: bool,
     mode: Mode = FIXED,
 ) -> tuple[Array, ...]:
     x, z = arguments.widen(x, z)
-    found = _solve(x, z, function, parameters, relative, mode)
+    found = _solve(x, z, function, parameters, mode)
     return arguments.missing_where(found.step, z), found.output
 
 
@@ -309,7 +292,7 @@ def project_reference(
 ) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
-    new = _solve(a, z, function, parameters, False, mode).new
+    new = _solve(a, z, function, parameters, mode).new
     return (arguments.missing_where(new, z).astype(dtype),)
 
 
@@ -337,15 +320,13 @@ def _followed(
 
 
 def _differentiable_displacement(
-    x: Array, z: Array, *, function: str, parameters: Parameters, relative: bool
+    x: Array, z: Array, *, function: str, parameters: Parameters
 ) -> tuple[Array, ...]:
     x, z = arguments.widen(x, z)
-    value = curve(function, parameters).value
-    target = value(x) + z if relative else z
-    at, aim = jax.lax.stop_gradient((x, target))
-    held, _ = displace_reference(at, aim, function=function, parameters=parameters, relative=False)
-    new = _followed(at, aim, at + held, function, parameters)(x, target)
-    return new - x, value(new) - value(x) if relative else value(new)
+    at, aim = jax.lax.stop_gradient((x, z))
+    held, _ = displace_reference(at, aim, function=function, parameters=parameters)
+    new = _followed(at, aim, at + held, function, parameters)(x, z)
+    return new - x, curve(function, parameters).value(new)
 
 
 def _differentiable(a: Array, z: Array, *, function: str, parameters: Parameters) -> tuple[Array]:
@@ -359,9 +340,7 @@ def _differentiable(a: Array, z: Array, *, function: str, parameters: Parameters
 displace_scalar_p = define(
     "pjax_displace_scalar", displace_reference, derivative=_differentiable_displacement
 )
-"""(x, z) -> displacement of x, new output, where f(x) is to be z. With `relative`, z is the
-displacement queried of the output and the second result the displacement it gets: however small,
-none is the difference of two values."""
+"""(x, z) -> displacement of x, new output, where f(x) is to be z."""
 
 project_scalar_p = define("pjax_project_scalar", project_reference, derivative=_differentiable)
 
@@ -387,13 +366,13 @@ def project_scalar(
       "rsqrt", "cbrt", "square", "reciprocal", "sin", "cos" or "abs", without parameters;
       "integer_pow" and "pow" of the power; "leaky_relu" of the slope below zero; "clamp" of the
       bounds; "elu", which is s x above zero and b (exp(x / w) - 1) below, of (s, b, w).
-    - `parameters`: of the function, numbers; static.
+    - `parameters`: the numbers of the function; static.
 
-    **Returns:** the projected input. Unique but where several points of the graph are equally near.
+    **Returns:** the projected input. It is unique except where several points of the graph are equally near.
 
     **Errors:** `ArgumentError` for shapes, dtypes, names or parameters other than these.
 
-    **Cost:** a few evaluations of f where all targets are near; else a bracketed search of 16 to 30
+    **Cost:** a few evaluations of f where all targets are near; otherwise a bracketed search of 16 to 30
     steps (30 to 60 in float64) on each arc of the graph, of which there are 2 to 9.
     """
     parameters = tuple(float(x) for x in parameters)

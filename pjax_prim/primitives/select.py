@@ -75,12 +75,12 @@ def project_select(
 
     **Arguments:** arrays of one shape; `z` is the queried output.
 
-    **Returns:** the projected `(x, y, a, b)`. Unique but where both choices cost the same; then the
-    one that holds.
+    **Returns:** the projected `(x, y, a, b)`. It is unique except where both choices cost the same; then the
+    one that holds is taken.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     x, y, a, b, z = arguments.floating(x=x, y=y, a=a, b=b, z=z)
     arguments.same_shape(x=x, y=y, a=a, b=b, z=z)

@@ -30,12 +30,12 @@ def project_sign(a: Float[Array, "..."], z: Float[Array, "..."]) -> Float[Array,
 
     - `a`, `z`: input and queried output, of one shape.
 
-    **Returns:** `a`, or 0 where the other sign is nearer. Unique but where both cost the same;
-    then `a`.
+    **Returns:** `a`, or 0 where the other sign is nearer. It is unique except where both cost the same;
+    then `a` is taken.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     a, z = arguments.floating(a=a, z=z)
     arguments.same_shape(a=a, z=z)

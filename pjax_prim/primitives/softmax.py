@@ -197,7 +197,7 @@ def project_softmax(a: Float[Array, " n"], z: Float[Array, " n"]) -> Float[Array
 
     **Arguments:** `a`, `z`: input and queried output, vectors of one length, at least 1.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
     **Returns:** the projected input. Where |p(a) - z| is below 2/3 it is the unique nearest point; farther
     off, where the cost may have several minima, the cheapest that descents from six starts find. The sum of

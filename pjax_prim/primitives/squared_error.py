@@ -37,11 +37,11 @@ def prox_squared_error(
     - `lam`: the step $\lambda$, a number above zero, or an array of numbers of at least zero that broadcasts
       to `x`.
 
-    **Returns:** an array like `x`. Unique.
+    **Returns:** an array like `x`. It is unique.
 
     **Errors:** `ArgumentError` for shapes, dtypes or settings other than these.
 
-    **Cost:** one pass.
+    **Cost:** one pass over the arrays.
     """
     x, target = arguments.floating(x=x, target=target)
     arguments.same_shape(x=x, target=target)
@@ -74,8 +74,8 @@ def squared_error(
     - `x`: (..., C).
     - `target`: (..., C), or (...) integer classes, which become one-hot.
     - `lam`: the step of the proximal operator that a constraint graph uses; it does not enter
-      the value. A number above zero, or an array of numbers of at least zero that broadcasts to (...).
-    - `axis`: of the sum, in `x` and in a target of its shape.
+      the value. It is a number above zero, or an array of numbers of at least zero that broadcasts to (...).
+    - `axis`: the axis of the sum, in `x` and in a target of its shape.
     - `where`: which examples count, Booleans that broadcast to (...); the loss of others is zero.
 
     **Returns:** one value per example, (...).

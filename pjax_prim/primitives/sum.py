@@ -39,9 +39,9 @@ def project_sum(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n"
     - `a`: a vector of length n, at least 1.
     - `z`: the queried output, a scalar.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** every entry moved by $(z - \sum_i a_i)/(n + 1)$. Unique. An input whose sum
+    **Returns:** every entry moved by $(z - \sum_i a_i)/(n + 1)$. It is unique. An input whose sum
     overflows the dtype is returned unchanged.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.

@@ -74,7 +74,7 @@ def project_sum_relu(
     - `inputs`: k arrays of one shape, at least 1.
     - `z`: the queried output, of that shape.
 
-    **Returns:** the projected inputs, a tuple. Unique but where both branches cost the same;
+    **Returns:** the projected inputs, a tuple. They are unique except where both branches cost the same;
     then the inputs themselves. Inputs whose sum overflows the dtype are returned unchanged.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
@@ -97,7 +97,7 @@ sum_relu_p = define("pjax_sum_relu", _reference, differentiable=True)
 
 
 def sum_relu(*xs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`max(x_1 + ... + x_k, 0)`, as one operation: one constraint of k inputs.
+    """Computes `max(x_1 + ... + x_k, 0)` as one operation, which is one constraint of k inputs.
 
     **Arguments:** arrays that broadcast together, at least 1.
 

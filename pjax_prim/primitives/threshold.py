@@ -86,11 +86,11 @@ def project_threshold_dot(
     - `y`: the queried output, a scalar.
     - `margin`: m, a number above zero.
 
-    One query; use `jax.vmap` for a batch. bfloat16 and float16 are computed in float32.
+    It takes one query; use `jax.vmap` for a batch. bfloat16 and float16 are computed in float32.
 
-    **Returns:** the projected `(w, x, y)`. Unique but where both signs cost the same (then that of the
-    dot product), and for $w = \pm x$ far from the margin, where the minimisers form a sphere. Vectors whose
-    squared length overflows the dtype are returned unchanged.
+    **Returns:** the projected `(w, x, y)`. It is unique except where both signs cost the same (then that of
+    the dot product), and for $w = \pm x$ far from the margin, where the minimisers form a sphere. Vectors
+    whose squared length overflows the dtype are returned unchanged.
 
     **Errors:** `ArgumentError` for shapes, dtypes or margins other than these.
 
@@ -135,7 +135,7 @@ def threshold_dot(w: Float[Array, "m n"], x: Float[Array, " n"], sigma: float = 
     - `w`: (m, n), a row for each neuron; `x`: (n,). Use `jax.vmap` for a batch of inputs.
     - `sigma`: the support; at least 1/n, below which no weights of squared length n meet the margin.
 
-    **Returns:** (m,), +-1. Its derivative is zero: there is no surrogate.
+    **Returns:** an array (m,) of -1 and 1. Its derivative is zero, because there is no surrogate.
 
     **Errors:** `ArgumentError` for shapes, dtypes or `sigma` other than these.
 

@@ -38,10 +38,10 @@ top_k_mask_p = define("pjax_top_k_mask", _top_k_reference, differentiable=True)
 
 
 def one_hot_argmax(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
-    """1 for the largest entry along the last axis and 0 for all others; of equal entries the first wins.
+    """Gives 1 for the largest entry along the last axis and 0 for the others; the first of ties wins.
 
-    A hard choice, as of an expert or a code: its derivative is zero. `pjp.displacement` reaches the scores
-    `x`, and solvers project onto the graph of the choice.
+    This is a hard choice, such as that of an expert or a code, and its derivative is zero. `pjp.displacement`
+    reaches the scores `x`, and solvers project onto the graph of the choice.
 
     **Arguments:** `x`, of any shape with at least one axis, which is not empty.
 
@@ -57,10 +57,10 @@ def one_hot_argmax(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
 
 
 def top_k_mask(x: Float[Array, "... n"], k: int) -> Float[Array, "... n"]:
-    """1 for the k largest entries along the last axis and 0 for all others; of equal entries the first win.
+    """Gives 1 for the k largest entries along the last axis and 0 for the others; the first of ties win.
 
-    A hard choice, as of several experts: its derivative is zero. `pjp.displacement` reaches the scores `x`,
-    and solvers project onto the graph of the choice.
+    This is a hard choice, such as that of several experts, and its derivative is zero. `pjp.displacement`
+    reaches the scores `x`, and solvers project onto the graph of the choice.
 
     **Arguments:**
 
@@ -210,13 +210,13 @@ def project_one_hot_argmax(x: Float[Array, " n"], z: Float[Array, " n"]) -> Floa
     - `x`: a vector of length n, at least 1.
     - `z`: the queried output, of the same length; it need not be one-hot.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** the new `x`. Unique but where two entries cost the same.
+    **Returns:** the new `x`. It is unique except where two entries cost the same.
 
     **Errors:** `ArgumentError` for shapes or dtypes other than these.
 
-    **Cost:** sorts.
+    **Cost:** it sorts the entries.
     """
     x, z = _checked(x, z)
     (moved,) = project_one_hot_argmax_p.bind(x, z)
@@ -237,11 +237,11 @@ def project_top_k_mask(x: Float[Array, " n"], z: Float[Array, " n"], k: int) -> 
     - `z`: the queried output, of the same length; it need not be a mask.
     - `k`: from 1 to n; static.
 
-    One query; use `jax.vmap` for a batch.
+    It takes one query; use `jax.vmap` for a batch.
 
-    **Returns:** the new `x`. Exact if k is 1 or there are no more than 256 sets of k entries: all are
-    compared. Else the best of up to 256 sets, each the best one for a threshold at an entry or half-way
-    between neighbours; it is never farther than the point with the mask that `x` has.
+    **Returns:** the new `x`. It is exact if k is 1, or if there are no more than 256 sets of k entries,
+    because all are compared. Otherwise it is the best of up to 256 sets, each the best one for a threshold at
+    an entry or half-way between neighbours; it is never farther than the point with the mask that `x` has.
 
     **Errors:** `ArgumentError` for shapes, dtypes or numbers other than these.
 

@@ -57,7 +57,7 @@ class AbstractProblem(abc.ABC):
     def arrange(
         self, outputs: Sequence[Thing], copies: Sequence[tuple[Thing, ...]]
     ) -> tuple[tuple[Thing, ...], ...]:
-        """In the places of a state what belongs to its arrays: their shardings, for instance.
+        """Puts in the places of a state what belongs to its arrays, such as their shardings.
 
         **Arguments:** for each node, what belongs to its `outputs` and to its `copies`.
         """
@@ -77,7 +77,7 @@ class AbstractProblem(abc.ABC):
 
     @abc.abstractmethod
     def means(self, state: State) -> Callable[[Use], Array]:
-        """For each use of a producer its mean over copies, in the producer's shape."""
+        """Gives for each use of a producer its mean over copies, in the producer's shape."""
 
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
         """The parameters that a state stands for; None where one reaches no loss.
@@ -187,9 +187,9 @@ class AbstractProblem(abc.ABC):
         return consumer.operands[operand].uses(self.constants, consumer.multiplicity[operand])
 
     def mean_over_uses(self, node: int, operand: int, array: Array) -> list[Array]:
-        """For each input of an operand the mean of `array` over the copies of each element.
+        """Gives for each input of an operand the mean of `array` over the copies of each element.
 
-        Zero where an element has none.
+        It is zero where an element has none.
         """
         consumer = self.graph.nodes[node]
         copies = consumer.multiplicity[operand]
@@ -248,7 +248,7 @@ class AbstractProblem(abc.ABC):
         return produced
 
     def forward_gaps(self, parameters: Sequence[Array]) -> list[Float[Array, ""]]:
-        """For each loss the squared distance by which its projection moves what the forward pass gives it."""
+        """Gives for each loss the squared distance that its projection moves what a forward pass gives."""
         produced = self.outputs(parameters)
         gaps = []
         for loss in self.graph.losses:

@@ -21,7 +21,7 @@ HALVINGS = 10
 
 
 class ConsensusProblem(AbstractProblem):
-    """Every operation's constraint holds: what is left to satisfy are the losses.
+    """A problem in which every operation's constraint holds, so that only the losses are left to satisfy.
 
     The state holds each parameter, and nothing of constraints.
     """
@@ -43,7 +43,7 @@ class ConsensusProblem(AbstractProblem):
         )
 
     def displace(self, state: State, lam: Any, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
-        """From the losses, which move the outputs, through every operation back to the parameters.
+        """Goes from the losses, which move the outputs, through every operation back to the parameters.
 
         **Returns:** the displacements of the parameters, as those of `pjp.displacement`, and for each loss
         the squared distance by which its projection moves what the forward pass gives.
@@ -68,9 +68,9 @@ class ConsensusProblem(AbstractProblem):
     def approach(self, state: State, iterations: Any) -> tuple[State, Float[Array, " nodes"]]:
         """The least move of all parameters after which, to first order, the losses have what they ask for.
 
-        So many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move is
-        halved until the gap is below that of `state`, at most `HALVINGS` times, else there is none. It leads
-        to the nearest points of the sets that parameters are restricted to.
+        It takes so many steps of conjugate gradients for the least squares problem (CGLS) from zero. The move
+        is halved until the gap is below that of `state`, at most `HALVINGS` times; else there is none. It
+        leads to the nearest points of the sets that parameters are restricted to.
 
         **Returns:** the new state, and of it for each loss the squared distance by which its projection moves
         what the forward pass gives.
@@ -132,7 +132,7 @@ class ConsensusProblem(AbstractProblem):
         ]
 
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
-        """Own variable and consensus are one."""
+        """The parameters; their own variables and their consensus are one."""
         return [None if index is None else state[index][0] for index in self.graph.parameters]
 
 

@@ -16,8 +16,8 @@ from .placement import State
 
 
 class DividedProblem(AbstractProblem):
-    """Two sets for any graph. A: every constraint holds on its own copies, outputs included. B: all copies
-    of a value agree, with the value that hard labels (`pjp.equality`) give where they touch it.
+    """Two sets for any graph. In set A every constraint holds on its own copies, outputs included. In set B
+    all copies of a value agree, with the value that hard labels (`pjp.equality`) give where they touch it.
 
     The state holds for a parameter its consensus, and for a constraint its copies of the operands, its
     output, and its metric: the weights of the distances of its elementary constraints
@@ -37,13 +37,14 @@ class DividedProblem(AbstractProblem):
         raise ArgumentError("placement: the divided form has none; pjp.solve_starts divides starts instead")
 
     def project(self, state: State, known: bool = False) -> State:
-        """Set A; with `known`, outputs of threshold neurons that have a hard label are that label."""
+        """Projects onto set A; with `known`, outputs of threshold neurons that have a hard label are that label."""
         return tuple(self._project_node(index, arrays, known) for index, arrays in enumerate(state))
 
     def concur(
         self, state: State, restrict: Callable[[str], AbstractRestriction | None] = lambda name: None
     ) -> State:
-        """Set B; `restrict` gives the restriction of a parameter by name, where the problem has none."""
+        """Projects onto set B; `restrict` gives the restriction of a parameter by its name, where the problem
+        has none."""
         produced: dict[int, Array] = {}
         for index, node in enumerate(self.graph.nodes):
             if node.output is None:
@@ -94,7 +95,7 @@ class DividedProblem(AbstractProblem):
         return value
 
     def adapt(self, state: State, squared: State, rate: Number) -> State:
-        """Metrics move towards the gap of their constraint over the mean of all: g += rate (gap/mean - g).
+        """Moves metrics towards the gap of their constraint over the mean of all: g += rate (gap/mean - g).
 
         **Arguments:** `squared`, for each constraint an array of squared gaps of its metric's shape.
         """
@@ -108,7 +109,7 @@ class DividedProblem(AbstractProblem):
         )
 
     def squared_distances(self, a: State, b: State) -> State:
-        """For each constraint the squared distance of its elementary constraints, of its metric's shape."""
+        """Gives for each constraint the squared distances of its elementary ones, in its metric's shape."""
         return tuple(
             (_squared(x[:-1], y[:-1], x[-1].ndim),) if self.is_divided(index) else ()
             for index, (x, y) in enumerate(zip(a, b, strict=True))

@@ -21,8 +21,8 @@ class Summary(NamedTuple):
 
     Reading them again for it would cost a pass over all of them.
 
-    - `averages`: of the second set's constraints.
-    - `held`: of the first set's, what `AbstractConstraint.held` gives, for those that have any and whose
+    - `averages`: the averages of the second set's constraints.
+    - `held`: what `AbstractConstraint.held` gives for constraints of the first set that have any and whose
       targets the second set's copies determine.
     """
 
@@ -78,7 +78,7 @@ class ExpandedProblem(AbstractProblem):
         return tuple(changed)
 
     def summary_of(self, first: Sequence[int], second: Sequence[int], state: State) -> Summary:
-        """For two sets that divide all nodes."""
+        """The summary of a state for two sets that divide all nodes."""
         nodes = self.graph.nodes
         averages = {
             index: self._average(index, state) for index in second if nodes[index].constraint is not None
@@ -103,9 +103,9 @@ class ExpandedProblem(AbstractProblem):
         summary: Summary,
         relaxation: Number,
     ) -> tuple[State, Summary, Float[Array, " nodes"]]:
-        """z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for two sets that divide all nodes.
+        """Gives z + 2 r (P_second R z - P_first z) with R = 2 P_first - I, for sets that divide all nodes.
 
-        The same as `project` twice, but no shadow is ever stored whole: each constraint is taken
+        It is the same as `project` twice, but no shadow is ever stored whole: each constraint is taken
         from its old copies to its new ones at once.
 
         **Arguments:** the `summary` of `state`.

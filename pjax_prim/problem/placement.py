@@ -16,11 +16,11 @@ class Placement:
 
     Without one, arrays lie where the compiler's propagation puts them.
 
-    - `outputs`: for each node, of what it produces and of its target; None for a loss.
-    - `operands`: for each node, of its operands, whole where an elementary constraint needs them whole.
-    - `means`: for each node, of the means over copies of its operands.
-    - `copies`: for each node, of what the expanded form holds.
-    - `state`: for each node, of its arrays in the state.
+    - `outputs`: for each node, that of what it produces and of its target; None for a loss.
+    - `operands`: for each node, those of its operands, whole where an elementary constraint needs them whole.
+    - `means`: for each node, those of the means over copies of its operands.
+    - `copies`: for each node, those of what the expanded form holds.
+    - `state`: for each node, those of its arrays in the state.
     """
 
     outputs: tuple[NamedSharding | None, ...]

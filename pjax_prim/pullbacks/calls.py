@@ -66,7 +66,7 @@ def _checkpoint(settings: Settings, equation: Any, entries: Sequence[Entry]) -> 
 
 
 def _scan(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
-    params, closed = equation.params, equation.params["jaxpr"]
+    closed = equation.params["jaxpr"]
     split, carries = _compat.scan_operands(equation)
     flags = loop_dependence(equation, [entry.moves for entry in entries])
     entries = [entry._replace(moves=flag) for entry, flag in zip(entries, flags, strict=True)]
@@ -75,24 +75,9 @@ def _scan(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[E
         entry._replace(weighs=entry.weighs and not split <= i < split + carries)
         for i, entry in enumerate(entries)
     ]
-    body = _body(settings, closed, entries)
-    constants = _fixed(entries[:split])
-
-    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = body(*constants, *carry, *slices)
-        return results[:carries], results[carries:]
-
-    last, stacks = lax.scan(
-        step,
-        _fixed(entries[split : split + carries]),
-        _fixed(entries[split + carries :]),
-        params["length"],
-        reverse=params["reverse"],
-        unroll=params["unroll"],
-        _split_transpose=_compat.split_transpose(equation),
-    )
+    values = _compat.scan_like(equation, _body(settings, closed, entries))(*_fixed(entries))
     moves = dependence(closed, flags)
-    return [Entry(value, flag) for value, flag in zip((*last, *stacks), moves, strict=True)]
+    return [Entry(value, flag) for value, flag in zip(values, moves, strict=True)]
 
 
 def _cond(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:

@@ -17,10 +17,10 @@ class Step:
     """What a pullback may look at.
 
     - `operands`: the inputs of the operation, in its order.
-    - `outputs`: what it gave.
+    - `outputs`: the results that it gave.
     - `params`: the parameters of its JAX equation.
     - `moves`: for each input whether it depends on a parameter of the function.
-    - `weight`: of the settings of `pjp.displacement`.
+    - `weight`: the setting of `pjp.displacement`.
     """
 
     operands: tuple[Array, ...]

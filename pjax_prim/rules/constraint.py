@@ -52,7 +52,7 @@ class Reflection(NamedTuple):
 
 @dataclass(frozen=True)
 class AbstractConstraint(abc.ABC):
-    """A batch of equal elementary constraints: the graph of an operation, or an output condition.
+    """A batch of equal elementary constraints, which is the graph of an operation, or an output condition.
 
     *Operands* are the values the operation consumes, in the operation's own shapes; *copies*
     are what the expanded state stores. An operation that uses each element of an operand once
@@ -62,8 +62,8 @@ class AbstractConstraint(abc.ABC):
 
     Instances are immutable and compare by value, so that equal constraints share compilations.
 
-    `weights`: of the squared distances of the operands' copies beside that of the output
-    (`pjax_prim.metric`); None if all are 1.
+    `weights` are those of the squared distances of the operands' copies beside that of the output
+    (`pjax_prim.metric`), or None if all are 1.
     """
 
     weights: tuple[Number, ...] | None = field(default=None, kw_only=True)
@@ -85,7 +85,7 @@ class AbstractConstraint(abc.ABC):
     def project_output(
         self, copies: Arrays, target: Target, constants: Arrays
     ) -> tuple[Arrays, Array | None]:
-        """`project`, with the output that the projected copies give (None for a loss)."""
+        """Does what `project` does, and gives the output of the projected copies, too (None for a loss)."""
         projected = self.project(copies, target, constants)
         return projected, None if self.is_loss else self.evaluate(projected, constants)
 
@@ -108,13 +108,13 @@ class AbstractConstraint(abc.ABC):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        """`project` from copies that all agree, then `average`.
+        """Does `project` from copies that all agree, and then `average`.
 
         **Arguments:**
 
         - `operands`: the common values.
         - `target`: the queried output.
-        - `constants`: as everywhere.
+        - `constants`: the operands that enter exactly.
         - `wanted`: for each operand, whether its mean displacement is needed.
         """
         before = self.expand(operands)
@@ -132,9 +132,10 @@ class AbstractConstraint(abc.ABC):
     def scatter_of_means(
         self, operands: Arrays, displacements: Sequence[Array | None], moved: Array
     ) -> Array:
-        """`Projected.scatter` where no copy is formed: what copies moved less what their means did.
+        """Gives `Projected.scatter` where no copy is formed: what copies moved less what their means did.
 
-        Exact to rounding of `moved`, and not below it: what the sums cannot resolve is not taken for zero.
+        It is exact to rounding of `moved`, and not below it: what the sums cannot resolve is not taken for
+        zero.
         """
         counts = self.multiplicity([x.shape for x in operands])
         single = all(isinstance(count, int) and count == 1 or np.all(count == 1) for count in counts)
@@ -150,12 +151,12 @@ class AbstractConstraint(abc.ABC):
     def held(self, copies: Arrays, target: Array) -> Any:
         """Arrays from which `reflection` knows the projection of copies without reading them again.
 
-        The pass over all copies that makes them can be part of the step before. None: it asks for none.
+        The pass over all copies that makes them can be part of the step before. By default there are none.
         """
         return None
 
     def reflection(self, copies: Arrays, target: Target, constants: Arrays, held: Any = None) -> Reflection:
-        """See `Reflection`; `held` is None, or what the method of this name gives for copies and target."""
+        """Gives a `Reflection`; `held` is None, or what the method of this name gives for copies."""
         projected, output = self.project_output(copies, target, constants)
 
         def means() -> Arrays:
@@ -195,10 +196,10 @@ class AbstractConstraint(abc.ABC):
         return moved, output, self.squared_between(projected, shadow), self.average(moved)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-        """For each operand the axes of its copies along which one elementary constraint extends.
+        """Gives for each operand the axes of its copies along which one elementary constraint extends.
 
         Along all others the elementary constraints are independent: copies that are divided among
-        devices there are projected without communication. `shapes` of the operands.
+        devices there are projected without communication. `shapes` are those of the operands.
         """
         return ((),) * len(shapes)
 
@@ -206,7 +207,7 @@ class AbstractConstraint(abc.ABC):
         """The leading axes of the copies and of the output along which distances may be weighted.
 
         The elementary constraints there are independent, so that a weight of its own for each leaves
-        the projection as it is. By default none: one weight for the node. `copies`, their shapes.
+        the projection as it is. By default there are none, and the node has one weight. `copies` are shapes.
         """
         return ()
 

@@ -137,7 +137,6 @@ class Convolution(WeightedConstraint):
             *weight_operands(self.weights, ()),
             window=self.window,
             wanted=tuple(wanted),
-            relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(lhs, rhs),
         )

@@ -166,7 +166,6 @@ class Linear(WeightedConstraint):
             target.reshape(*a.shape[:2], b.shape[1]),
             *weight_operands(self.weights, (1,)),
             wanted=tuple(wanted),
-            relative=False,
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             scatter="sums" if divided.get() else "formed",

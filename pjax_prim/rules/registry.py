@@ -16,8 +16,8 @@ MovementKind = Literal["bijective", "repeating", "partial"]
 class RuleContext:
     """What a rule may look at.
 
-    - `primitive`, `params`: of the equation.
-    - `inputs`, `outputs`: abstract values (shape, dtype).
+    - `primitive`, `params`: the primitive and the parameters of the equation.
+    - `inputs`, `outputs`: its abstract values (shape, dtype).
     - `constant`: for each input, whether it depends on no parameter.
     - `literals`: for each input the number written in the function, or None.
     """

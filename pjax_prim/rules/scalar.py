@@ -39,7 +39,7 @@ class Scalar(AbstractConstraint):
     def project_average(
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
-        step, output = pp.displace_scalar_p.bind(*operands, target, relative=False, **self._static)
+        step, output = pp.displace_scalar_p.bind(*operands, target, **self._static)
         return Projected(output, (step,), squared_norm(step))
 
     @property

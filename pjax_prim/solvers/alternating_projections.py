@@ -12,7 +12,7 @@ from .base import AbstractSolver
 class AlternatingProjections(AbstractSolver[AbstractProblem]):
     """z <- P_B P_A z.
 
-    Also known as projections onto convex sets (von Neumann; Bregman, 1965). It finds a point of
+    The method is also known as projections onto convex sets (von Neumann; Bregman, 1965). It finds a point of
     the intersection, or two nearest points of two sets that do not meet.
 
     **Arguments:** `form`, "compressed" (a step costs a few gradient steps) or "expanded" (every

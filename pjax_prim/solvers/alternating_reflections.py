@@ -12,9 +12,9 @@ from .base import AbstractSolver, reflect
 class AlternatingReflections(AbstractSolver[ExpandedProblem]):
     """z <- R_B R_A z with R = 2 P - I.
 
-    The Peaceman-Rachford iteration: Douglas-Rachford without averaging.
+    This is the Peaceman-Rachford iteration, which is Douglas-Rachford without averaging.
 
-    **Arguments:** `form`, "expanded" only: its sequence leaves consensus.
+    **Arguments:** `form`, only "expanded", because the sequence leaves consensus.
     """
 
     form: Form = eqx.field(static=True, default="expanded")

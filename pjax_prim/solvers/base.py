@@ -24,8 +24,8 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
 
     **Arguments** of every solver: `metric`, a `pjp.Metric` or the name of one of `pjp.METRICS`.
 
-    - `forms`: in which forms of the state it is exact; the first is the default.
-    - `two_sets`: whether it needs the graph two-coloured.
+    - `forms`: the forms of the state in which it is exact; the first is the default.
+    - `two_sets`: whether it needs a graph that is two-coloured.
 
     Settings that are numbers (a relaxation, a rate) may be Python's, NumPy's or JAX's, traced ones too: they
     are operands of the compiled program. A new value compiles nothing, and `jax.vmap` over them works, with
@@ -54,18 +54,18 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         """Raises `ArgumentError` where the solver's settings do not fit a graph."""
 
     def init(self, problem: Problem, parameters: Sequence[Array]) -> State:
-        """The first state: by default the forward pass."""
+        """The first state, by default that of the forward pass."""
         return problem.initial(parameters)
 
     @abc.abstractmethod
     def step(self, problem: Problem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        """One iteration.
+        """Takes one iteration.
 
         **Returns:** the new state, and for each node the squared distance between the shadows.
         """
 
     def point(self, state: Any) -> State:
-        """Of what the solver iterates the arrays of the nodes; a wrapper's memory is not among them."""
+        """The arrays of the nodes among what the solver iterates, which leaves out a wrapper's memory."""
         return state
 
     def read(self, problem: Problem, state: State, readout: Readout) -> list[Array | None]:
@@ -73,18 +73,18 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
         return problem.parameters(state, readout)
 
     def summary(self, problem: Problem, state: State) -> Any:
-        """What a step reads of a state that the step before could have told: nothing by default."""
+        """What a step needs to know of a state, and the step before can tell; by default nothing."""
         return ()
 
     def advance(
         self, problem: Problem, state: State, summary: Any
     ) -> tuple[State, Any, Float[Array, " nodes"]]:
-        """`step`, from and with a state's `summary`: what loops call."""
+        """Takes a step from a state and its `summary`, and gives both anew; loops call this method."""
         state, squared = self.step(problem, state)
         return state, self.summary(problem, state), squared
 
     def terminate(self, gap: Float[Array, ""], tol: Setting | None) -> Bool[Array, ""]:
-        """Whether the problem counts as solved: by default, the gap is at most `tol`."""
+        """Whether the problem counts as solved; by default it does when the gap is at most `tol`."""
         return jnp.zeros((), bool) if tol is None else gap <= tol
 
 

@@ -16,7 +16,7 @@ class CyclicDouglasRachford(AbstractSolver[ExpandedProblem]):
     Borwein and Tam, 2014; indices are modulo n. The gap is the root of the sum over i of the
     squared distance between P_i z and P_{i+1} R_i z.
 
-    **Arguments:** `form`, "expanded" only: its sequence leaves consensus.
+    **Arguments:** `form`, only "expanded", because the sequence leaves consensus.
     """
 
     form: Form = eqx.field(static=True, default="expanded")

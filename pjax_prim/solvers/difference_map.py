@@ -20,7 +20,7 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
     **Arguments:**
 
     - `beta`: above 0 and at most 2. Four projections a step, two if it is 1.
-    - `form`: "expanded" only: its sequence leaves consensus.
+    - `form`: only "expanded", because the sequence leaves consensus.
     """
 
     beta: Setting = 1.0

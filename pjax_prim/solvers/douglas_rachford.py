@@ -13,12 +13,12 @@ from .base import AbstractSolver
 class DouglasRachford(AbstractSolver[ExpandedProblem]):
     """z <- (1 - r) z + r R_B R_A z with R = 2 P - I.
 
-    Douglas and Rachford, 1956; Lions and Mercier, 1979. With r = 1/2 the classical iteration.
+    With r = 1/2 it is the classical iteration (Douglas and Rachford, 1956; Lions and Mercier, 1979).
 
     **Arguments:**
 
     - `relaxation`: r, above 0 and at most 1.
-    - `form`: "expanded" only: its sequence leaves consensus.
+    - `form`: only "expanded", because the sequence leaves consensus.
     """
 
     relaxation: Setting = 0.5

@@ -27,7 +27,7 @@ class ExtrapolatedProjections(AbstractSolver[ConsensusProblem]):
 
     - `rate`: above zero. Where it is too large the sequence diverges, as that of gradient descent.
     - `lam`, `weight`: as in `pjp.displacement`.
-    - `form`: "consensus" only: the state is the parameters.
+    - `form`: only "consensus": the state is the parameters.
 
     The gap is that of `pjp.gap`: how far the losses' projections (with steps of their own) move the outputs.
     """

@@ -30,8 +30,8 @@ class JointProjections(AbstractSolver[ConsensusProblem]):
 
     **Arguments:**
 
-    - `iterations`: at least 1. More satisfy a batch more closely.
-    - `form`: "consensus" only: the state is the parameters.
+    - `iterations`: the number of steps, at least 1. More of them satisfy a batch more closely.
+    - `form`: only "consensus": the state is the parameters.
 
     The gap is that of `pjp.gap`, of the point that the step led to.
 

@@ -20,9 +20,9 @@ from .base import AbstractSolver
 class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     """z <- z + beta (P_B(2 P_A z - z) - P_A z), on the divided form.
 
-    A: every constraint holds on copies of its own. B: all copies agree, hard labels hold and parameters are
-    in their restriction. After each step the weight g of an elementary constraint in the distance moves to
-    where the shadows are far apart: g += gamma (gap / mean gap - g).
+    In set A every constraint holds on copies of its own. In set B all copies agree, hard labels hold, and
+    parameters are in their restriction. After each step the weight g of an elementary constraint in the
+    distance moves to where the shadows are far apart: g += gamma (gap / mean gap - g).
 
     Elser and Lal, arXiv 2602.17493.
 
@@ -32,9 +32,9 @@ class ReflectReflectRelax(AbstractSolver[DividedProblem]):
     - `gamma`: at least 0 and below 1.
     - `known`: whether a threshold neuron whose output has a hard label is projected with that output, on one
       of its two branches; else the label holds in B alone, and A takes the nearer branch.
-    - `restriction`: of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a restriction
-      or None, of which the first that matches a parameter counts; or None. Where `solve(restrictions=...)`
-      says something of a parameter, that counts in place of this.
+    - `restriction`: that of every parameter; or pairs of a pattern of paths (`graph/paths.py`) and a
+      restriction or None, of which the first that matches a parameter counts; or None. Where
+      `solve(restrictions=...)` restricts a parameter, that counts in place of this.
     """
 
     beta: Setting = 0.4

@@ -4,6 +4,7 @@ from .config import Method as Method
 from .config import TrainConfig as TrainConfig
 from .evaluate import Evaluator as Evaluator
 from .record import Saving as Saving
+from .result import TrainResult as TrainResult
 from .run_folder import RunFolder as RunFolder
 from .run_folder import params_sha256 as params_sha256
 from .runs import evaluate_run as evaluate_run
@@ -16,5 +17,4 @@ from .steps import make_step as make_step
 from .task import Mean as Mean
 from .task import Task as Task
 from .task import TaskLoss as TaskLoss
-from .trainer import TrainResult as TrainResult
 from .trainer import train as train

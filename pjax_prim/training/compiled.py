@@ -15,6 +15,7 @@ from jax.experimental import serialize_executable
 from ..checkpoint import differences
 from ..checkpoint.naming import describe, named_arrays
 from ..errors import RunError
+from .configuration import flat
 from .parts import Kind, Parts
 from .placing import Metrics, Packed, PackedStep
 
@@ -24,7 +25,7 @@ _DESCRIPTION = "description.json"
 def save_steps(
     file: str | Path, parts: Parts, steps: Mapping[Kind, tuple[jax.stages.Lowered, jax.stages.Compiled]]
 ) -> None:
-    """Writes compiled steps of a run.
+    """Writes compiled steps of a run; a killed write leaves the file before it.
 
     **Arguments:** `steps`: for each of `parts.starts()` the step that `parts.lower` gives, and what it was
     compiled to.
@@ -33,11 +34,13 @@ def save_steps(
     """
     about = {**describe_steps(parts), "program": [_digest(lowered) for lowered, _ in steps.values()]}
     binaries = [serialize_executable.serialize(compiled)[0] for _, compiled in steps.values()]
+    partial = Path(f"{file}.partial")
     try:
-        with zipfile.ZipFile(file, "w") as archive:
+        with zipfile.ZipFile(partial, "w") as archive:
             archive.writestr(_DESCRIPTION, json.dumps(about, default=str))
             for number, binary in enumerate(binaries):
                 archive.writestr(str(number), binary)
+        partial.replace(file)
     except OSError as error:
         raise RunError(f"{file}: cannot be written ({error.strerror})") from None
 
@@ -62,8 +65,7 @@ def load_steps(file: str | Path, parts: Parts) -> dict[Kind, PackedStep]:
         if texts != [_digest(step) for step, _ in lowered.values()]:
             code = "program: options and arrays are the same, the step is not: other code of the task"
             _refuse(file, [*found["options"], *found["arrays"]] or [code])
-        mesh = parts.placing.mesh
-        devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+        devices = parts.placing.devices
         steps = {}
         for number, (kind, (step, after)) in enumerate(lowered.items()):
             try:
@@ -79,7 +81,7 @@ def load_steps(file: str | Path, parts: Parts) -> dict[Kind, PackedStep]:
 def describe_steps(parts: Parts) -> dict[str, dict[str, Any]]:
     """What compiled steps are for: versions, topology, options, arrays; ready for JSON."""
     mesh = parts.placing.mesh
-    devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+    devices = parts.placing.devices
     first = devices[0]
     arrays = {
         **named_arrays({"state": parts.placing.abstract(parts.shapes)}),
@@ -95,7 +97,7 @@ def describe_steps(parts: Parts) -> dict[str, dict[str, Any]]:
             "processes": len({device.process_index for device in devices}),
             "mesh": "" if mesh is None else ",".join(f"{k}={n}" for k, n in mesh.shape.items() if n > 1),
         },
-        "options": dict(_flat({"config": parts.config.to_dict(), "task": origin})),
+        "options": flat({"config": parts.config.to_dict(), "task": origin}),
         "arrays": describe(arrays),
     }  # fmt: skip
 
@@ -128,11 +130,3 @@ def _opened(file: str | Path) -> Iterator[zipfile.ZipFile]:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
     except zipfile.BadZipFile as error:
         raise RunError(f"{file}: not a file of compiled steps ({error})") from None
-
-
-def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value

@@ -71,27 +71,27 @@ class Method:
     Attributes:
         solver: projections (ap, ar, dr, dm, cp, cdr, ep, jp), their direction for an optimiser
             (displacement), or a gradient (adam and sgd with this optimiser).
-        relaxation: of dr.
-        beta: of dm.
-        rate: of ep, how far parameters move in a step.
-        iterations: of jp, steps of conjugate gradients in a step.
-        lam: step of the losses' proximal operators, of ep and of finite displacements.
-        form: of ap and cp, whether all copies are stored.
+        relaxation: the relaxation of dr.
+        beta: the beta of dm.
+        rate: how far parameters move in a step of ep.
+        iterations: steps of conjugate gradients in a step of jp.
+        lam: the step of the losses' proximal operators, for ep and for finite displacements.
+        form: whether ap and cp store all copies.
         metric: weights of the distances of projections but ep (unit if left out).
-        acceleration: of the steps of projections on a batch.
+        acceleration: how the steps of projections on a batch are accelerated (not at all if left out).
         steps_per_batch: steps on each batch from its forward pass (50 by default; 1 for ep, jp and for what
             hands a direction to an optimiser).
         chunk_steps: at most so many steps between two chances to save and stop.
         optimiser: an optimiser of optax by its name (adam if left out).
-        optimiser_settings: its numbers by name, such as weight_decay 0.1.
-        decay_matrices: its weight decay is of arrays with at least two axes alone.
-        learning_rate: of the optimiser.
+        optimiser_settings: numbers of the optimiser by name, such as weight_decay 0.1.
+        decay_matrices: whether its weight decay is only for arrays with at least two axes.
+        learning_rate: the learning rate of the optimiser.
         schedule: how the learning rate falls over the run (not at all if left out).
         final_learning_rate: where a schedule ends (zero if left out).
         warmup: batches at the beginning over which the learning rate rises.
         clip: largest global norm of a direction.
         micro_batches: parts that a batch is taken in, one after the other; their directions are averaged.
-        compute_dtype: of the loss; parameters and what moves them stay as they are.
+        compute_dtype: the dtype of the loss; parameters and what moves them stay as they are.
     """
 
     solver: Solver = "displacement"
@@ -169,15 +169,15 @@ class TrainConfig:
 
     Attributes:
         method: how the parameters move.
-        batches: how many.
+        batches: the number of batches.
         eval_every: batches between evaluations (a tenth of the run by default; always at the end).
         average: keep a moving average of the parameters over batches with this decay.
         best: the figure of evaluations by which one is the best, "max NAME" or "min NAME" (default: the
-        task's).
+            task's).
         patience: stop after so many evaluations without a better one.
         track_best: keep the parameters of the best evaluation.
         skip_non_finite: how many batches in a row may be skipped because a value is not finite.
-        seed: of the initial parameters, of the random numbers of the loss, and of data that ask for it.
+        seed: the seed of the initial parameters, of random numbers of the loss, and of data that ask for it.
         mesh: how devices are arranged, such as data=2,model=2; -1 is inferred (default: one device; of
             several processes data=-1).
     """

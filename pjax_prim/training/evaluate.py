@@ -16,7 +16,7 @@ Place = Callable[[Any], Any]
 class Evaluator:
     """Evaluates models of a task; each kind of batch is compiled once.
 
-    **Arguments:** `place`: from a batch that was read whole to the arrays on their devices.
+    **Arguments:** `place`: puts a batch that was read whole onto the devices.
     """
 
     def __init__(self, task: Task, place: Place = jax.device_put):

@@ -1,6 +1,5 @@
 """What a run is made of before it begins, and its steps, compiled when they are needed."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +10,13 @@ import equinox as eqx
 import jax
 from jax.stages import Lowered
 
-from ..checkpoint import import_params, restore_params
+from ..checkpoint import load_params
 from ..data import Stream, open_stream
 from ..errors import DataError
 from ..sharding.plan import bytes_on_device
 from .clock import Clock
 from .config import TrainConfig
-from .placing import UNUSED_DONATION, Packed, PackedStep, Placing, is_abstract
+from .placing import Packed, PackedStep, Placing, donating, is_abstract
 from .state import TrainState, make_state
 from .steps import Step, make_step
 from .task import Task, TaskLoss
@@ -74,8 +73,7 @@ class Parts:
         start = []
         if source is not None:
             like = self.before().model
-            is_file = Path(source).is_file()
-            start = [import_params(source, like) if is_file else restore_params(source, like)]
+            start = [load_params(source, like)]
         key = jax.random.key(self.config.seed)
         return self.placing.init(partial(make_state, self.config, self.task), key, *start)
 
@@ -128,9 +126,7 @@ class Parts:
         packed = Packed.of(state, is_abstract)
         batch = self.placing.abstract_batch(self.batch)
         jitted, after = self.placing.jit(self.make_step(start), packed, batch)
-        with warnings.catch_warnings():
-            # The last chunk of a batch takes a solver's state and gives none.
-            warnings.filterwarnings("ignore", UNUSED_DONATION)
+        with donating():
             return jitted.lower(packed.leaves, batch), after
 
 

@@ -1,8 +1,8 @@
 """Where a run's arrays lie: on one device, or on a mesh over the devices of all processes."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,8 +24,15 @@ from .steps import Step, batch_key
 from .task import Task, TaskLoss
 
 Metrics = dict[str, Array]
-UNUSED_DONATION = "Some donated buffers were not usable"
-"""How JAX begins its warning of memory that it could not take over."""
+
+
+@contextmanager
+def donating() -> Iterator[None]:
+    """Compiles a step without JAX's warning of memory that it could not take over: the last chunk of a batch
+    takes a solver's state and gives none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+        yield
 
 
 def is_abstract(leaf: Any) -> bool:
@@ -151,10 +158,15 @@ class Placing:
         return gathered_by_layer(loss, self.mesh, specs)
 
     @property
+    def devices(self) -> list[jax.Device]:
+        """All that hold arrays."""
+        return jax.devices()[:1] if self.mesh is None else list(self.mesh.devices.flat)
+
+    @property
     def device(self) -> SingleDeviceSharding:
         """Without a mesh, where everything lies. Said of every array: a step is compiled once, whether its
         arrays were made, restored or come from another step."""
-        return SingleDeviceSharding(jax.devices()[0])
+        return SingleDeviceSharding(self.devices[0])
 
     @property
     def replicated(self) -> NamedSharding:
@@ -282,11 +294,8 @@ class Placing:
 
         def call(packed: Packed, batch: Any) -> tuple[Packed, Metrics]:
             nonlocal compiles
-            with warnings.catch_warnings() if compiles else nullcontext():
-                if compiles:
-                    # The last chunk of a batch takes a solver's state and gives none.
-                    warnings.filterwarnings("ignore", UNUSED_DONATION)
-                    compiles = False
+            with donating() if compiles else nullcontext():
+                compiles = False
                 leaves, metrics = jitted(packed.leaves, batch)
             return Packed(leaves, *after()), metrics
 

@@ -29,9 +29,9 @@ class SeedsResult:
 
     **Arguments:**
 
-    - `rows`: of each evaluation `batch` and, a number for each seed, its figures.
-    - `models`: one for each seed.
-    - `seconds`: in training steps of all, without compiling and evaluating.
+    - `rows`: for each evaluation its `batch`, and its figures with a number for each seed.
+    - `models`: one model for each seed.
+    - `seconds`: the time in training steps of all, without compiling and evaluating.
     """
 
     task: Task
@@ -42,9 +42,10 @@ class SeedsResult:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """Of every figure of the last evaluation its mean, and those of all seeds under `by_seed`;
-        `deviation`: the standard deviation of the figure that says which evaluation is the best, None of a
-        single seed."""
+        """Gives the mean of every figure of the last evaluation, and those of all seeds under `by_seed`.
+
+        `deviation` is the standard deviation of the figure that says which evaluation is the best, and None
+        for a single seed."""
         last = {name: values for name, values in self.rows[-1].items() if name != "batch"}
         judge = judged_by(self.config, self.task)
         judged = last.get(judge[1], []) if judge is not None else []

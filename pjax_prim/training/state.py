@@ -26,15 +26,15 @@ class TrainState(eqx.Module):
 
     Together with the task, the configuration and the position in the data it determines all that follows.
 
-    - `model`: as the finished batches left it; `model_state`, the state of a model that has one.
+    - `model`: the model as the finished batches left it; `model_state`, the state of a model that has one.
     - `memory`: the optimiser's state; None for projections.
-    - `solver`: of an unfinished batch the solver's state (with an optimiser the arrays of parameters and
-      memory), None between batches.
+    - `solver`: the solver's state of an unfinished batch (with an optimiser the arrays of parameters and
+      memory), and None between batches.
     - `averaged`: an exponential moving average of the trained arrays, if asked for.
     - `best`: see `Best`, if asked for.
     - `key`: folded with `batch` it gives the random numbers of a batch.
-    - `batch`: finished batches.
-    - `step`: steps taken on the unfinished batch.
+    - `batch`: the number of finished batches.
+    - `step`: the number of steps that were taken on the unfinished batch.
     - `skipped`: batches left out because a value was not finite; `failed`, so many of them in a row.
     """
 
@@ -54,7 +54,7 @@ class TrainState(eqx.Module):
 def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = None) -> TrainState:
     """The state before the first batch. For use inside `jax.jit`.
 
-    **Arguments:** `key`: of all random numbers; `start`: a model in place of the task's own.
+    **Arguments:** `key`: the key of all random numbers; `start`: a model in place of the task's own.
 
     **Errors:** those of `make_optimiser`.
     """

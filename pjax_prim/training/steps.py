@@ -63,7 +63,7 @@ def make_step(
     (before it), those of the loss, for projections `gap`, `finite`: whether the batch counts, and `stop`. A
     batch that meets a value that is not finite leaves the parameters as they were; where that happens more
     than `config.skip_non_finite` times in a row, `stop` is true, and the state stays as it is from then on.
-    For use inside `jax.jit`.
+    Use it inside `jax.jit`.
     """
     method = config.method
     count = method.chunk(start)

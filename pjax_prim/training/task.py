@@ -68,7 +68,7 @@ class Task:
     - `measure_gap`: whether evaluations of a run by displacement report the gap of the loss, too.
     - `baselines`: for figures of an evaluation the name and the value of a trivial prediction, to compare
       with.
-    - `name`: in tables and folders.
+    - `name`: its name in tables and folders.
     - `origin`: what the task was made of, ready for JSON; written by the command line.
 
     **Metrics** are numbers, arrays or `Mean`s. Over an evaluation set a number counts for as many examples
@@ -170,7 +170,7 @@ class TaskLoss:
     compute_dtype: str | None = None
 
     def value(self, trained: Any, frozen: Any, state: Any, batch: Any, key: PRNGKeyArray | None) -> Array:
-        """The loss alone, a number or an array."""
+        """The loss alone, which is a number or an array."""
         return self(trained, frozen, state, batch, key)[0]
 
     def __call__(

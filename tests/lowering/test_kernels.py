@@ -12,6 +12,7 @@ from pjax_prim.lowering import gpu, use
 from pjax_prim.lowering.kernels import elementwise, gpu_cross_entropy, gpu_dot, gpu_elementwise
 
 from pjax_prim import primitives as pp
+from pjax_prim.primitives.curves import curve
 from pjax_prim.primitives.scalar import Mode
 
 from .test_cpu import DOT_STEPS, copies, dot_step, reference
@@ -65,15 +66,15 @@ def test_the_cross_entropy_interpreted(lam: float, shape: tuple[int, ...], dtype
     chex.assert_trees_all_close(found, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-5, atol=1e-6)
 
 
-def scalar_queries(scale: float) -> tuple[jax.Array, jax.Array]:
-    x, z = jax.random.normal(jax.random.key(0), (2, 3, 701), "float32")
-    return jnp.abs(x), scale * z
+def scalar_queries(function: str, scale: float) -> tuple[jax.Array, jax.Array]:
+    x, apart = jax.random.normal(jax.random.key(0), (2, 3, 701), "float32")
+    return jnp.abs(x), curve(function).value(jnp.abs(x)) + scale * apart
 
 
 def assert_same_distance(found, x: jax.Array, z: jax.Array, function: str) -> None:
-    static = {"function": function, "parameters": (), "relative": True}
+    static = {"function": function, "parameters": ()}
     plain = reference(pp.displace_scalar_p, [x.astype("float64"), z.astype("float64")], **static)
-    got, wanted = (jnp.square(step) + jnp.square(change - z) for step, change in (found, plain))
+    got, wanted = (jnp.square(step) + jnp.square(output - z) for step, output in (found, plain))
     chex.assert_trees_all_close(got, wanted.astype(got.dtype), rtol=1e-3, atol=1e-8)
 
 
@@ -85,10 +86,9 @@ def test_scalar_functions_interpreted(function: str, kernel: Callable, scale: fl
         pp.displace_scalar_p.reference,
         function=function,
         parameters=(),
-        relative=True,
         mode=Mode(stops=True, apart=True),
     )
-    x, z = scalar_queries(scale)
+    x, z = scalar_queries(function, scale)
     found = jax.jit(partial(kernel, straight, interpret=True))(x, z)
     assert_same_distance(found, x, z, function)
 
@@ -108,7 +108,7 @@ def test_elementwise_kernels_of_any_shape(kernel: Callable, shape: tuple[int, ..
 def test_without_a_gpu_a_program_for_one_has_no_kernel() -> None:
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
-    x, z = scalar_queries(1.0)
+    x, z = scalar_queries("tanh", 1.0)
     exported = jax.export.export(jax.jit(lambda x, z: pp.project_scalar(x, z, "tanh")), platforms=["cuda"])(
         x, z
     )
@@ -165,8 +165,8 @@ def test_dot_steps_on_a_gpu(name: str, sizes: tuple, dtype: str) -> None:
 @SCALARS
 @pytest.mark.parametrize("scale", [1e-4, 3.0], ids="{:g}".format)
 def test_scalar_functions_on_a_gpu(function: str, scale: float) -> None:
-    x, z = scalar_queries(scale)
-    static = {"function": function, "parameters": (), "relative": True}
+    x, z = scalar_queries(function, scale)
+    static = {"function": function, "parameters": ()}
     _, (found, is_kernel) = both(lambda *x: pp.displace_scalar_p.bind(*x, **static), (x, z))
     assert is_kernel
     assert_same_distance(found, x, z, function)

@@ -142,16 +142,12 @@ def plain_displace_cumsum(r: jax.Array) -> jax.Array:
 
 
 def displace_scalar(x: jax.Array, z: jax.Array) -> jax.Array:
-    static = {"function": "silu", "parameters": ()}
-    absolute = pp.displace_scalar_p.bind(x, z, relative=False, **static)
-    relative = pp.displace_scalar_p.bind(x, z - jax.nn.silu(x), relative=True, **static)
-    return jnp.stack([*absolute, *relative], -1)
+    return jnp.stack(pp.displace_scalar_p.bind(x, z, function="silu", parameters=()), -1)
 
 
 def plain_displace_scalar(x: jax.Array, z: jax.Array) -> jax.Array:
     moved = pp.project_scalar(x, z + 0 * x, "silu")
-    before, after = jax.nn.silu(x), jax.nn.silu(moved)
-    return jnp.stack([moved - x, after, moved - x, after - before], -1)
+    return jnp.stack([moved - x, jax.nn.silu(moved)], -1)
 
 
 def matrices(count: int) -> list[jax.Array]:
@@ -159,10 +155,8 @@ def matrices(count: int) -> list[jax.Array]:
 
 
 def project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
-    settings = {"wanted": (True, True), "precision": None, "operand_dtype": a.dtype}
-    results = pp.project_linear_p.bind(a, b, z, relative=False, **settings)
-    again = pp.project_linear_p.bind(a, b, z - a @ jnp.swapaxes(b, -1, -2), relative=True, **settings)
-    return rows_of((*results, *again), results[0])
+    results = pp.project_linear_p.bind(a, b, z, wanted=(True, True), precision=None, operand_dtype=a.dtype)
+    return rows_of(results, results[0])
 
 
 def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
@@ -170,8 +164,7 @@ def plain_project_linear(a: jax.Array, b: jax.Array, z: jax.Array) -> jax.Array:
     move_a, move_b = p_a - a[..., :, None, :], p_b - b[..., None, :, :]
     moved = jnp.sum(move_a**2 + move_b**2, (-3, -2, -1))
     means, output = (jnp.mean(move_a, -2), jnp.mean(move_b, -3)), jnp.sum(p_a * p_b, -1)
-    displaced = output - a @ jnp.swapaxes(b, -1, -2)
-    return rows_of((output, *means, moved, displaced, *means, moved), output)
+    return rows_of((output, *means, moved), output)
 
 
 def displace_max(a: jax.Array, z: jax.Array) -> jax.Array:
@@ -198,7 +191,7 @@ WINDOW = Window((2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), (2, 1), 2)
 
 def project_convolution(*operands: jax.Array) -> jax.Array:
     results = pp.project_convolution_p.bind(
-        *operands, window=WINDOW, wanted=(True, True), relative=True, precision=None,
+        *operands, window=WINDOW, wanted=(True, True), precision=None,
         operand_dtype=jnp.dtype("float64"),
     )  # fmt: skip
     outer = operands[0].shape[:-4]
@@ -232,15 +225,14 @@ def _plain_convolution(x: jax.Array, w: jax.Array, z: jax.Array) -> jax.Array:
     b = w.reshape(1, 2, 2, 1, 1, 2, 6)
     a, b = jnp.broadcast_arrays(a, b)
     a, b = (v.reshape(*v.shape[:-2], 12) for v in (a, b))
-    product = jnp.sum(a * b, -1)
-    p_a, p_b = project_rows(a, b, product + z.reshape(product.shape))
+    p_a, p_b = project_rows(a, b, z.reshape(a.shape[:-1]))
     move_a, move_b = p_a - a, p_b - b
     _, back = jax.vjp(patches_of, x)
     shape = (*move_a.shape[:2], 1, *move_a.shape[3:-1], 2, 6)
     (total,) = back(jnp.sum(move_a, 2, keepdims=True).reshape(shape))
     (counts,) = back(jnp.ones(shape))
     results = (
-        jnp.sum(p_a * p_b, -1) - product,
+        jnp.sum(p_a * p_b, -1),
         total / jnp.maximum(2 * counts, 1),
         jnp.mean(move_b, (0, 3, 4)),
         jnp.sum(move_a**2 + move_b**2),

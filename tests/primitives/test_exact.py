@@ -68,7 +68,8 @@ def both(first: Rows, second: Rows) -> Rows:
 )
 def test_nearest_point(case: Case, dtype: str) -> None:
     rng = np.random.default_rng(zlib.crc32(f"{case} {dtype}".encode()))
-    for n in case.sizes:
+    # bfloat16 is computed in float32, whose sizes are all there.
+    for n in case.sizes if dtype != "bfloat16" else case.sizes[-1:]:
         count = case.count if n == case.sizes[-1] else 200
         rows = both(case.random(rng, count, n), case.hostile(rng, min(500, count), n))
         assert excess_over_bound(case, rows, dtype).max() <= 1
@@ -76,9 +77,9 @@ def test_nearest_point(case: Case, dtype: str) -> None:
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("case", [case for case in CASES if "vector" in case.operands], ids=str)
-def test_nearest_point_of_long_vectors(case: Case) -> None:
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_nearest_point_of_long_vectors(case: Case, dtype: str) -> None:
     n = case.long if case.name != "prox_cross_entropy" else 300  # the minimiser is quadratic in n
     rng = np.random.default_rng(0)
-    for dtype in ("float64", "float32"):
-        rows = both(case.random(rng, 8, n), case.hostile(rng, 10, n))
-        assert excess_over_bound(case, rows, dtype).max() <= 1
+    rows = both(case.random(rng, 8, n), case.hostile(rng, 10, n))
+    assert excess_over_bound(case, rows, dtype).max() <= 1

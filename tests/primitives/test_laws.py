@@ -213,8 +213,8 @@ def test_explicit_mesh(case: Case) -> None:
         for common in range(len(rows)):
             axes = [None if i == common else 0 for i in range(len(rows))]
             mixed = [q[0] if i == common else r for i, (q, r) in enumerate(zip(query, rows, strict=True))]
-            moved = jax.jit(jax.vmap(case.project, axes))(*mixed)
-            assert all(x.sharding.spec[0] == "data" for x in moved)
+            shapes = jax.jit(jax.vmap(case.project, axes)).eval_shape(*mixed)
+            assert all(x.sharding.spec[0] == "data" for x in shapes)
 
 
 @every_projection
@@ -269,9 +269,11 @@ def test_dtypes_are_kept(case: Case, dtype: str) -> None:
     def project(*query: jax.Array) -> tuple[Any, ...]:
         return case.project(*(q[0] for q in query)), jax.vmap(case.project)(*query)
 
-    for moved in project(*query):
+    # Results in the other dtypes are those of test_exact.py.
+    for moved in project(*query) if dtype == "float16" else project.eval_shape(*query):
         for x, q in zip(moved, query, strict=False):
-            assert x.dtype == q.dtype and not x.weak_type and bool(jnp.isfinite(x).all())
+            assert x.dtype == q.dtype and not x.weak_type
+            assert dtype != "float16" or bool(jnp.isfinite(x).all())
 
 
 @every_projection

@@ -82,6 +82,15 @@ ROWS = (
     ),
 )
 EVERY_SETTING = pytest.mark.parametrize("row", ROWS, ids=str)
+ONE_SETTING = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=() if row.name == "DouglasRachford-relaxation" else pytest.mark.slow)
+        for row in ROWS
+    ],
+    ids=str,
+)
+"""For what is the same for all of them: one, the others if asked for."""
 KINDS: dict[str, Callable[[float], Any]] = {
     "python": float,
     "numpy float32": np.float32,
@@ -126,22 +135,33 @@ def test_a_new_value_compiles_nothing(row: Row) -> None:
         assert compilations(lambda value=value: run(value)) == 0
     assert compilations(lambda: run(first, max_steps=3)) == 0
     assert compilations(lambda: run(first, tol=0.5)) == 0
-    assert compilations(lambda: run(first, tol=0)) <= 1  # an integer is another dtype
+
+
+@ONE_SETTING
+def test_numbers_of_every_kind(row: Row) -> None:
+    value = row.values[1]
+
+    def run(value: Any, **settings: Any) -> pjp.Solution:
+        return SMALL.solve(row.make(value), **{"max_steps": 2, "tol": 1e-3} | settings)
+
+    expected = run(value)
+    assert compilations(lambda: run(value, tol=0)) <= 1  # an integer is another dtype
     for kind in KINDS.values():
-        same = run(kind(others[0]), tol=kind(1e-3), max_steps=np.int64(2))
-        assert (
-            compilations(lambda kind=kind: run(kind(others[0]), tol=kind(1e-3), max_steps=np.int64(2))) == 0
-        )
+        same = run(kind(value), tol=kind(1e-3), max_steps=np.int64(2))
+        assert compilations(lambda kind=kind: run(kind(value), tol=kind(1e-3), max_steps=np.int64(2))) == 0
         tolerance = 1e-6 if kind in (KINDS["numpy float32"], KINDS["strong jax array"]) else 1e-12
-        chex.assert_trees_all_close(same.params, run(others[0]).params, rtol=tolerance, atol=tolerance)
+        chex.assert_trees_all_close(same.params, expected.params, rtol=tolerance, atol=tolerance)
 
 
 @EVERY_SETTING
 @pytest.mark.parametrize("kind", ["numpy float64", "strong jax array"])
 def test_a_setting_changes_no_dtype(row: Row, kind: str) -> None:
-    params, *args = low_precision()
-    solution = pjp.solve(SMALL.fn, params, *args, solver=row.make(KINDS[kind](row.values[1])), max_steps=2)
-    floating = [x for x in jax.tree.leaves(solution.state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    def run(params: Any, *args: Any) -> Any:
+        solver = row.make(KINDS[kind](row.values[1]))
+        return pjp.solve(SMALL.fn, params, *args, solver=solver, max_steps=2).state
+
+    state = eqx.filter_eval_shape(run, *low_precision())
+    floating = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype.name for x in floating} == {"float32"}
 
 
@@ -158,10 +178,16 @@ def test_vmap_over_settings_is_a_loop(row: Row) -> None:
     batched = row.make(jnp.array(row.values))
     found = eqx.filter_vmap(run)(batched, jnp.asarray(tols), jnp.asarray(steps))
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
-    # A solver that is made inside, of traced numbers.
-    inside = jax.jit(jax.vmap(lambda v, tol, n: run(row.make(v), tol, n)))
-    traced = inside(jnp.array(row.values), tols, steps)
-    chex.assert_trees_all_close(traced, expected, rtol=1e-9, atol=1e-11)
+
+
+@ONE_SETTING
+def test_a_solver_made_of_traced_numbers(row: Row) -> None:
+    def run(value: Any) -> Any:
+        return SMALL.solve(row.make(value), 2).params
+
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *map(run, row.values))
+    found = jax.jit(jax.vmap(run))(jnp.array(row.values))
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @EVERY_SETTING

@@ -153,7 +153,7 @@ def test_seeds(capsys) -> None:
     assert "--seeds: expected numbers of at least 0, given [-1]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shell", ["{} > /dev/full", "{} | true"])
+@pytest.mark.parametrize("shell", ["{} > /dev/full", pytest.param("{} | true", marks=pytest.mark.slow)])
 def test_results_that_nobody_takes(shell: str, tmp_path: Path) -> None:
     command = (
         f"{Path(sys.executable).parent / 'pjax-prim'} train {' '.join(SMALL)} --solver sgd --run-dir run"

@@ -16,11 +16,11 @@ Figures = Mapping[str, float]
 class TrackedRun:
     """What a tracker is told of a run that begins or goes on.
 
-    - `name`: of task and method.
-    - `folder`: of the run; None of one that leaves nothing.
-    - `configuration`: as in `config.json`: the task's options and the `TrainConfig`.
-    - `batches`: of the whole run; `done`, those before.
-    - `identity`: what `Tracker.start` returned when the run began; None of one that begins.
+    - `name`: the names of task and method.
+    - `folder`: the run folder; None for a run that leaves nothing.
+    - `configuration`: the task's options and the `TrainConfig`, as in `config.json`.
+    - `batches`: the batches of the whole run; `done`, those that were finished before.
+    - `identity`: what `Tracker.start` returned when the run began; None for a run that begins.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tracker(Protocol):
         with the same figures."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Ends; `error` is what ended the run, if not its last batch."""
+        """Ends tracking; `error` is what ended the run, if that was not its last batch."""
 
 
 class Trackers:

@@ -3,12 +3,12 @@
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from ...errors import PreemptedError
+from ..configuration import flat
 from .base import Figures, TrackedRun
 
 MANY, SECONDS = 500, 10.0
@@ -27,7 +27,7 @@ class MLflow:
         self._client = MlflowClient()
         self._waiting: list[Metric] = []
         self._sent = time.monotonic()
-        fields = {name: str(x)[:LONGEST] for name, x in _flat(run.configuration).items()}
+        fields = {name: str(x)[:LONGEST] for name, x in flat(run.configuration).items()}
         if run.identity is None:
             name = run.name if run.folder is None else run.folder.path.name
             self._id = str(self._client.create_run(self._experiment(), run_name=name).info.run_id)
@@ -67,12 +67,3 @@ class MLflow:
         stopped = isinstance(error, PreemptedError | KeyboardInterrupt)
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         self._client.set_terminated(self._id, status)
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by names with dots."""
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        place = f"{prefix}{name}"
-        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
-    return found
