@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import chex
@@ -343,16 +342,3 @@ def test_other_errors() -> None:
             pjp.SpectralNorm(bad)
     with pytest.raises(pjp.ArgumentError, match="spatial: expected an integer of at least 0, given True"):
         pjp.SpectralNorm(1.0, True)
-
-
-@pytest.mark.slow
-def test_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its set is one, and its example ends with the bound that it says."""
-    text = (Path(__file__).parent.parent / "docs" / "restrictions.md").read_text()
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(block, names)
-    assert float(capsys.readouterr().out) == pytest.approx(1.5**3, rel=1e-5)
-    found = names["Simplex"]().project(jax.random.normal(KEY, (4, 5)))
-    np.testing.assert_allclose(jnp.sum(found, -1), 1)
-    assert (found >= 0).all()

@@ -37,7 +37,7 @@ class DividedProblem(AbstractProblem):
         raise ArgumentError("placement: the divided form has none; pjp.solve_starts divides starts instead")
 
     def project(self, state: State, known: bool = False) -> State:
-        """Projects onto set A; with `known`, outputs of threshold neurons that have a hard label are that label."""
+        """Projects onto set A; with `known`, outputs of threshold neurons with a hard label are that."""
         return tuple(self._project_node(index, arrays, known) for index, arrays in enumerate(state))
 
     def concur(
