@@ -203,12 +203,12 @@ SOLVERS = [
     ids=lambda x: type(x).__name__,
 )
 def test_solvers(solver: pjp.AbstractSolver) -> None:
-    """Every solver returns parameters in their sets, whichever it reads."""
-    for readout in ("shadow", "governing") if isinstance(solver, pjp.DouglasRachford) else ("shadow",):
-        found = pjp.solve(
-            loss, Model(), X, LABELS, solver=solver, max_steps=3, readout=readout, restrictions=RESTRICTIONS
-        )
-        check(found.params)
+    """Every solver returns parameters in their sets, also where it reads their own variables."""
+    readout = "governing" if isinstance(solver, pjp.DouglasRachford) else "shadow"
+    found = pjp.solve(
+        loss, Model(), X, LABELS, solver=solver, max_steps=3, readout=readout, restrictions=RESTRICTIONS
+    )
+    check(found.params)
 
 
 def test_a_solve_goes_on() -> None:
@@ -256,19 +256,18 @@ def test_after_any_optax_step() -> None:
     model = jax.tree.map(lambda x: x.astype("float32") if eqx.is_inexact_array(x) else x, Model())
     trained = eqx.filter(model, eqx.is_inexact_array)
     direction = pjp.displacement(loss)(model, X.astype("float32"), LABELS)
-    for made in (
-        pjp.restricted(optax.sgd(1.0, momentum=0.9), RESTRICTIONS),
-        optax.chain(optax.adam(0.1), pjp.restricted(None, RESTRICTIONS)),
-    ):
-        updates, _ = jax.jit(made.update)(direction, made.init(trained), trained)
-        moved = eqx.apply_updates(model, updates)
-        check(moved, 1e-5, 1e-7)
-        check(pjp.project_params(moved, RESTRICTIONS), 1e-5)
+    made = optax.chain(optax.sgd(1.0, momentum=0.9), pjp.restricted(None, RESTRICTIONS))
+    updates, _ = jax.jit(made.update)(direction, made.init(trained), trained)
+    moved = eqx.apply_updates(model, updates)
+    check(moved, 1e-5, 1e-7)
+    check(pjp.project_params(moved, RESTRICTIONS), 1e-5)
     inner = optax.adam(0.1)
     updates, _ = inner.update(direction, inner.init(trained), trained)
     moved, _ = pjp.restricted(inner, RESTRICTIONS).update(direction, inner.init(trained), trained)
     np.testing.assert_array_equal(moved.layers[2].bias, updates.layers[2].bias)
-    assert jax.tree.structure(made.init(trained)[0]) == jax.tree.structure(inner.init(trained))
+    check(eqx.apply_updates(model, moved), 1e-5, 1e-7)
+    wrapped = pjp.restricted(inner, RESTRICTIONS).init(trained)
+    assert jax.tree.structure(wrapped) == jax.tree.structure(inner.init(trained))
 
 
 def test_divided_parameters() -> None:
