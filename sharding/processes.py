@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +21,7 @@ from jaxtyping import Array
 
 from .._compat import coordination_client
 from ..errors import ArgumentError, LostProcessError, ProcessError
+from .heartbeats import Heartbeats
 from .rendezvous import meet
 
 Result = TypeVar("Result")
@@ -145,6 +147,20 @@ class Group:
             timer.cancel()
 
     @contextlib.contextmanager
+    def watching(self, what: str) -> Iterator[None]:
+        """Work that needs all processes and may take any time, such as a save.
+
+        **Errors:** as of `waiting`; but the process ends only where another has given no sign of life for
+        `timeout` seconds.
+        """
+        client = coordination_client()
+        if client is None or jax.process_count() == 1:
+            yield
+            return
+        with _heartbeats(client, self.timeout).watching(lambda: self._expire(what)), self.connected(what):
+            yield
+
+    @contextlib.contextmanager
     def connected(self, what: str) -> Iterator[None]:
         """Work in which the connection to other processes may break, which is a `LostProcessError`."""
         try:
@@ -164,6 +180,12 @@ class Group:
             file=sys.stderr,
         )
         leave()
+
+
+@cache
+def _heartbeats(client: Any, timeout: float) -> Heartbeats:
+    """Those of this process, from the first time on that it watches others."""
+    return Heartbeats(client, timeout)
 
 
 def start(

@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from .manifest import damage, read_manifest
 from .memory import returning_memory
 from .naming import describe, differences, named_arrays, named_settings, with_arrays
+from .storage import as_path, storage_of
 
 _READ_AT_ONCE = 100_000_000
 STATE = "state"
@@ -25,18 +26,25 @@ STATE = "state"
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints in one folder, each in a folder named by its step.
+    """The checkpoints in one folder, each in a folder named by its step. Nothing is written.
 
-    Only finished ones have such a name. Nothing is written.
+    **Arguments:** `path`: on a file system, or as text `gs://bucket/...`; see `as_path`.
     """
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", as_path(self.path))
+
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, in order; whether they are undamaged is for `verify`."""
-        if not self.path.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self.path.iterdir() if entry.name.isdecimal())
+        """The steps of all complete checkpoints, in order; whether they are undamaged is for `verify`.
+
+        **Errors:** `CheckpointError` where that cannot be found out.
+        """
+        try:
+            return storage_of(self.path).steps(self.path)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror})") from None
 
     def step_path(self, step: int) -> Path:
         """The folder of one checkpoint."""
@@ -145,7 +153,7 @@ class CheckpointFolder:
         handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=max(most, _READ_AT_ONCE) / 1e9)
         with returning_memory(), ocp.Checkpointer(handler) as checkpointer:
             restored: dict[str, Any] = checkpointer.restore(
-                self.step_path(step).absolute() / STATE,
+                storage_of(self.path).absolute(self.step_path(step)) / STATE,
                 args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True),
             )
         return restored

@@ -1,51 +1,44 @@
 """One writer per run folder."""
 
-import fcntl
-import os
-import socket
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-from ..errors import CheckpointError
+from .file_system import Held
+from .storage import as_path, storage_of
 
 
 class FolderLock:
-    """Holds a folder against other writers, as a context manager.
+    """Holds a folder against other writers, as a context manager. Readers need no lock.
 
-    The operating system drops the lock with the process, however that ends; the file `.lock`
-    stays and says who held it last. Readers need no lock.
+    On a file system the lock ends with the process, however that ends. In a bucket it is a lease that the
+    holder renews: after a process that was killed the next one waits until the lease has run out, and a
+    process that could not renew it in time may have lost it (docs/checkpoints.md).
+
+    **Arguments:** `say`: takes what is worth telling while it waits.
 
     **Errors:** `CheckpointError` on entry, where another process holds it.
     """
 
-    def __init__(self, folder: Path):
-        self.path = folder / ".lock"
-        self._file: IO[str] | None = None
+    def __init__(self, folder: str | Path, say: Callable[[str], None] = lambda message: None):
+        self.path = as_path(folder) / ".lock"
+        self._say = say
+        self._stack = ExitStack()
+        self._held: Held | None = None
 
     def __enter__(self) -> "FolderLock":
-        try:
-            file = self.path.open("a+")
-        except OSError as error:
-            raise CheckpointError(f"{self.path.parent}: cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise CheckpointError(
-                f"{self.path.parent}: in use by {holder}; a run folder takes one writer at a time"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        folder = self.path.parent
+        self._held = self._stack.enter_context(storage_of(folder).lock(folder, self._say))
         return self
+
+    def check(self) -> None:
+        """`CheckpointError` where another process has taken the folder."""
+        if self._held is not None:
+            self._held.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._held = None
+        self._stack.__exit__(kind, error, trace)

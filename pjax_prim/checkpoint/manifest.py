@@ -1,7 +1,7 @@
 """`checkpoint.json`: what a checkpoint is, and the checksum of each of its files.
 
-It is written into the folder of a checkpoint before that folder gets its final name, so that a
-checkpoint has either all of its files and this one, or does not exist.
+It is written into the folder of a checkpoint before that one is complete (`Storage.steps`), so that a
+checkpoint has either all of its files and this one, or does not count.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .storage import COMMIT, Storage, storage_of
 
 NAME = "checkpoint.json"
 _FORMAT = 1
 _BLOCK = 1 << 23
 # Orbax finishes these after the checksums are taken; no array is in them.
-_METADATA, _COMMIT = "_CHECKPOINT_METADATA", "commit_success.txt"
+_METADATA = "_CHECKPOINT_METADATA"
 
 
 def write_manifest(folder: Path, info: dict[str, Any]) -> None:
@@ -27,19 +28,19 @@ def write_manifest(folder: Path, info: dict[str, Any]) -> None:
 
     **Cost:** reads the files once, on several threads.
     """
-    late = (folder / _METADATA, folder / _COMMIT)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in late)
+    storage = storage_of(folder)
+    files = [name for name in storage.files(folder) if name not in (_METADATA, COMMIT)]
     with ThreadPoolExecutor() as pool:
-        digests = [_digest(path, pool) for path in files]
+        digests = [_digest(storage, folder / name, pool) for name in files]
     described = {
         "info": info,
         "files": {
-            str(path.relative_to(folder)): {"bytes": size, "sha256": digest}
-            for path, (size, digest) in zip(files, digests, strict=True)
+            name: {"bytes": size, "sha256": digest}
+            for name, (size, digest) in zip(files, digests, strict=True)
         },
     }
     content = {"format": _FORMAT, **described, "sha256": _digest_json(described)}
-    (folder / NAME).write_text(json.dumps(content, indent=1) + "\n")
+    storage.write(folder / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(storage_of(path).read(path))
         form, digest = content["format"], content["sha256"]
         good = digest == _digest_json({name: content[name] for name in ("info", "files")})
     except OSError as error:
@@ -72,9 +73,10 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
     **Cost:** reads the files once, on several threads.
     """
 
-    for path in (folder / _METADATA, folder / _COMMIT):
+    storage = storage_of(folder)
+    for path in (folder / _METADATA, folder / COMMIT):
         try:
-            text = path.read_text()
+            text = storage.read(path)
             if path.name == _METADATA:
                 json.loads(text)
         except OSError as error:
@@ -85,29 +87,23 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
         for name, expected in files:
             path = folder / name
             try:
-                size = path.stat().st_size
+                size = storage.size(path)
                 if size != expected["bytes"]:
                     return f"{path}: damaged: expected {expected['bytes']} bytes, found {size}"
-                if _digest(path, pool)[1] != expected["sha256"]:
+                if _digest(storage, path, pool)[1] != expected["sha256"]:
                     return f"{path}: damaged: its content does not match its checksum"
             except OSError as error:
                 return f"{path}: cannot be read ({error.strerror})"
     return None
 
 
-def _digest(path: Path, pool: ThreadPoolExecutor) -> tuple[int, str]:
+def _digest(storage: Storage, path: Path, pool: ThreadPoolExecutor) -> tuple[int, str]:
     """Length and checksum of a file; its blocks are read on the threads of `pool`."""
 
     def block(start: int) -> bytes:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            digest, left = hashlib.sha256(), _BLOCK
-            while left and (part := file.read(min(left, 1 << 20))):
-                digest.update(part)
-                left -= len(part)
-        return digest.digest()
+        return hashlib.sha256(storage.read(path, start, _BLOCK)).digest()
 
-    size = path.stat().st_size
+    size = storage.size(path)
     starts = range(0, max(size, 1), _BLOCK)
     digests = pool.map(block, starts) if len(starts) > 1 else map(block, starts)
     return size, hashlib.sha256(b"".join(digests)).hexdigest()

@@ -1,6 +1,7 @@
 """The parameters alone: for fine-tuning, for another model, and as one file."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import PyTree
 from ..errors import ArgumentError, CheckpointError
 from .folder import CheckpointFolder, mismatch
 from .naming import describe, differences, is_abstract, is_array, named_arrays, with_arrays
+from .storage import as_path, storage_of
 
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints in a run folder."""
@@ -52,7 +54,7 @@ def restore_params(
     """
     if which not in WHICH:
         raise ArgumentError(f"which: expected one of {', '.join(WHICH)}, given {which!r}")
-    folder = CheckpointFolder(Path(run) / CHECKPOINTS)
+    folder = CheckpointFolder(as_path(run) / CHECKPOINTS)
     if step is None:
         step = folder.choose()
     else:
@@ -82,7 +84,7 @@ def restore_part(run: str | Path, like: PyTree, path: str, *, step: int | None =
 
     **Errors:** those of `CheckpointFolder.restore`.
     """
-    folder = CheckpointFolder(Path(run) / CHECKPOINTS)
+    folder = CheckpointFolder(as_path(run) / CHECKPOINTS)
     if step is None:
         step = folder.choose()
     else:
@@ -101,18 +103,26 @@ def export_params(model: PyTree, path: str | Path) -> None:
     **Errors:** `ArgumentError` for another ending or without the package `safetensors`;
     `CheckpointError` where the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     write = _format(path)[0]
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path}: cannot be written (no such folder)")
-    partial = path.with_name(path.name + ".partial")
     try:
-        write(partial, model)
-        partial.replace(path)
+        with storage_of(path).writing(path) as file:
+            write(file, model)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def load_params(source: str | Path, like: PyTree) -> PyTree:
+    """A model with the parameters of a run folder's newest checkpoint, or of a file of `export_params`.
+
+    **Errors:** those of `restore_params` and `import_params`.
+    """
+    path = as_path(source)
+    try:
+        is_file = storage_of(path).is_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    return import_params(path, like) if is_file else restore_params(path, like)
 
 
 @dataclass(frozen=True)
@@ -141,11 +151,14 @@ def import_params(
 
     **Errors:** those of `restore_params`.
     """
-    path = Path(path)
+    path = as_path(path)
     read = _format(path)[1]
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    return read(path, like, mapping or {}, drop)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(storage_of(path).reading(path))
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        return read(file, like, mapping or {}, drop, path)
 
 
 def import_state_dict(
@@ -212,17 +225,17 @@ def _write_eqx(path: Path, model: PyTree) -> None:
         eqx.tree_serialise_leaves(file, jax.tree.map(_data, model))
 
 
-def _read_eqx(path: Path, like: PyTree, mapping: KeyMap, drop: Collection[str]) -> PyTree:
+def _read_eqx(file: Path, like: PyTree, mapping: KeyMap, drop: Collection[str], place: Path) -> PyTree:
     if mapping or drop:
-        raise ArgumentError(f"mapping, drop: not for {path.name}: an .eqx file does not name its arrays")
+        raise ArgumentError(f"mapping, drop: not for {place.name}: an .eqx file does not name its arrays")
     try:
-        with path.open("rb") as file:
-            loaded = eqx.tree_deserialise_leaves(file, jax.tree.map(_data, like))
-            rest = file.read(1)
+        with file.open("rb") as content:
+            loaded = eqx.tree_deserialise_leaves(content, jax.tree.map(_data, like))
+            rest = content.read(1)
     except Exception as error:  # whatever equinox and numpy make of a damaged file
-        raise CheckpointError(f"{path}: damaged, or of another model ({error})") from None
+        raise CheckpointError(f"{place}: damaged, or of another model ({error})") from None
     if rest:
-        raise CheckpointError(f"{path}: damaged, or of another model: it holds more than this one")
+        raise CheckpointError(f"{place}: damaged, or of another model: it holds more than this one")
     # Flags and numbers are in the file, too, but the model's own count: it may be set for inference.
     return jax.tree.map(lambda old, new: _wrapped(new, old) if is_array(old) else old, like, loaded)
 
@@ -264,13 +277,15 @@ def _write_safetensors(path: Path, model: PyTree) -> None:
         raise CheckpointError(f"{path.name.removesuffix('.partial')}: cannot be written ({error})") from None
 
 
-def _read_safetensors(path: Path, like: PyTree, mapping: KeyMap, drop: Collection[str]) -> PyTree:
+def _read_safetensors(
+    file: Path, like: PyTree, mapping: KeyMap, drop: Collection[str], place: Path
+) -> PyTree:
     package = _safetensors()
     try:
-        arrays = package.numpy.load_file(path)  # of NumPy, which casts no float64
+        arrays = package.numpy.load_file(file)  # of NumPy, which casts no float64
     except Exception as error:  # its own class, or one of the operating system
-        raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from None
-    return _fill(arrays, like, mapping, drop, path)
+        raise CheckpointError(f"{place}: damaged, or no safetensors file ({error})") from None
+    return _fill(arrays, like, mapping, drop, place)
 
 
 def _safetensors() -> Any:

@@ -4,7 +4,7 @@ import logging
 import sys
 from typing import Any
 
-_ABSL = logging.getLogger("absl")
+_ABSL, _GCSFS = logging.getLogger("absl"), logging.getLogger("gcsfs")
 
 
 class Quiet:
@@ -17,18 +17,25 @@ class Quiet:
     def begin(self) -> None:
         """From now on."""
         _ABSL.addFilter(_without_orbax)
+        _GCSFS.addFilter(_without_any)
         self._before = sys.unraisablehook
         sys.unraisablehook = self._hook
 
     def end(self) -> None:
         """As it was, unless others have put themselves in its place."""
         _ABSL.removeFilter(_without_orbax)
+        _GCSFS.removeFilter(_without_any)
         if sys.unraisablehook == self._hook:
             sys.unraisablehook = self._before
 
     def _hook(self, lost: Any) -> None:
         if not (lost.exc_type is RuntimeError and str(lost.exc_value) == "Event loop is closed"):
             self._before(lost)
+
+
+def _without_any(record: logging.LogRecord) -> bool:
+    """Drops whatever a client logs of requests that failed, with their tracebacks."""
+    return False
 
 
 def _without_orbax(record: logging.LogRecord) -> bool:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,22 +26,24 @@ from .manifest import write_manifest
 from .naming import describe, named_arrays, named_settings
 from .policy import Retention
 from .quiet import Quiet
-
-_PARTIAL = ".orbax-checkpoint-tmp"
+from .storage import storage_of
 
 
 class CheckpointWriter:
     """Saves to one folder; a context manager that waits for its saves on exit.
 
     A checkpoint is written under another name and renamed when all its files and their checksums
-    are there. None is ever overwritten, and an older one is deleted only after a newer one is
-    complete. What a killed process left half written is deleted on entry.
+    are there (in a bucket it has its name before, and counts from then on). None is ever overwritten,
+    and an older one is deleted only after a newer one is complete. What a killed process left half
+    written is deleted on entry.
 
     The caller sees to it that a folder has one writer (`FolderLock`).
     """
 
     def __init__(self, path: Path, retention: Retention | None = None):
         self.folder = CheckpointFolder(path)
+        path = self.folder.path
+        self._storage = storage_of(path)
         self.last_save = time.monotonic()
         """When the last save began."""
         self.blocked = 0.0
@@ -57,7 +58,7 @@ class CheckpointWriter:
         self._quiet.begin()
         try:
             self._manager = ocp.CheckpointManager(
-                path.absolute(),
+                self._storage.absolute(path),
                 options=self._options(retention or Retention()),
                 # Weights hardly compress: it would cost more time than it saves.
                 item_handlers={STATE: ocp.PyTreeCheckpointHandler(use_compression=False)},
@@ -182,12 +183,15 @@ class CheckpointWriter:
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         self._pending, self._failed = None, True
         if jax.process_index() == 0:
-            for partial in self._partial(step):  # it may be what fills the disk
-                shutil.rmtree(partial, ignore_errors=True)
-        complete = [other for other in self.folder.steps() if other != step]
+            with contextlib.suppress(OSError):
+                for partial in self._storage.unfinished(self.folder.path, step):
+                    self._storage.delete(partial)  # it may be what fills the disk
         newest = "there is no complete one"
-        if complete:
-            newest = f"the newest complete one is {complete[-1]}, from which a run can be resumed"
+        try:
+            if complete := [other for other in self.folder.steps() if other != step]:
+                newest = f"the newest complete one is {complete[-1]}, from which a run can be resumed"
+        except CheckpointError as unread:
+            newest = str(unread)
         return CheckpointError(
             f"{self.folder.path}: checkpoint {step} could not be written ({_reason(error)}); {newest}"
         )
@@ -196,32 +200,31 @@ class CheckpointWriter:
         """Called by Orbax, by one process, when all files are there and before they get their name."""
         assert self._pending is not None
         step, info = self._pending
-        write_manifest(next(iter(self._partial(step)), self.folder.step_path(step)), info)
-
-    def _partial(self, step: int) -> list[Path]:
-        """Where Orbax writes a checkpoint that has not its name yet."""
-        return [path for path in self.folder.path.iterdir() if path.name.startswith(f"{step}{_PARTIAL}")]
+        partial = self._storage.unfinished(self.folder.path, step)
+        write_manifest(next(iter(partial), self.folder.step_path(step)), info)
 
 
 def set_aside(folder: CheckpointFolder, after: int) -> list[Path]:
-    """Renames the checkpoints later than step `after`, so that they count no more.
+    """Renames the checkpoints later than step `after`, so that they count no more. In a bucket their objects
+    are copied, and the old ones deleted.
 
     All processes must call it together, before a writer opens.
 
     **Returns:** their new names, such as `40.damaged`.
     """
+    storage = storage_of(folder.path)
     later = [folder.step_path(step) for step in folder.steps() if step > after]
     renamed = {}
     for path in later:
         names = (
             path.with_name(f"{path.name}.damaged{'' if n == 1 else f'.{n}'}") for n in itertools.count(1)
         )
-        renamed[path] = next(name for name in names if not name.exists())
+        renamed[path] = next(name for name in names if not storage.exists(name))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: listed")
     if jax.process_index() == 0:
         for path, target in renamed.items():
-            path.rename(target)
+            storage.move(path, target)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("pjax_prim.checkpoint.set_aside: renamed")
     return list(renamed.values())

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from ..checkpoint import as_path
 from ..errors import ArgumentError
 from ..training import RunFolder, evaluate_run
-from .options import Choice, Output, choose_task, parse, peek
+from .options import Choice, Output, Place, choose_task, parse, peek
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Run:
         run_dir: the folder of the run.
     """
 
-    run_dir: Path
+    run_dir: Place
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     helps = place is None and {"--help", "-h"} & {*arguments}
     if place is None and not helps:
         raise ArgumentError("--run-dir: needs the folder of the run")
-    folder = RunFolder(Path(place or "."))
+    folder = RunFolder(as_path(place or "."))
     file, start, rest = choose_task(arguments, saved=None if helps else folder)
     parts = {"task": (file.options, start), "run": (Run, Run(folder.path)), "choice": (Choice, Choice()),
              "output": (Output, Output())}  # fmt: skip

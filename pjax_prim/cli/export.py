@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tyro
 
-from ..checkpoint import export_params
+from ..checkpoint import as_path, export_params, storage_of
 from ..errors import ArgumentError
 from ..training import RunFolder, load_run_model, params_sha256
-from .options import Choice, Output, choose_task, parse
+from .options import Choice, Output, Place, choose_task, parse
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Export:
         to: the file; it ends in .eqx or .safetensors.
     """
 
-    run_dir: tyro.conf.Positional[Path]
-    to: Path
+    run_dir: tyro.conf.Positional[Place]
+    to: Place
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     helps = {"--help", "-h"} & {*rest}
     if not helps and (not rest or rest[0].startswith("-")):
         raise ArgumentError("export: expected the folder of the run before the options")
-    folder = None if helps else RunFolder(Path(rest[0]))
+    folder = None if helps else RunFolder(as_path(rest[0]))
     file, start, rest = choose_task([*task, *rest], saved=folder)
     parts = {"task": (file.options, start), "run": (Export, Export(tyro.MISSING, tyro.MISSING)),
              "choice": (Choice, Choice()), "output": (Output, Output())}  # fmt: skip
@@ -44,6 +43,6 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     )
     target = options.run.to
     export_params(model, target)
-    size = target.stat().st_size
+    size = storage_of(target).size(target)
     options.output.console().print(f"{target}: {size:,} bytes", soft_wrap=True)
     return {"file": str(target), "bytes": size, "params_sha256": params_sha256(model)}

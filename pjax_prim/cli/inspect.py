@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..checkpoint import CheckpointFolder
 from ..errors import CheckpointError
 from ..training import RunFolder
 from .eval import show
-from .options import Output, parse
+from .options import Output, Place, parse
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Inspect:
         verify: compare every file with its checksum.
     """
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: tyro.conf.Positional[Place]
     verify: bool = False
 
 

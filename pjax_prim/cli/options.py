@@ -9,11 +9,12 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ..checkpoint import as_path
 from ..errors import ArgumentError, RunError
 from ..tasks import TaskFile, built_in
 from ..training import RunFolder
@@ -60,7 +61,17 @@ class Choice:
     parameters: str = "last"
 
 
-RunDir = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Place = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: as_path(words[0]),
+        is_instance=lambda value: isinstance(value, PurePath),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
+"""A folder or file of a run: local, or gs://bucket/..., of which a plain path would lose a slash."""
 
 
 def drop_output() -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pjax_prim_command import INTERRUPTS
 
-from ..checkpoint import Retention, SavePolicy
+from ..checkpoint import Retention, SavePolicy, as_path
 from ..errors import ArgumentError
 from ..sharding import processes
 from ..training import RunFolder, Saving, Task, TrainConfig, TrainResult, train
@@ -23,7 +23,7 @@ from ..training.curves import draw_curves
 from ..training.state import judged_by
 from ..training.trackers import make_trackers
 from .eval import columns, show
-from .options import Output, choose_task, parse, peek
+from .options import Output, Place, choose_task, parse, peek
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Files:
     """Where the run goes, and where it comes from.
 
     Attributes:
-        run_dir: the run folder (default: a new one under runs/).
+        run_dir: the run folder, also gs://bucket/... (default: a new one under runs/).
         resume: continue the run in the run folder (begin it if there is none); options left out are as
         before.
         resume_older: as --resume, and if the newest checkpoint is damaged from the newest one that is not.
         overwrite: replace a run that is in the run folder.
-        init_from: begin with the parameters of this run folder or file.
+        init_from: begin with the parameters of this run folder or file, also gs://bucket/...
         tracker: where metrics go beside the run folder: console (a progress bar), json-lines (on standard
         output), tensorboard, wandb, mlflow.
         compiled: take the steps of this file, which aot --save made, in place of compiling them.
@@ -44,11 +44,11 @@ class Files:
         profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
     """
 
-    run_dir: Path | None = None
+    run_dir: Place | None = None
     resume: bool = False
     resume_older: bool = False
     overwrite: bool = False
-    init_from: Path | None = None
+    init_from: Place | None = None
     tracker: tuple[str, ...] = ("console",)
     compiled: Path | None = None
     compile_cache: Path | None = None
@@ -131,7 +131,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any] | None:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{task.origin['name']}-{config.method.solver}"
     folder = RunFolder(files.run_dir or Path("runs") / name)
     trackers = group.together("trackers", lambda: make_trackers(files.tracker if group.is_first else ()))
-    with Profile(folder.path / "profile", files.profile) as profile:
+    with Profile(folder.storage.local(folder.path / "profile"), files.profile) as profile:
 
         def on_batch(row: dict[str, Any]) -> None:
             profile(row)
@@ -165,7 +165,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
     if resume and place is None:
         raise ArgumentError("--resume: needs the folder of the run, --run-dir")
     folder = None if place is None else RunFolder(checked(place))
-    saved = folder if resume and folder is not None and folder.config.exists() else None
+    saved = folder if resume and folder is not None and folder.holds_run() else None
     file, start, rest = choose_task(arguments, saved=saved)
     config = file.train_config(peek(rest, "--solver")) if saved is None else saved.load_config()
     parts = {"task": (file.options, start), "train": (TrainConfig, config), "files": (Files, Files()),
@@ -176,11 +176,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
 
 
 def checked(place: str) -> Path:
-    """A run folder. `ArgumentError` for one that is on no file system of this machine."""
-    if "://" in place:
-        raise ArgumentError(
-            f"--run-dir: expected a local folder, given {place}; remote ones are not supported yet"
-        )
+    """A run folder. `ArgumentError` for one that cannot be."""
     try:
         place.encode(sys.getfilesystemencoding())
     except UnicodeEncodeError:
@@ -188,7 +184,7 @@ def checked(place: str) -> Path:
             f"--run-dir: {place!r} has characters that this locale's encoding, "
             f"{sys.getfilesystemencoding()}, has not; set LC_ALL=C.UTF-8"
         ) from None
-    return Path(place)
+    return as_path(place)
 
 
 def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, Any]:
@@ -217,7 +213,9 @@ def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, 
 class Profile:
     """Records some batches of this process; a context manager."""
 
-    def __init__(self, folder: Path, window: tuple[int, int] | None):
+    def __init__(self, folder: Path | None, window: tuple[int, int] | None):
+        if window is not None and folder is None:
+            raise ArgumentError("--profile: needs a local run folder")
         if window is not None and not 2 <= window[0] <= window[1]:
             raise ArgumentError(f"--profile: expected two numbers from 2 on, in order, given {window}")
         self._folder, self._window, self._on = folder, window, False
@@ -227,7 +225,7 @@ class Profile:
         if self._window is None:
             return
         if not self._on and self._window[0] - 1 <= row["batch"] < self._window[1]:
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(str(self._folder))
             self._on = True
         elif self._on and row["batch"] >= self._window[1]:
             self.__exit__()

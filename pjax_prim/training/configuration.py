@@ -4,9 +4,10 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Union
 
+from ..checkpoint import as_path
 from ..errors import ArgumentError
 from ..sharding.mesh import nearest
 
@@ -21,7 +22,7 @@ def to_plain(value: Any) -> Any:
         return [to_plain(x) for x in value]
     if isinstance(value, dict):
         return {name: to_plain(x) for name, x in value.items()}
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -94,8 +95,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif hint is Path and isinstance(value, str | Path):
-        return Path(value)
+    elif hint is Path and isinstance(value, str | PurePath):
+        return as_path(value)
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = ", ".join(map(repr, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))

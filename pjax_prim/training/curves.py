@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import storage_of
 from ..errors import RunError
 
 
@@ -49,10 +50,9 @@ def draw_curves(rows: Sequence[dict[str, Any]], sets: Sequence[str], title: str,
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(title)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        figure.savefig(partial, dpi=150, format="png")
-        partial.replace(path)
+        with storage_of(path).writing(path) as file:
+            figure.savefig(file, dpi=150, format="png")
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); the run is complete without it"

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 from jax.stages import Lowered
 
-from ..checkpoint import import_params, restore_params
+from ..checkpoint import load_params
 from ..data import Stream, open_stream
 from ..errors import DataError
 from ..sharding.plan import bytes_on_device
@@ -73,8 +73,7 @@ class Parts:
         start = []
         if source is not None:
             like = self.before().model
-            is_file = Path(source).is_file()
-            start = [import_params(source, like) if is_file else restore_params(source, like)]
+            start = [load_params(source, like)]
         key = jax.random.key(self.config.seed)
         return self.placing.init(partial(make_state, self.config, self.task), key, *start)
 

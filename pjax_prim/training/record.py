@@ -1,7 +1,7 @@
 """What a run writes while it goes, and how it continues from that."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -20,7 +20,7 @@ from ..checkpoint import (
 )
 from ..checkpoint.folder import mismatch
 from ..data import Stream
-from ..errors import PreemptedError
+from ..errors import PreemptedError, RunError
 from ..sharding.processes import Group
 from .config import TrainConfig
 from .run_folder import RunFolder
@@ -68,7 +68,7 @@ class Record:
     what one of them alone may find wrong is compared before any of them waits for another.
 
     **Arguments:** `saving`: its retention names the figure by which `best` checkpoints are kept; `sign`, -1
-    where the least is the best.
+    where the least is the best; `say`: called with what is worth telling.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Record:
         saving: Saving,
         group: Group,
         sign: float = 1.0,
+        say: Say = lambda message: None,
     ):
         self.folder = folder
         self._config = config
@@ -89,6 +90,8 @@ class Record:
         self._retention = saving.retention
         self._sign = sign
         self._group = group
+        self._say = say
+        self._lock: FolderLock | None = None
         self._stack = ExitStack()
         self._saved: int | None = None
         self._writer: CheckpointWriter | None = None
@@ -105,7 +108,8 @@ class Record:
             def hold() -> None:
                 folder.make()
                 if self._group.is_first:
-                    stack.enter_context(FolderLock(folder.path))
+                    self._lock = stack.enter_context(FolderLock(folder.path, self._say))
+                    stack.push(self._end)
 
             self._group.together("run folder", hold)
             self._preemption = stack.enter_context(Preemption())
@@ -116,6 +120,18 @@ class Record:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leaves all rows behind, also those after the last save."""
+        assert self.folder is not None
+        with nullcontext() if kind is None else suppress(RunError):  # of two errors the first counts
+            self._check_lock()
+            self.folder.sync_metrics()
+
+    def _check_lock(self) -> None:
+        """Before the folder is written: `CheckpointError` where another process has taken it."""
+        if self._lock is not None:
+            self._lock.check()
 
     def begin(self, *, overwrite: bool) -> Progress:
         """Begins a run in its folder. `RunError` where there is one already."""
@@ -152,7 +168,7 @@ class Record:
         assert folder is not None
 
         def look() -> list[int] | None:
-            if not folder.config.exists():
+            if not folder.holds_run():
                 return None
             self._check(
                 {"train": folder.load_config().to_dict(), "task": folder.load_origin()}, folder.config
@@ -170,12 +186,15 @@ class Record:
             return begin(), Progress(self._stream.start, rows, timings)
 
         checkpoints = folder.checkpoints
-        step = checkpoints.choose(allow_older=allow_older)
+        with self._group.watching("verifying a checkpoint"):
+            step = checkpoints.choose(allow_older=allow_older)
         info = self._group.together("checkpoint", lambda: self._compare(step))
-        restored: TrainState = checkpoints.restore(step, between() if info["start"] else before())
+        with self._group.watching("restoring a checkpoint"):
+            restored: TrainState = checkpoints.restore(step, between() if info["start"] else before())
         rows, timings = self._group.together("metrics", lambda: self._rewind(info["batch"]))
-        for path in set_aside(checkpoints, step):
-            say(f"set aside: {path}")
+        with self._group.watching("setting checkpoints aside"):
+            for path in set_aside(checkpoints, step):
+                say(f"set aside: {path}")
         self._open()
         if changed := differences(info["versions"], _versions()):
             say(
@@ -213,11 +232,13 @@ class Record:
     def add(self, rows: Sequence[dict[str, Any]], timings: Sequence[float]) -> None:
         """Writes rows that were read."""
         if self.folder is not None and self._group.is_first and rows:
+            self._check_lock()
             self.folder.append_rows(rows, timings)
 
     def replace(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes all rows anew, of which one was changed."""
         if self.folder is not None and self._group.is_first:
+            self._check_lock()
             self.folder.replace_rows(rows)
 
     def stops(self) -> bool:
@@ -241,6 +262,7 @@ class Record:
             return
         step = self._step(progress)
         if self._saved is None or step > self._saved:
+            self._check_lock()
             self.folder.sync_metrics()
             info = {
                 "task": dict(self._task.origin),
@@ -254,11 +276,13 @@ class Record:
                 "metrics": progress.rows[-1] if progress.rows else {},
             }
             metrics = None if progress.start else self._figures(progress)
-            self._writer.save(step, state, info, metrics)
+            with self._group.watching("saving a checkpoint"):
+                self._writer.save(step, state, info, metrics)
             self.blocked.append(self._writer.blocked)
             self._saved = step
         if wait:
-            self._writer.wait()
+            with self._group.watching("saving a checkpoint"):
+                self._writer.wait()
 
     def _figures(self, progress: Progress) -> dict[str, float] | None:
         """What checkpoints are compared by; None of a batch that was not evaluated."""
@@ -274,7 +298,8 @@ class Record:
             self._retention.latest, None if every is None else every * chunks,
             self._retention.best, self._retention.metric,
         )  # fmt: skip
-        writer = CheckpointWriter(self.folder.checkpoints.path, retention)
+        with self._group.watching("opening the checkpoints"):
+            writer = CheckpointWriter(self.folder.checkpoints.path, retention)
         self._writer = self._stack.enter_context(writer)
 
     @cached_property

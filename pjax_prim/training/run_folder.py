@@ -4,9 +4,8 @@
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..checkpoint import CHECKPOINTS, CheckpointFolder, export_params, import_params
+from ..checkpoint import CHECKPOINTS, CheckpointFolder, as_path, export_params, import_params, storage_of
+from ..checkpoint.storage import Storage
 from ..errors import ArgumentError, RunError
 from .config import TrainConfig
 from .task import Task
@@ -24,9 +24,21 @@ from .task import Task
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """The files of one run.
+
+    **Arguments:** `path`: on a file system, or as text `gs://bucket/...`, an `epath.Path` from then on; what
+    differs there is in docs/checkpoints.md.
+    """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", as_path(self.path))
+
+    @property
+    def storage(self) -> Storage:
+        """What reads and writes the files."""
+        return storage_of(self.path)
 
     @property
     def config(self) -> Path:
@@ -75,10 +87,18 @@ class RunFolder:
 
     def make(self) -> None:
         """Makes the folder, if it is not there. `RunError` where that cannot be."""
+        with _written(self.path):
+            self.storage.make(self.path)
+
+    def holds_run(self) -> bool:
+        """Whether a run has begun in the folder. `RunError` where that cannot be found out."""
+        return self._has(self.config)
+
+    def _has(self, path: Path) -> bool:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            return self.storage.exists(path)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
+            raise RunError(f"{path}: cannot be read ({error.strerror})") from None
 
     def create(self, config: TrainConfig, task: Task, *, overwrite: bool = False) -> None:
         """Makes the folder and writes the configuration.
@@ -88,26 +108,21 @@ class RunFolder:
         """
         files = [self.config, self.metrics, self.timings, self.model, self.curves]
         files += [self.checkpoints.path, self.tensorboard, self.wandb, self.trackers]
-        present = [file for file in files if file.exists()]
+        present = [file for file in files if self._has(file)]
         if present and not overwrite:
             raise RunError(
                 f"{self.path}: holds a run already ({present[0].name}); "
                 "--resume continues it, --overwrite replaces it"
             )
         self.make()
-        try:
+        with _written(self.path):
             for file in present:
-                if file.is_dir():
-                    shutil.rmtree(file)
-                else:
-                    file.unlink()
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from None
+                self.storage.delete(file)
         self.write_config(config, task)
 
     def write_config(self, config: TrainConfig, task: Task) -> None:
         """Writes the configuration, in place of one that is there."""
-        _replace(self.config, json.dumps(describe_run(config, task), indent=2) + "\n")
+        self._write(self.config, json.dumps(describe_run(config, task), indent=2) + "\n")
 
     def load_config(self) -> TrainConfig:
         """The configuration of the run. `RunError` where there is none, or it is damaged."""
@@ -123,10 +138,10 @@ class RunFolder:
 
     def load_identities(self) -> dict[str, str]:
         """What trackers call the run, by tracker. `RunError` where the file is damaged."""
-        if not self.trackers.exists():
+        if not self._has(self.trackers):
             return {}
         try:
-            content = json.loads(self.trackers.read_text())
+            content = json.loads(self.storage.read(self.trackers))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.trackers}: cannot be read ({error})") from None
         if not isinstance(content, dict) or not all(isinstance(x, str) for x in content.values()):
@@ -135,13 +150,15 @@ class RunFolder:
 
     def save_identities(self, identities: Mapping[str, str]) -> None:
         """Writes what trackers call the run, in place of what is there."""
-        _replace(self.trackers, json.dumps(dict(identities), indent=2) + "\n")
+        self._write(self.trackers, json.dumps(dict(identities), indent=2) + "\n")
 
     def _load(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.config.read_text())
-        except OSError as error:
+            content = json.loads(self.storage.read(self.config))
+        except FileNotFoundError as error:
             raise RunError(f"{self.path}: holds no run: {self.config.name}: {error.strerror}") from None
+        except OSError as error:
+            raise RunError(f"{self.config}: cannot be read ({error.strerror})") from None
         except ValueError as error:  # also text that is not UTF-8
             raise RunError(f"{self.config}: not a configuration ({error})") from None
         if not (isinstance(content, dict) and content.keys() == {"task", "train"}):
@@ -150,23 +167,21 @@ class RunFolder:
 
     def append_rows(self, rows: Sequence[dict[str, Any]], timings: Sequence[float]) -> None:
         """Adds lines to `metrics`, and the seconds after each to `timings`."""
-        _append(self.metrics, rows)
         numbers = [row["batch"] for row in rows]
-        _append(
-            self.timings,
-            [{"batch": n, "seconds": seconds} for n, seconds in zip(numbers, timings, strict=True)],
-        )
+        spent = [{"batch": n, "seconds": seconds} for n, seconds in zip(numbers, timings, strict=True)]
+        for path, found in ((self.metrics, rows), (self.timings, spent)):
+            with _written(path):
+                self.storage.append(path, _lines(found))
 
     def replace_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes all lines of `metrics` anew, at once."""
-        _replace(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        self._write(self.metrics, _lines(rows))
 
     def sync_metrics(self) -> None:
-        """Returns when all rows are on the disk."""
+        """Returns when all rows are on the disk, or in the bucket."""
         for path in (self.metrics, self.timings):
-            if path.exists():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            with _written(path):
+                self.storage.sync(path)
 
     def rewind(self, batches: int, *, write: bool = True) -> tuple[list[dict[str, Any]], list[float]]:
         """Cuts `metrics` and `timings` to the rows of the first `batches` batches, each at once.
@@ -177,11 +192,11 @@ class RunFolder:
 
         **Errors:** `RunError` where one of these rows is missing or damaged.
         """
-        rows = _first_rows(self.metrics, batches)
-        timings = _first_rows(self.timings, batches)
+        rows = self._first_rows(self.metrics, batches)
+        timings = self._first_rows(self.timings, batches)
         if write:
             self.replace_rows(rows)
-            _replace(self.timings, "".join(json.dumps(row) + "\n" for row in timings))
+            self._write(self.timings, _lines(timings))
         return rows, [float(row["seconds"]) for row in timings]
 
     def save_model(self, model: PyTree) -> None:
@@ -190,9 +205,31 @@ class RunFolder:
 
     def load_model(self, like: PyTree) -> PyTree:
         """The saved model. `RunError` where there is none or it does not fit `like`."""
-        if not self.model.exists():
+        if not self._has(self.model):
             raise RunError(f"{self.model}: no such file: the run did not finish")
         return import_params(self.model, like)
+
+    def _write(self, path: Path, text: str) -> None:
+        """Writes a file; a killed write leaves the one before it."""
+        with _written(path):
+            self.storage.write(path, text)
+
+    def _first_rows(self, path: Path, batches: int) -> list[dict[str, Any]]:
+        try:
+            lines = self.storage.read(path).decode().splitlines() if self.storage.exists(path) else []
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error})") from None
+        rows: list[dict[str, Any]] = []
+        for number in range(1, batches + 1):
+            try:
+                row = json.loads(lines[number - 1])
+                good = row["batch"] == number
+            except (IndexError, ValueError, KeyError, TypeError):
+                good = False
+            if not good:
+                raise RunError(f"{path}: line {number}: expected the row of batch {number}, found none")
+            rows.append(row)
+        return rows
 
 
 def describe_run(config: TrainConfig, task: Task) -> dict[str, Any]:
@@ -208,40 +245,14 @@ def params_sha256(model: PyTree) -> str:
     return digest.hexdigest()
 
 
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be written."""
     try:
-        with path.open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _first_rows(path: Path, batches: int) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines() if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error})") from None
-    rows: list[dict[str, Any]] = []
-    for number in range(1, batches + 1):
-        try:
-            row = json.loads(lines[number - 1])
-            good = row["batch"] == number
-        except (IndexError, ValueError, KeyError, TypeError):
-            good = False
-        if not good:
-            raise RunError(f"{path}: line {number}: expected the row of batch {number}, found none")
-        rows.append(row)
-    return rows
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file; a killed write leaves the one before it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        yield
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from None

@@ -104,7 +104,7 @@ def train(
     sign = 1.0 if judge is None else judge[0]
     with (
         group.connected("run"),
-        Record(folder, config, task, parts.stream, saving, group, sign) as record,
+        Record(folder, config, task, parts.stream, saving, group, sign, say) as record,
     ):
         clock = Clock()
 

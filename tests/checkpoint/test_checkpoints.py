@@ -24,6 +24,7 @@ from pjax_prim.checkpoint import (
     Retention,
     SavePolicy,
     differences,
+    preemption,
     set_aside,
 )
 from pjax_prim.errors import ArgumentError, CheckpointError
@@ -283,6 +284,38 @@ def test_preemption() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.reached() and preemption.reached()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_preemption_whose_service_fails(monkeypatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption, "has_preemption_service", lambda: True)
+
+    def fail(step: int) -> bool:
+        raise jax.errors.JaxRuntimeError(f"UNAVAILABLE: no answer to poll {step}\nmore")
+
+    monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", fail)
+    with Preemption() as asked:
+        with pytest.warns(RuntimeWarning, match="does not answer .UNAVAILABLE: no answer to poll 1.;"):
+            assert not asked.reached()
+        assert not asked.reached()  # and says it once
+        monkeypatch.setattr(
+            preemption.multihost_utils, "reached_preemption_sync_point", lambda step: step == 3
+        )
+        assert asked.reached()  # polls are counted on
+
+
+def test_preemption_without_a_service(monkeypatch) -> None:
+    others = np.array(False)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption, "has_preemption_service", lambda: False)
+    monkeypatch.setattr(preemption.multihost_utils, "process_allgather", lambda own: np.stack([own, others]))
+    with Preemption() as asked:
+        assert not asked.reached()
+        others = np.array(True)
+        assert asked.reached()
+        others = np.array(False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.reached()
 
 
 def test_when_a_save_is_due() -> None:

@@ -92,3 +92,55 @@ def test_two_processes_and_one(tmp_path: Path) -> None:
     (two / "4" / "state" / "manifest.ocdbt").unlink()
     with pytest.raises(CheckpointError, match="4/state/manifest.ocdbt: cannot be read"):
         folder.verify(4)
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_platforms", "cpu")
+port, process, stopped, place, work = sys.argv[1:]
+from pjax_prim.sharding.processes import start
+group = start(f"localhost:{port}", 2, int(process), 8.0)
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pjax_prim.checkpoint import CheckpointFolder, CheckpointWriter, set_aside
+
+whole = NamedSharding(Mesh(np.array(jax.devices()), ("a",)), PartitionSpec())
+tree = jax.jit(lambda: {"x": jnp.ones(4)}, out_shardings=whole)()
+with CheckpointWriter(Path(place)) as writer:
+    for step in (1, 2, 3):
+        with group.watching(work):
+            if step == 3 and process == stopped:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if step == 3 and work == "set_aside":
+                set_aside(CheckpointFolder(Path(place)), 1)
+            writer.save(step, tree, {})
+            writer.wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("work", "stopped"), [("save", 1), ("set_aside", 1), ("save", 0)])
+def test_a_stopped_process_holds_nobody_up(work: str, stopped: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED, port, str(index), str(stopped), tmp_path, work],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        _, err = processes[1 - stopped].communicate(timeout=240)
+        assert processes[1 - stopped].returncode == 70, err
+        assert f"{work}: process {1 - stopped} waited 8 s for the others" in err
+        assert processes[stopped].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert CheckpointFolder(tmp_path).steps() == [1, 2]

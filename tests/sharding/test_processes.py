@@ -107,6 +107,7 @@ def test_differing_configurations_are_an_error_on_every_process(tmp_path: Path) 
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_differing_folders_are_an_error_on_every_process(tmp_path: Path) -> None:
     with Run(tmp_path, [[*SMALL, "--run-dir", str(tmp_path / name)] for name in "ab"]) as run:
         for status, _, err in run.results():
@@ -114,6 +115,7 @@ def test_differing_folders_are_an_error_on_every_process(tmp_path: Path) -> None
             assert f"run_dir: process 0 has '{tmp_path / 'a'}', process 1 has '{tmp_path / 'b'}'" in err
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_task_of_ones_own(tmp_path: Path) -> None:
     code = (ROOT / "docs" / "tasks.md").read_text().split("```python\n", 1)[1].split("```", 1)[0]
     (tmp_path / "waves.py").write_text(code)

@@ -69,7 +69,7 @@ def test_a_gap_is_not_zero_where_it_is_below_what_sums_resolve() -> None:
 ALIKE = [
     (40, 30, 1.0, 1.0),
     (300, 200, 1e-2, 0.1),
-    (300, 200, 1e-4, 1e-2),
+    pytest.param(300, 200, 1e-4, 1e-2, marks=pytest.mark.slow),
     (64, 1, 1e-4, 1.0),
     (30, 20, 0.0, 1.0),
 ]

@@ -10,59 +10,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
-from pjax_prim.checkpoint import Preemption, Retention, SavePolicy, restore_params
+from pjax_prim.checkpoint import Retention, SavePolicy, restore_params
 from pjax_prim.cli import main
 from pjax_prim.data import Shuffled, load
-from pjax_prim.errors import ArgumentError, CheckpointError, NonFiniteError, PreemptedError, RunError
-from pjax_prim.training import RunFolder, Saving, TrainResult, evaluate_run, params_sha256, train
+from pjax_prim.errors import ArgumentError, CheckpointError, NonFiniteError, RunError
+from pjax_prim.training import RunFolder, Saving, evaluate_run, params_sha256, train
 
-from .runs import made, run
+from .runs import EVERY, interrupted, made, outcome, run
 
 SMALL = {"hidden": (6,), "batch_size": 8, "batches": 3, "eval_every": 2, "seed": 3}
 QUICK = {**SMALL, "solver": "adam", "batches": 5}
-EVERY = Saving(SavePolicy(every=1), Retention(latest=3))
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
-    """From its `polls`-th poll on, a run finds that it was asked to stop."""
-    asked = 0
-
-    def reached(self: Preemption) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= polls
-
-    monkeypatch.setattr(Preemption, "reached", reached)
-
-
-def outcome(result: TrainResult, folder: RunFolder) -> tuple:
-    """All that must be the same, bit for bit."""
-    arrays = {
-        name: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-        for name, x in jax.tree_util.tree_leaves_with_path(eqx.filter(result.state, eqx.is_array))
-    }
-    return (
-        params_sha256(result.model),
-        folder.metrics.read_bytes(),
-        folder.model.read_bytes(),
-        [(str(name), x.dtype, x.tobytes()) for name, x in arrays.items()],
-        [json.loads(line)["batch"] for line in folder.timings.read_text().splitlines()],
-    )
-
-
-def interrupted(config: dict, folder: RunFolder, polls: int, saving: Saving = EVERY) -> TrainResult:
-    """A run that is stopped at a poll, and resumed."""
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, polls)
-        with pytest.raises(PreemptedError, match="asked to stop: saved after batch .*--resume --run-dir"):
-            run(config, folder, saving=saving)
-    return run(config, folder, resume=True, saving=saving)
-
 
 SOLVERS = [
     ({"solver": "ap"}, False),

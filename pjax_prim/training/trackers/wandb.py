@@ -19,7 +19,8 @@ class WeightsAndBiases:
         """Begins a run, or goes on with the one of `run.identity`, its id."""
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "pjax-prim"),
-            dir=None if run.folder is None else run.folder.path,  # in `wandb/` there
+            # In `wandb/` there; of a run in a bucket, in `wandb/` here.
+            dir=None if run.folder is None else run.folder.storage.local(run.folder.path),
             name=run.name if run.folder is None else run.folder.path.name,
             id=run.identity,
             resume=None if run.identity is None else "allow",
