@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import optax
 
 Pairs: TypeAlias = tuple[tuple[Pattern, AbstractRestriction | None], ...]
-Restrictions: TypeAlias = AbstractRestriction | Mapping[Pattern, AbstractRestriction | None] | Pairs | None
+# Keys of a mapping are invariant to type checkers: as patterns, a dictionary of texts would not be one.
+Restrictions: TypeAlias = AbstractRestriction | Mapping[Any, AbstractRestriction | None] | Pairs | None
 """One restriction of all parameters; or patterns of paths (`graph/paths.py`), each with a restriction or
 None, of which the first that matches a parameter counts; or None.
 

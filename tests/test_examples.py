@@ -19,7 +19,7 @@ RUNS = {
     "automaton": "--examples 20 --starts 2 --steps 400 --sweeps",
     "digits": "--hidden 8 --starts 2 --epochs 1 --learning-rates 0.1 --solver-starts 1 --solver-steps 2",
 }
-SLOW = ("autocoder", "circuits")
+SLOW = ("autocoder", "circuits", "digits")
 
 
 def run(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,6 @@ def test_a_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
     )
     for package, *arguments in (
         ("tyro", "graph"),
-        ("rich", "train"),
-        ("sklearn", "graph"),
         ("grain", "train"),
     ):
         done = subprocess.run(

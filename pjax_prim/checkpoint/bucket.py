@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.exceptions import RequestException
 
+from .checksums import CHECKSUMS
 from .file_system import Held
 from .lease import Lease
 from .storage import COMMIT
@@ -116,10 +118,22 @@ class Bucket:
             return sorted(blob.name[start:] for blob in self._list(folder) if not blob.name.endswith("/"))
 
     def size(self, path: Path) -> int:
+        return int(self._described(path).size)
+
+    def _described(self, path: Path) -> storage.Blob:
         with self._asking(path):
             blob = self._bucket.blob(self._key(path))
             blob.reload(**_OPTIONS)
-            return int(blob.size)
+            return blob
+
+    checksum_kind = "crc32c"
+
+    def checksum(self, path: Path, kind: str, pool: Executor) -> tuple[int, str]:
+        """Of its own kind the bucket has computed it when the object was written, so nothing is read."""
+        blob = self._described(path)
+        if kind == self.checksum_kind:
+            return int(blob.size), str(blob.crc32c)
+        return int(blob.size), CHECKSUMS[kind](functools.partial(self.read, path), int(blob.size), pool)
 
     def read(self, path: Path, start: int = 0, length: int | None = None) -> bytes:
         with self._asking(path):

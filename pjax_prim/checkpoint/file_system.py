@@ -7,10 +7,13 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import CheckpointError
+from .checksums import CHECKSUMS
 
 _PARTIAL = ".orbax-checkpoint-tmp"
 
@@ -45,6 +48,12 @@ class FileSystem:
 
     def size(self, path: Path) -> int:
         return path.stat().st_size
+
+    checksum_kind = "sha256"
+
+    def checksum(self, path: Path, kind: str, pool: Executor) -> tuple[int, str]:
+        size = self.size(path)
+        return size, CHECKSUMS[kind](partial(self.read, path), size, pool)
 
     def read(self, path: Path, start: int = 0, length: int | None = None) -> bytes:
         with path.open("rb", buffering=0) as file:

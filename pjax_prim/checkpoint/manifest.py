@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .storage import COMMIT, Storage, storage_of
+from .storage import COMMIT, storage_of
 
 NAME = "checkpoint.json"
 _FORMAT = 1
-_BLOCK = 1 << 23
+_AT_ONCE = 4
+"""So many files are read at the same time."""
 # Orbax finishes these after the checksums are taken; no array is in them.
 _METADATA = "_CHECKPOINT_METADATA"
 
 
 def write_manifest(folder: Path, info: dict[str, Any]) -> None:
-    """Records `info` and the size and checksum of every file in `folder`.
+    """Records `info` and the size and checksum of every file in `folder`, of the kind that takes least there
+    (`Storage.checksum_kind`).
 
-    The checksum is the SHA-256 of the SHA-256s of its blocks of 8 MiB, one after the other.
-
-    **Cost:** reads the files once, on several threads.
+    **Cost:** of the checksums, on several threads: those of a file system read the files once.
     """
     storage = storage_of(folder)
     files = [name for name in storage.files(folder) if name not in (_METADATA, COMMIT)]
-    with ThreadPoolExecutor() as pool:
-        digests = [_digest(storage, folder / name, pool) for name in files]
+    kind = storage.checksum_kind
+    with ThreadPoolExecutor() as blocks, ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = [*pool.map(lambda name: storage.checksum(folder / name, kind, blocks), files)]
     described = {
         "info": info,
         "files": {
-            name: {"bytes": size, "sha256": digest}
-            for name, (size, digest) in zip(files, digests, strict=True)
+            name: {"bytes": size, kind: digest} for name, (size, digest) in zip(files, found, strict=True)
         },
     }
     content = {"format": _FORMAT, **described, "sha256": _digest_json(described)}
@@ -70,9 +70,8 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
 
     Orbax's own two files, of which nothing is read, must be there and in form.
 
-    **Cost:** reads the files once, on several threads.
+    **Cost:** of the checksums, on several threads.
     """
-
     storage = storage_of(folder)
     for path in (folder / _METADATA, folder / COMMIT):
         try:
@@ -83,30 +82,22 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
             return f"{path}: cannot be read ({error.strerror})"
         except ValueError:
             return f"{path}: damaged: not as it was written"
-    with ThreadPoolExecutor() as pool:
-        for name, expected in files:
-            path = folder / name
-            try:
-                size = storage.size(path)
-                if size != expected["bytes"]:
-                    return f"{path}: damaged: expected {expected['bytes']} bytes, found {size}"
-                if _digest(storage, path, pool)[1] != expected["sha256"]:
-                    return f"{path}: damaged: its content does not match its checksum"
-            except OSError as error:
-                return f"{path}: cannot be read ({error.strerror})"
-    return None
 
+    def problem(file: tuple[str, dict[str, Any]]) -> str | None:
+        path, expected = folder / file[0], file[1]
+        (kind,) = expected.keys() - {"bytes"}
+        try:
+            size, digest = storage.checksum(path, kind, blocks)
+        except OSError as error:
+            return f"{path}: cannot be read ({error.strerror})"
+        if size != expected["bytes"]:
+            return f"{path}: damaged: expected {expected['bytes']} bytes, found {size}"
+        return (
+            None if digest == expected[kind] else f"{path}: damaged: its content does not match its checksum"
+        )
 
-def _digest(storage: Storage, path: Path, pool: ThreadPoolExecutor) -> tuple[int, str]:
-    """Length and checksum of a file; its blocks are read on the threads of `pool`."""
-
-    def block(start: int) -> bytes:
-        return hashlib.sha256(storage.read(path, start, _BLOCK)).digest()
-
-    size = storage.size(path)
-    starts = range(0, max(size, 1), _BLOCK)
-    digests = pool.map(block, starts) if len(starts) > 1 else map(block, starts)
-    return size, hashlib.sha256(b"".join(digests)).hexdigest()
+    with ThreadPoolExecutor() as blocks, ThreadPoolExecutor(_AT_ONCE) as pool:
+        return next((found for found in pool.map(problem, files) if found is not None), None)
 
 
 def _digest_json(value: Any) -> str:

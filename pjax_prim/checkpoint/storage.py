@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
 from typing import Protocol
@@ -44,6 +45,13 @@ class Storage(Protocol):
 
     def size(self, path: Path) -> int:
         """Bytes of a file."""
+
+    @property
+    def checksum_kind(self) -> str:
+        """The kind of checksum, of `CHECKSUMS`, that takes least here."""
+
+    def checksum(self, path: Path, kind: str, pool: Executor) -> tuple[int, str]:
+        """Bytes and checksum of a file; its blocks are read on the threads of `pool`."""
 
     def read(self, path: Path, start: int = 0, length: int | None = None) -> bytes:
         """A file, or the part of it from `start` on, at most `length` bytes."""

@@ -184,7 +184,10 @@ def checked(place: str) -> Path:
             f"--run-dir: {place!r} has characters that this locale's encoding, "
             f"{sys.getfilesystemencoding()}, has not; set LC_ALL=C.UTF-8"
         ) from None
-    return as_path(place)
+    try:
+        return as_path(place)
+    except ArgumentError as error:
+        raise ArgumentError(f"--run-dir: {error}") from None
 
 
 def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pjax_prim.checkpoint import manifest
+from pjax_prim.checkpoint import checksums, manifest, storage_of
 from pjax_prim.errors import CheckpointError
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """A folder with files of none, one and several blocks."""
-    monkeypatch.setattr(manifest, "_BLOCK", 16)
+    monkeypatch.setattr(checksums, "_BLOCK", 16)
     (tmp_path / "deep").mkdir()
     for name, size in (("empty", 0), ("one", 16), ("deep/several", 40)):
         (tmp_path / name).write_bytes(bytes(range(size)))
@@ -55,3 +57,16 @@ def test_the_manifest_itself(folder: Path, old: str, new: str, message: str) -> 
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(CheckpointError, match=re.escape(f"{path}: {message}")):
         manifest.read_manifest(folder)
+
+
+def test_checksums_of_a_bucket(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("google_crc32c", reason="needs the extra gcs")
+    monkeypatch.setattr(checksums, "_BLOCK", 4)
+    path = tmp_path / "file"
+    path.write_bytes(b"123456789")
+    with ThreadPoolExecutor() as pool:
+        # The check value of CRC-32C (Castagnoli), e3069283.
+        assert storage_of(path).checksum(path, "crc32c", pool) == (9, "4waSgw==")
+        monkeypatch.setitem(sys.modules, "google_crc32c", None)
+        with pytest.raises(OSError, match=r"needs the package google-crc32c; pip install 'pjax-prim\[gcs\]'"):
+            storage_of(path).checksum(path, "crc32c", pool)

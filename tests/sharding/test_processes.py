@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -41,7 +41,13 @@ def free_port() -> int:
 class Run:
     """Processes of one run, each with its own options; none is left over."""
 
-    def __init__(self, folder: Path, options: Sequence[Sequence[str]], timeout: float = 100):
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[Sequence[str]],
+        timeout: float = 100,
+        environment: Mapping[str, str] = ENVIRONMENT,
+    ):
         port = free_port()
         self.started = [
             subprocess.Popen(
@@ -51,7 +57,7 @@ class Run:
                     "--coordinator", f"localhost:{port}", "--num-processes", str(len(options)),
                     "--process-id", str(number), "--process-timeout", str(timeout),
                 ],
-                cwd=folder, env=os.environ | ENVIRONMENT, text=True,
+                cwd=folder, env={**os.environ, **environment}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
             for number, own in enumerate(options)
@@ -159,6 +165,23 @@ def test_a_lost_process_ends_the_others(tmp_path: Path, how: str) -> None:
             "another process of this run is gone or cannot be reached",
             "waited 40 s for the others; at least one of them is gone or stuck",
         )), err  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["1", "0"])
+def test_asked_to_stop_with_and_without_the_service(tmp_path: Path, service: str) -> None:
+    long = [*SMALL, "--batches", "1000000"]
+    environment = {**ENVIRONMENT, "JAX_ENABLE_PREEMPTION_SERVICE": service}
+    with Run(tmp_path, [long, long], environment=environment) as run:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        waited = time.monotonic() + LIMIT
+        while not metrics.exists() or not metrics.read_text():
+            assert time.monotonic() < waited and run.started[0].poll() is None
+            time.sleep(0.2)
+        run.started[1].send_signal(signal.SIGTERM)
+        for status, _, err in run.results():
+            assert status == 75 and "asked to stop: saved after batch" in err, err
+    assert main(["inspect", str(tmp_path / "run"), "--verify", "--json"]) == 0
 
 
 @pytest.mark.slow

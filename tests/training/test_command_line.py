@@ -98,7 +98,11 @@ def test_no_command(arguments: str, message: str, capsys) -> None:
         ("train --solver newton", "invalid choice 'newton' for argument '--solver'. Expected one of ('ap', "),
         ("train --data imagenet", "data: expected one of digits, mnist, fashion-mnist, "),
         ("train --batches many", "invalid literal for int() with base 10: 'many'"),
-        ("train --run-dir gs://bucket/run", "--run-dir: expected a local folder, given gs://bucket/run"),
+        (
+            "train --run-dir s3://bucket/run",
+            "--run-dir: s3://bucket/run: expected a local path, or one on gs://",
+        ),
+        ("eval --run-dir s3://bucket/run", "s3://bucket/run: expected a local path, or one on gs://"),
         ("train absent.py", "absent.py: no such file"),
         ("train absent.py --data mnist", "--data: names a benchmark, and absent.py is given"),
         ("eval", "--run-dir: needs the folder of the run"),
