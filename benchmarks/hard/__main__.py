@@ -2,10 +2,11 @@
 
     python -m benchmarks.hard --data-dir DIR --fashion-dir DIR
 
-The five networks of PolyStep's table (arXiv 2605.01928), written with their hard functions in `examples/hard`. Each
-method has the learning rate that is best on held-out training examples; then it trains on all of them, from
-the same initial weights on the same batches as the others, and is judged by the test set. A run that
-is in the folder of results is not run again. Leaves results.json, table.md and a picture there.
+The five networks of PolyStep's table (arXiv 2605.01928), written with their hard functions in
+`examples/hard`. Each method has the learning rate that is best on held-out training examples; then it
+trains on all of them, from the same initial weights on the same batches as the others, and is judged by
+the test set. A run that is in the folder of results is not run again. Leaves results.json, table.md and a
+picture there.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def _fires(potential: jax.Array) -> jax.Array:
     return example("spiking").fires(potential)
 
 
-CHOICE = {"softmax gradient": chooses(by_softmax), "straight-through": chooses(lambda x, t: t)}
+CHOICE = {"softmax gradient": chooses(by_softmax), "identity gradient": chooses(lambda x, t: t)}
 ROWS: dict[str, Row] = {
     "spiking": Row(
         "spiking, 784-128-10",

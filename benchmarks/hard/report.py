@@ -29,8 +29,8 @@ def passes(name: str, found: dict[str, Any]) -> int:
 def table(results: dict[str, Any]) -> str:
     """In Markdown: test accuracies with standard errors over seeds."""
     lines = [
-        "| network | data | method | rate | test accuracy | standard error | seeds | seconds a run | step ms |"
-        " PolyStep | gradients in its table |",
+        "| network | data | method | rate | test accuracy | standard error | seeds | seconds a run |"
+        " step ms | PolyStep | gradients in its table |",
         "|---" * 11 + "|",
     ]
     for name, of_row in results.items():
@@ -44,8 +44,8 @@ def table(results: dict[str, Any]) -> str:
             milliseconds = f"{times[method]:.2f}" if method in times else ""
             lines.append(
                 f"| {row.title} | {' and '.join(row.data)} | {method} | {found['rate']:g} |"
-                f" {statistics.mean(values):.2f} | {error:.2f} | {len(values)} | {seconds:.0f} | {milliseconds} |"
-                f" {row.polystep} | {row.target} |"
+                f" {statistics.mean(values):.2f} | {error:.2f} | {len(values)} | {seconds:.0f} |"
+                f" {milliseconds} | {row.polystep} | {row.target} |"
             )
     lines += [
         "",

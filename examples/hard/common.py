@@ -1,4 +1,4 @@
-"""What the tasks with hard functions share: images as rows, a class for each, the loss, and how they train."""
+"""What the tasks with hard functions share: images as rows, classes, the loss, and how they train."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -2,8 +2,9 @@
 
     pjax-prim train examples/hard/spiking.py --data-dir DIR
 
-Two layers of leaky integrate-and-fire neurons. Potentials decay by 0.95 a step and add what comes in; a neuron
-whose potential is at least 1 fires, and begins again at 0. The scores are how often the last layer fires.
+Two layers of leaky integrate-and-fire neurons. Potentials decay by 0.95 a step and add what comes in; a
+neuron whose potential is at least 1 fires, and begins again at 0. The scores are how often the last layer
+fires.
 """
 
 from collections.abc import Callable
