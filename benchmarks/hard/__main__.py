@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--methods", nargs="+", help="by their names in the table; all if left out")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tuning-seeds", type=int, default=3, help="for each learning rate")
     parser.add_argument("--times", action="store_true", help="measure the time of steps, and nothing else")
     parser.add_argument("--out", type=Path, default=OUT, help="the folder of results")
     options = parser.parse_args(arguments)
@@ -59,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method in ROWS[name].methods:
             if options.methods and method not in options.methods:
                 continue
-            found = of_row["methods"].setdefault(method, {"runs": []})
-            if "rate" not in found:
-                found |= choose_rate(name, method, dataset, say)
-                save()
+            found = of_row["methods"].setdefault(method, {"held_out": [], "runs": []})
+            rate = choose_rate(name, method, dataset, found["held_out"], options.tuning_seeds, say)
+            found["rate"], found["runs"] = rate, [run for run in found["runs"] if run["rate"] == rate]
+            save()
             missing = set(range(options.seeds)) - {run["seed"] for run in found["runs"]}
             if not missing:
                 continue

@@ -29,7 +29,7 @@ from pjax_prim.data import load
 from .estimators import estimated, straight_through
 from .networks import example
 
-BATCH_SIZE, LENGTH, BATCHES, WARMUP, EVERY = 12, 64, 2000, 100, 500
+BATCH_SIZE, LENGTH, WARMUP, EVERY = 12, 64, 100, 500
 
 
 def clipped(x: Array, t: Array) -> Array:
@@ -68,9 +68,9 @@ METHODS: dict[str, dict[str, Any]] = {
 VARIANTS = {"ternary weights": ("ternary", "gelu"), "binary activations": ("float", "binary")}
 
 
-def optimiser(rate: Any) -> optax.GradientTransformation:
+def optimiser(rate: Any, batches: int) -> optax.GradientTransformation:
     """That of nanoGPT's recipe."""
-    of_one = optax.warmup_cosine_decay_schedule(1 / (WARMUP + 1), 1.0, WARMUP, BATCHES, 0.1)
+    of_one = optax.warmup_cosine_decay_schedule(1 / (WARMUP + 1), 1.0, WARMUP, batches, 0.1)
     decayed = partial(jax.tree.map, lambda x: x.ndim >= 2)
     return optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -81,7 +81,8 @@ def optimiser(rate: Any) -> optax.GradientTransformation:
 class Run:
     """One variant by one method: a training, and its test losses on the way."""
 
-    def __init__(self, variant: str, method: str, folder: Path):
+    def __init__(self, variant: str, method: str, folder: Path, batches: int):
+        self.batches = batches
         data = load("text", folder, length=LENGTH, held_out=0.1)
         self.tokens = jnp.asarray(np.append(data.train_x.ravel(), data.train_y[-1, -1]))
         self.test = jnp.asarray(data.test_x), jnp.asarray(data.test_y)
@@ -106,7 +107,7 @@ class Run:
         return jnp.mean(pjp.cross_entropy(jax.vmap(used)(windows[:, :-1]), windows[:, 1:]))
 
     def _some(self, carry: Any, key: Any, first: Any, rate: Any) -> Any:
-        update = optimiser(rate).update
+        update = optimiser(rate, self.batches).update
 
         def step(carry: Any, number: Any) -> Any:
             model, memory = carry
@@ -114,7 +115,7 @@ class Run:
                 jax.random.fold_in(key, number), (BATCH_SIZE, 1), 0, len(self.tokens) - LENGTH
             )
             windows = self.tokens[starts + jnp.arange(LENGTH + 1)]
-            value, direction = self.direct(model, windows, number / BATCHES)
+            value, direction = self.direct(model, windows, number / self.batches)
             updates, memory = update(direction, memory, model)
             return (eqx.apply_updates(model, updates), memory), value
 
@@ -131,16 +132,17 @@ class Run:
 
     def __call__(self, rate: float, seed: int) -> dict[str, Any]:
         model = self.make(jax.random.key(seed))
-        carry = model, optimiser(rate).init(model)
+        carry = model, optimiser(rate, self.batches).init(model)
         losses, seconds = [], 0.0
-        for first in range(0, BATCHES, EVERY):
+        for first in range(0, self.batches, EVERY):
             started = time.perf_counter()
             carry, _ = jax.block_until_ready(
                 self.some(carry, jax.random.key(seed + 1), first, jnp.float32(rate))
             )
             seconds += time.perf_counter() - started
             losses.append(float(self.judge(carry[0])))
-        return {"rate": rate, "seed": seed, "nats": losses[-1], "losses": losses, "seconds": seconds}
+        settings = {"rate": rate, "seed": seed, "batches": self.batches}
+        return {**settings, "nats": losses[-1], "losses": losses, "seconds": seconds}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,21 +157,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--methods", nargs="+", choices=METHODS, default=["displacement", "straight-through", "PARQ-like"]
     )
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="all of them are run")
+    parser.add_argument("--batches", type=int, default=2000, help=f"a multiple of {EVERY}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/hard"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "language.json"
     results: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
-    done = {(run["variant"], run["method"], run["rate"], run["seed"]) for run in results}
+    done = {(run["variant"], run["method"], run["batches"], run["rate"], run["seed"]) for run in results}
     for variant in options.variants:
         for method in options.methods:
             if method == "PARQ-like" and variant != "ternary weights":
                 continue
-            run = Run(variant, method, options.data_dir)
+            run = Run(variant, method, options.data_dir, options.batches)
             for rate in options.rates:
                 for seed in options.seeds:
-                    if (variant, method, rate, seed) in done:
+                    if (variant, method, options.batches, rate, seed) in done:
                         continue
                     found = {"variant": variant, "method": method, **run(rate, seed)}
                     results.append(found)

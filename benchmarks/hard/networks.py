@@ -93,6 +93,7 @@ ROWS: dict[str, Row] = {
         soft=jax.nn.softmax,
         polystep=86.8,
         target=89.1,
+        rates=(2e-3, 4e-3, 8e-3),
     ),
     "staircase": Row(
         "staircase, 784-128-128-10",
@@ -101,7 +102,7 @@ ROWS: dict[str, Row] = {
         {"straight-through": straight_through(jnp.floor)},
         polystep=93.2,
         target=97.6,
-        rates=(2e-3, 4e-3, 8e-3),
+        rates=(4e-3, 8e-3, 16e-3),
     ),
     "mixture": Row(
         "mixture of 4, 784-128-20",

@@ -1,5 +1,6 @@
 """Training in one compiled loop, and the time of a step."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from .networks import ROWS, Row, example, network
 
 HELD_OUT = 10_000
 """Training examples that learning rates are chosen on; in the end all are trained on."""
+TUNING = 100
+"""The first seed of those runs."""
 DECAY = 0.1
 AT_ONCE = 1000
 
@@ -53,7 +56,7 @@ def step_of(name: str, method: str, optimiser: Any) -> Callable[..., Any]:
 class Trainer:
     """A row's network by one method, compiled once for all rates and seeds."""
 
-    def __init__(self, name: str, method: str, dataset: Dataset, held_out: int):
+    def __init__(self, name: str, method: str, dataset: Dataset, held_out: int, epochs: int | None = None):
         row = ROWS[name]
         order = np.random.default_rng(0).permutation(len(dataset.train_x))
         x, y = dataset.train_x[order], dataset.train_y[order]
@@ -65,7 +68,8 @@ class Trainer:
         self.name, self.row, self.dataset = name, row, dataset
         self.batches = len(self.train[0]) // row.batch_size
         self.method = method
-        self.steps = self.batches * row.epochs
+        self.epochs = row.epochs if epochs is None else epochs
+        self.steps = self.batches * self.epochs
         self._epoch = jax.jit(self._run_epoch)
         self._accuracy = jax.jit(self._measure)
 
@@ -86,32 +90,47 @@ class Trainer:
         right = jax.lax.map(lambda x: jnp.argmax(model(x[0], **hard)) == x[1], data, batch_size=AT_ONCE)
         return jnp.mean(right)
 
+    def train_model(self, rate: float, seed: int) -> tuple[Any, float]:
+        """The network after one training, and its mean loss over the last epoch."""
+        initial = jax.random.key(seed)
+        model = network(self.name)(self.dataset.features, classes=self.dataset.classes, key=initial)
+        carry, values = (model, self._optimiser(rate).init(model)), jnp.zeros(0)
+        for key in jax.random.split(jax.random.key(1000 + seed), self.epochs):
+            carry, values = self._epoch(carry, key, jnp.float32(rate), self.train)
+        return carry[0], float(jnp.mean(values))
+
     def run(self, rate: float, seed: int) -> dict[str, Any]:
         """One training; its accuracy on what is held out, or on the test set."""
         started = time.perf_counter()
-        initial = jax.random.key(seed)
-        model = network(self.name)(self.dataset.features, classes=self.dataset.classes, key=initial)
-        carry = model, self._optimiser(rate).init(model)
-        for key in jax.random.split(jax.random.key(1000 + seed), self.row.epochs):
-            carry, values = self._epoch(carry, key, jnp.float32(rate), self.train)
-        accuracy = float(self._accuracy(carry[0], self.test))
-        return {
-            "rate": rate,
-            "seed": seed,
-            "accuracy": 100 * accuracy,
-            "train_loss": float(jnp.mean(values)),
-            "seconds": time.perf_counter() - started,
-        }
+        model, train_loss = self.train_model(rate, seed)
+        accuracy = 100 * float(self._accuracy(model, self.test))
+        seconds = time.perf_counter() - started
+        found = {"rate": rate, "seed": seed, "accuracy": accuracy}
+        return {**found, "train_loss": train_loss, "seconds": seconds}
 
 
-def choose_rate(name: str, method: str, dataset: Dataset, say: Callable[[str], None]) -> dict[str, Any]:
-    """The learning rate that is best on held-out training examples, one run each."""
+def choose_rate(
+    name: str,
+    method: str,
+    dataset: Dataset,
+    runs: list[dict[str, Any]],
+    seeds: int,
+    say: Callable[[str], None],
+) -> float:
+    """The learning rate that is best on held-out training examples, by the mean of some runs for each.
+
+    **Arguments:** `runs`, those that are there; it gets the others.
+    """
     trainer = Trainer(name, method, dataset, HELD_OUT)
-    runs = []
-    for rate in ROWS[name].rates:
-        runs.append(trainer.run(rate, seed=100))
-        say(f"{name}, {method}: rate {rate:g}: {runs[-1]['accuracy']:.2f}% of held-out examples")
-    return {"rate": max(runs, key=lambda run: run["accuracy"])["rate"], "held_out": runs}
+    for rate, seed in itertools.product(ROWS[name].rates, range(TUNING, TUNING + seeds)):
+        if not any((run["rate"], run["seed"]) == (rate, seed) for run in runs):
+            runs.append(trainer.run(rate, seed))
+            say(f"{name}, {method}: rate {rate:g}: {runs[-1]['accuracy']:.2f}% of held-out examples")
+
+    def mean(rate: float) -> float:
+        return statistics.mean(run["accuracy"] for run in runs if run["rate"] == rate)
+
+    return max(ROWS[name].rates, key=mean)
 
 
 def step_times(name: str, methods: Sequence[str], dataset: Dataset, repeats: int = 31) -> dict[str, float]:
