@@ -32,6 +32,25 @@ def figure(width: float, height: float, parts: int = 1, **settings: Any) -> tupl
     return made, made.subplots(1, parts, squeeze=False, **settings)[0]
 
 
+def windows(out: Path) -> None:
+    """What passes through hard functions, beside their values."""
+    x = jnp.linspace(-1.5, 2.5, 801)
+    shown = {
+        "x >= 0.5": lambda x: (x >= 0.5).astype(x.dtype),
+        "sign(x)": jnp.sign,
+        "floor(x)": jnp.floor,
+    }
+    made, axes = figure(8, 2.2, len(shown))
+    for place, (title, function) in zip(axes, shown.items(), strict=True):
+        passed = pjp.displacement(lambda x, f=function: jnp.sum(f(x)))(x)
+        place.plot(x, function(x), color="black", linewidth=1, label="value")
+        place.plot(x, passed, color="C0", label="share of a signal that passes")
+        place.set_title(title, fontsize=9)
+        place.tick_params(labelsize=7)
+    axes[1].legend(fontsize=7, loc="lower right")
+    made.savefig(out / "windows.png", dpi=110)
+
+
 def spikes(folders: dict[str, Path], out: Path, epochs: int) -> None:
     """An image, and which neurons fire at each step."""
     dataset = load("spiking", folders)
@@ -51,6 +70,7 @@ def spikes(folders: dict[str, Path], out: Path, epochs: int) -> None:
         axes[place].tick_params(labelsize=7)
         axes[place].set_xlim(0.3, len(found) + 0.7)
     axes[2].set_yticks(range(10))
+    axes[2].set_ylim(-0.6, 9.6)
     made.savefig(out / "spikes.png", dpi=110)
 
 
@@ -119,6 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     folders = {"mnist": options.data_dir, "fashion-mnist": options.fashion_dir}
     circuit(options.out)
+    windows(options.out)
     spikes(folders, options.out, options.epochs)
     routes(folders, options.out, options.epochs)
 
