@@ -16,6 +16,7 @@ import pjax_prim as pjp
 from pjax_prim.data import open_stream
 from pjax_prim.tasks import TaskFile
 from pjax_prim.training import Task
+from pjax_prim.training.benchmark import case_of, compare
 
 FOLDER = Path(__file__).parent.parent / "examples" / "hard"
 ROWS: dict[str, dict[str, Any]] = {
@@ -109,3 +110,13 @@ def test_gradients_end_at_hard_functions(
     batch = next(iter(task.evaluate["test"]))
     found = eqx.filter_grad(lambda model: jnp.mean(task.loss(model, batch, None)))(model)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(found))
+
+
+def test_a_benchmark_without_a_constraint_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: None
+) -> None:
+    _, task = make("spiking", tmp_path, monkeypatch)
+    figures = compare(None, *case_of(task), repeats=1)
+    assert figures["ratio_to_adam"] > 0 and not any("products" in name for name in figures)
+    with pytest.raises(pjp.GraphError, match="no projection rule for primitive 'ge'"):
+        compare(pjp.AlternatingProjections(), *case_of(task), repeats=1)

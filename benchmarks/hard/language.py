@@ -10,6 +10,7 @@ is in the folder of results is not run again.
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -145,6 +146,21 @@ class Run:
         return {**settings, "nats": losses[-1], "losses": losses, "seconds": seconds}
 
 
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """In Markdown: test losses, their means over seeds."""
+    lines = ["| model | method | batches | rate | nats | seeds | seconds |", "|---" * 7 + "|"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in results:
+        groups.setdefault(tuple(run[k] for k in ("variant", "method", "batches", "rate")), []).append(run)
+    for (variant, method, batches, rate), runs in groups.items():
+        nats = statistics.mean(run["nats"] for run in runs)
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        lines.append(
+            f"| {variant} | {method} | {batches} | {rate:g} | {nats:.4f} | {len(runs)} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hard.language",
@@ -182,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         f"{found['seconds']:.0f} s",
                         flush=True,
                     )
+    (options.out / "language.md").write_text(table(results) + "\n")
+    print(table(results))
 
 
 if __name__ == "__main__":
