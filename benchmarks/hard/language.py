@@ -107,16 +107,18 @@ class Run:
         used = model.used(**hard)
         return jnp.mean(pjp.cross_entropy(jax.vmap(used)(windows[:, :-1]), windows[:, 1:]))
 
+    def windows(self, key: Any, number: Any) -> Any:
+        """Those of a batch, each with the character that follows."""
+        last = len(self.tokens) - LENGTH
+        starts = jax.random.randint(jax.random.fold_in(key, number), (BATCH_SIZE, 1), 0, last)
+        return self.tokens[starts + jnp.arange(LENGTH + 1)]
+
     def _some(self, carry: Any, key: Any, first: Any, rate: Any) -> Any:
         update = optimiser(rate, self.batches).update
 
         def step(carry: Any, number: Any) -> Any:
             model, memory = carry
-            starts = jax.random.randint(
-                jax.random.fold_in(key, number), (BATCH_SIZE, 1), 0, len(self.tokens) - LENGTH
-            )
-            windows = self.tokens[starts + jnp.arange(LENGTH + 1)]
-            value, direction = self.direct(model, windows, number / self.batches)
+            value, direction = self.direct(model, self.windows(key, number), number / self.batches)
             updates, memory = update(direction, memory, model)
             return (eqx.apply_updates(model, updates), memory), value
 
@@ -144,6 +146,36 @@ class Run:
             losses.append(float(self.judge(carry[0])))
         settings = {"rate": rate, "seed": seed, "batches": self.batches}
         return {**settings, "nats": losses[-1], "losses": losses, "seconds": seconds}
+
+
+def agreement(folder: Path, batches: int = 60) -> tuple[float, float]:
+    """The cosine of displacement and straight-through gradient of the ternary matrices, and that of the
+    updates that the optimiser makes of them: means over the last 20 batches of a run by the latter."""
+    methods = "displacement", "straight-through"
+    runs = [Run("ternary weights", method, folder, 1000) for method in methods]
+    model, optimise = runs[0].make(jax.random.key(0)), optimiser(1e-3, 1000)
+
+    def cosine(trees: Sequence[Any]) -> Array:
+        a, b = (
+            jnp.concatenate(
+                [jnp.ravel(getattr(t.network.blocks, n).weight) for n in example("low_bit").MATRICES]
+            )
+            for t in trees
+        )
+        return jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+
+    def step(carry: Any, number: Any) -> Any:
+        model, memories = carry
+        windows = runs[0].windows(jax.random.key(1), number)
+        directions = [run.direct(model, windows, 0.0)[1] for run in runs]
+        pairs = [optimise.update(d, m, model) for d, m in zip(directions, memories, strict=True)]
+        updates, memories = zip(*pairs, strict=True)
+        return (eqx.apply_updates(model, updates[1]), memories), (cosine(directions), cosine(updates))
+
+    memory = optimise.init(model)
+    _, found = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(batches)))((model, (memory,) * 2))
+    of_directions, of_updates = (float(jnp.mean(x[-20:])) for x in found)
+    return of_directions, of_updates
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -175,8 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3], help="all of them are run")
     parser.add_argument("--batches", type=int, default=2000, help=f"a multiple of {EVERY}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--agreement", action="store_true", help="print cosines, and nothing else")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/hard"))
     options = parser.parse_args(arguments)
+    if options.agreement:
+        print("cosines of directions and of updates:", *agreement(options.data_dir))
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "language.json"
     results: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
