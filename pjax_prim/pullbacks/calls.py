@@ -82,6 +82,8 @@ def _jit(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[En
             return interpret(settings, closed, entries)
     body = _body(settings, closed, entries)
     body.__name__ = equation.params["name"]
+    if "out_shardings" in options:
+        options["out_shardings"] = list(options["out_shardings"])  # as the body's results
     return _moved(closed, entries, jax.jit(body, **options)(*_pairs(entries)))
 
 

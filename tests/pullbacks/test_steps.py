@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -118,6 +119,10 @@ INTEGERS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] =
     "any": (lambda x: jnp.any(jnp.stack([x < -1, x > 1]), 0), lambda x: (x < -1) | (x > 1)),
     "taken": (lambda x: (x > 0.5)[jnp.array([6, 0, 0, 1, 2, 3, 4])],
               lambda x: ((x > 0.5) * 1.0)[jnp.array([6, 0, 0, 1, 2, 3, 4])]),
+    "placed": (
+        lambda x: jax.jit(lambda x: x > 0.5, out_shardings=SingleDeviceSharding(jax.devices()[0]))(x),
+        lambda x: x > 0.5,
+    ),
     "kept": (jax.checkpoint(lambda x: x > 0.5), lambda x: x > 0.5),
     "branch": (
         lambda x: jax.lax.cond(jnp.sum(x) > 0, lambda x: x > 0.5, lambda x: x < 0.5, x),
