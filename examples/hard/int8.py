@@ -63,4 +63,4 @@ def task(data_dir: Path | None = None, width: int = 128, batch_size: int = BATCH
 
 def train_config(solver: Any) -> TrainConfig:
     """How it is trained where no option says otherwise."""
-    return recipe(solver, 0.002, 12, 60_000, BATCH_SIZE)
+    return recipe(solver, 0.004, 12, 60_000, BATCH_SIZE)

@@ -12,12 +12,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from common import BATCH_SIZE, classify, images, recipe, together
+from common import classify, images, recipe, together
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import pjax_prim as pjp
 from pjax_prim.data import Dataset
 from pjax_prim.training import Task, TrainConfig
+
+BATCH_SIZE = 256
 
 
 class Mixture(eqx.Module):
@@ -84,4 +86,4 @@ def task(
 
 def train_config(solver: Any) -> TrainConfig:
     """How it is trained where no option says otherwise."""
-    return recipe(solver, 0.002, 10, 120_000, BATCH_SIZE)
+    return recipe(solver, 0.004, 8, 120_000, BATCH_SIZE)
