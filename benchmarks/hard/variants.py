@@ -2,12 +2,14 @@
 
     python -m benchmarks.hard.variants --data-dir DIR --fashion-dir DIR
 
-Accuracies of held-out training examples, of one training for each: windows of other widths and shapes for
-spiking neurons, and signals only where they can be satisfied; of hard attention, distances in units of the
-spread of the scores, and no signal to the scores at all.
+Accuracies of held-out training examples, of one training for each, beside those of results.json at the same
+rate and seed: windows of other widths and shapes for spiking neurons, and signals only where they can be
+satisfied; of hard attention, distances in units of the spread of the scores, and no signal to the scores at
+all; of rounding, the sum over all edges in place of the nearest one.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +63,16 @@ def by_spread(x: Array, cotangent: Array) -> Array:
     return share * (cotangent - mean)
 
 
+def all_edges(function: Hard, offset: float) -> Hard:
+    """Rounding as a sum of steps at all integers, each with its own window: sum of 1 / (1 + 4 (x - k)^2)."""
+
+    def derivative(x: Array, t: Array) -> Array:
+        around = math.cosh(math.pi) - jnp.cos(2 * math.pi * (x - offset))
+        return t * (math.pi / 2 * math.sinh(math.pi) / around)
+
+    return estimated(function, derivative)
+
+
 VARIANTS: dict[str, dict[str, Hard]] = {
     "spiking": {
         "width 1": window(1.0),
@@ -72,6 +84,8 @@ VARIANTS: dict[str, dict[str, Hard]] = {
         "in units of the spread": pulled(pjp.one_hot_argmax, by_spread),
         "no signal to scores": pulled(pjp.one_hot_argmax, lambda x, cotangent: jnp.zeros_like(cotangent)),
     },
+    "staircase": {"all edges": all_edges(jnp.floor, 0.0)},
+    "int8": {"all edges": all_edges(jnp.round, 0.5)},
 }
 
 
@@ -87,7 +101,7 @@ def main() -> None:
         row = ROWS[name]
         ROWS[name] = replace(row, estimators={**row.estimators, **variants})
         dataset = load(name, folders)
-        for method in ("displacement", *ROWS[name].estimators):
+        for method in variants:
             found = Trainer(name, method, dataset, HELD_OUT).run(RATE, TUNING)
             print(f"{name}, {method}: {found['accuracy']:.2f}%", flush=True)
 
