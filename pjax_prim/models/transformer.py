@@ -38,8 +38,8 @@ _NORMS: dict[str, Callable[..., Any]] = {
 
 
 class Block(eqx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with causal attention and gelu, or silu where it is
-    gated. Arguments as for `Transformer`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with causal attention and an activation, or silu where
+    it is gated. Arguments as for `Transformer`."""
 
     attention_norm: Any
     query: eqx.nn.Linear
@@ -54,6 +54,7 @@ class Block(eqx.Module):
     groups: int = eqx.field(static=True)
     turns: bool = eqx.field(static=True)
     attention_block: int | None = eqx.field(static=True)
+    activation: Callable[[Array], Array] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Block(eqx.Module):
         gated: bool,
         bias: bool,
         attention_block: int | None,
+        activation: Callable[[Array], Array],
         dtype: Any,
         key: PRNGKeyArray,
     ):
@@ -88,6 +90,7 @@ class Block(eqx.Module):
         self.heads, self.groups = heads, groups
         self.turns = positions == "rotary"
         self.attention_block = attention_block
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "length width"]) -> Float[Array, "length width"]:
         """The sequence that the next block reads."""
@@ -95,7 +98,7 @@ class Block(eqx.Module):
         normed = jax.vmap(self.mlp_norm)(x)
         expanded = jax.vmap(self.expand)(normed)
         if self.gate is None:
-            inner = jax.nn.gelu(expanded)
+            inner = self.activation(expanded)
         else:
             inner = jax.nn.silu(jax.vmap(self.gate)(normed)) * expanded
         return x + jax.vmap(self.contract)(inner)
@@ -134,7 +137,8 @@ class Transformer(eqx.Module):
     - `inner`: the width between the two maps of a block's mlp; four times `width` if left out.
     - `positions`: "learned", added to embeddings, or "rotary".
     - `norm`: the kind of norm, "layer" or "rms" (arXiv 1910.07467).
-    - `gated`: the mlp is down(silu(gate(x)) * up(x)) (arXiv 2002.05202) in place of down(gelu(up(x))).
+    - `activation`: the function of arrays in an mlp down(activation(up(x))).
+    - `gated`: the mlp is down(silu(gate(x)) * up(x)) (arXiv 2002.05202), which has no `activation`.
     - `bias`: whether the linear maps have a bias, except for those of attentions.
     - `tied`: the output map is the embedding, whose rows are then of length about one, and about
       sqrt(width) where they are read.
@@ -165,6 +169,7 @@ class Transformer(eqx.Module):
         inner: int | None = None,
         positions: Positions = "learned",
         norm: Norm = "layer",
+        activation: Callable[[Array], Array] = jax.nn.gelu,
         gated: bool = False,
         bias: bool = True,
         tied: bool = False,
@@ -204,7 +209,7 @@ class Transformer(eqx.Module):
             return Block(
                 width, heads, groups=groups, inner=4 * width if inner is None else inner,
                 positions=positions, norm=norm, gated=gated, bias=bias, attention_block=attention_block,
-                dtype=dtype, key=key,
+                activation=activation, dtype=dtype, key=key,
             )  # fmt: skip
 
         # One after the other, so that no more than one is there beside what they become.

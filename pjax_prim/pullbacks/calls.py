@@ -4,33 +4,63 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
 from .. import _compat
 from ..dependence import dependence, loop_dependence
-from .interpreter import CALLS, Call, Entry, Settings, interpret
+from .interpreter import CALLS, Call, Entry, Settings, has_soft, interpret, number_of
+
+Pair = tuple[Any, Any]
 
 
-def _fixed(outputs: Sequence[Entry]) -> list[Any]:
-    return [entry.value for entry in outputs]
+def _fixed(entries: Sequence[Entry]) -> list[Any]:
+    return [entry.value for entry in entries]
 
 
-def _body(settings: Settings, closed: Any, entries: Sequence[Entry]) -> Callable[..., list[Any]]:
-    """The called program as a function of arrays."""
+def _pairs(entries: Sequence[Entry]) -> list[Pair]:
+    """The values, and beside them what comparisons carry."""
+    return [(entry.value, entry.soft) for entry in entries]
 
-    def run(*arrays: Any) -> list[Any]:
+
+def _body(
+    settings: Settings, closed: Any, entries: Sequence[Entry], numbered: Sequence[bool] | None = None
+) -> Callable[..., list[Pair]]:
+    """The called program as a function of pairs of values and what comparisons carry.
+
+    **Arguments:** `numbered`, which results carry a number in any case, of JAX's default float; the others do
+    where the program says so.
+    """
+
+    def run(*pairs: Pair) -> list[Pair]:
         arguments = [
-            Entry(array, entry.moves, entry.weighs) for array, entry in zip(arrays, entries, strict=True)
+            Entry(value, entry.moves, entry.weighs, soft)
+            for (value, soft), entry in zip(pairs, entries, strict=True)
         ]
-        return _fixed(interpret(settings, closed, arguments))
+        results = interpret(settings, closed, arguments)
+        return _pairs(results if numbered is None else _numbered(results, numbered))
 
     return run
 
 
-def _moved(closed: Any, entries: Sequence[Entry], values: Sequence[Any]) -> list[Entry]:
+def _numbered(entries: Sequence[Entry], wanted: Sequence[bool]) -> list[Entry]:
+    dtype = jnp.result_type(float)
+    return [
+        entry._replace(soft=number_of(entry, dtype)) if want else entry._replace(soft=None)
+        for entry, want in zip(entries, wanted, strict=True)
+    ]
+
+
+def _carrying(closed: Any, flags: Sequence[bool]) -> list[bool]:
+    """Which results of a program may be made of comparisons: booleans and integers that move."""
+    results = _compat.open_jaxpr(closed)[0].outvars
+    return [flag and has_soft(x.aval.dtype) for flag, x in zip(flags, results, strict=True)]
+
+
+def _moved(closed: Any, entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Entry]:
     flags = dependence(closed, [entry.moves for entry in entries])
-    return [Entry(value, flag) for value, flag in zip(values, flags, strict=True)]
+    return [Entry(value, flag, soft=soft) for (value, soft), flag in zip(pairs, flags, strict=True)]
 
 
 def _walk(name: str) -> Call:
@@ -52,8 +82,9 @@ def _jit(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[En
             return interpret(settings, closed, entries)
     body = _body(settings, closed, entries)
     body.__name__ = equation.params["name"]
-    values = jax.jit(body, **options)(*_fixed(entries))
-    return _moved(closed, entries, values)
+    if "out_shardings" in options:
+        options["out_shardings"] = list(options["out_shardings"])  # as the body's results
+    return _moved(closed, entries, jax.jit(body, **options)(*_pairs(entries)))
 
 
 def _checkpoint(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
@@ -62,7 +93,7 @@ def _checkpoint(settings: Settings, equation: Any, entries: Sequence[Entry]) -> 
         return _as_it_is(settings, equation, entries)
     body = _body(settings, params["jaxpr"], entries)
     body = jax.checkpoint(body, prevent_cse=params["prevent_cse"], policy=params["policy"])
-    return _moved(params["jaxpr"], entries, body(*_fixed(entries)))
+    return _moved(params["jaxpr"], entries, body(*_pairs(entries)))
 
 
 def _scan(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
@@ -75,25 +106,31 @@ def _scan(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[E
         entry._replace(weighs=entry.weighs and not split <= i < split + carries)
         for i, entry in enumerate(entries)
     ]
-    values = _compat.scan_like(equation, _body(settings, closed, entries))(*_fixed(entries))
     moves = dependence(closed, flags)
-    return [Entry(value, flag) for value, flag in zip(values, moves, strict=True)]
+    numbered = _carrying(closed, moves)
+    carried = _numbered(entries[split : split + carries], numbered[:carries])
+    entries = [*entries[:split], *carried, *entries[split + carries :]]
+    pairs = _compat.scan_like(equation, _body(settings, closed, entries, numbered))(*_pairs(entries))
+    return [Entry(value, flag, soft=soft) for (value, soft), flag in zip(pairs, moves, strict=True)]
 
 
 def _cond(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
     index, *operands = entries
     branches = equation.params["branches"]
-    bodies = [_body(settings, branch, operands) for branch in branches]
-    values = lax.switch(index.value, bodies, *_fixed(operands))
     found = [dependence(branch, [entry.moves for entry in operands]) for branch in branches]
     flags = [any(each) for each in zip(*found, strict=True)]
-    return [Entry(value, flag or index.moves) for value, flag in zip(values, flags, strict=True)]
+    numbered = _carrying(branches[0], flags)
+    bodies = [_body(settings, branch, operands, numbered) for branch in branches]
+    pairs = lax.switch(index.value, bodies, *_pairs(operands))
+    return [
+        Entry(value, flag or index.moves, soft=soft) for (value, soft), flag in zip(pairs, flags, strict=True)
+    ]
 
 
 def _shard_map(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
     body = _body(settings, equation.params["jaxpr"], entries)
-    values = _compat.shard_map_like(equation, body)(*_fixed(entries))
-    return _moved(equation.params["jaxpr"], entries, values)
+    pairs = _compat.shard_map_like(equation, body)(*_pairs(entries))
+    return _moved(equation.params["jaxpr"], entries, pairs)
 
 
 def _as_it_is(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:

@@ -5,7 +5,8 @@ parameter, are bound as they are. `jax.vjp` of the result then goes back through
 branches, checkpoints and mapped functions stay what they are and are entered (`calls.py`).
 
 A comparison of numbers has no cotangent. Where its result becomes a number again, a displacement is to reach
-what was compared: beside its value it carries a number, 0 or 1, that has a pullback (`Entry.soft`).
+what was compared: beside its value it carries a number, 0 or 1, that has a pullback (`Entry.soft`). So do
+integers that are made of comparisons, such as their count.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
 
     - `moves`: whether it depends on a parameter.
     - `weighs`: whether it is a parameter, or made of parameters by moving data.
-    - `soft`: of a comparison its result as a number that has a pullback.
+    - `soft`: of a comparison, or an integer made of some, its result as a number that has a pullback.
     """
 
     value: Any
@@ -141,7 +142,18 @@ _LOGIC: dict[Any, Callable[..., Array]] = {
     lax.and_p: lambda a, b: a * b,
     lax.or_p: lambda a, b: a + b - a * b,
     lax.xor_p: lambda a, b: a + b - 2 * a * b,
+    lax.ne_p: lambda a, b: a + b - 2 * a * b,
+    lax.eq_p: lambda a, b: 1 - a - b + 2 * a * b,
 }
+"""Of booleans as numbers."""
+
+_ALL_OR_ANY: dict[Any, Callable[..., Array]] = {
+    lax.reduce_and_p: lambda a, axes: jnp.prod(a, axes),
+    lax.reduce_or_p: lambda a, axes: 1 - jnp.prod(1 - a, axes),
+}
+
+_COUNTS = {lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.reduce_sum_p, lax.cumsum_p}
+"""What integers made of comparisons have in common with the numbers that they are."""
 
 _MOVEMENTS = {
     lax.broadcast_in_dim_p, lax.concatenate_p, lax.convert_element_type_p, lax.copy_p, lax.gather_p,
@@ -160,34 +172,58 @@ def _of_comparisons(equation: Any, entries: Sequence[Entry]) -> Entry | None:
     """What an equation makes of the results of comparisons; None if nothing passes through it."""
     primitive = equation.primitive
     values = [entry.value for entry in entries]
-    if primitive is lax.convert_element_type_p:
-        (soft,) = (entry.soft for entry in entries)
-        dtype = equation.params["new_dtype"]
-        if jnp.issubdtype(dtype, jnp.inexact):
-            assert soft is not None
-            return Entry(soft.astype(dtype), True)
+    if len(equation.outvars) != 1:
         return None
-    if primitive is lax.select_n_p:
+    dtype = equation.outvars[0].aval.dtype
+    if primitive is lax.convert_element_type_p and jnp.issubdtype(dtype, jnp.inexact):
+        (soft,) = (entry.soft for entry in entries)
+        assert soft is not None
+        return Entry(soft.astype(dtype), True)
+    if primitive is lax.select_n_p and jnp.issubdtype(dtype, jnp.inexact):
         condition, *branches = entries
         if condition.soft is None or len(branches) != 2 or any(branch.moves for branch in branches):
             return None
-        if not is_differentiable(branches[0].value):
-            return None
         return Entry(choose(condition.soft, *values), True)
-    boolean = equation.outvars[0].aval.dtype == jnp.bool_ and len(equation.outvars) == 1
-    if boolean and (primitive in _LOGIC or primitive in _MOVEMENTS):
-        dtype = jnp.result_type(*(entry.soft for entry in entries if entry.soft is not None))
-        softs = [_number_of(entry, dtype) for entry in entries]
-        (value,) = bind_equation(equation, *values)
-        if primitive in _LOGIC:
-            return Entry(value, True, soft=_LOGIC[primitive](*softs))
+    if not has_soft(dtype):
+        return None
+    soft = _soft_result(equation, entries)
+    if soft is None:
+        return None
+    (value,) = bind_equation(equation, *values)
+    return Entry(value, True, soft=soft)
+
+
+def _soft_result(equation: Any, entries: Sequence[Entry]) -> Array | None:
+    """A boolean or integer that an operation makes of comparisons, as a number; None for other operations."""
+    primitive, result = equation.primitive, equation.outvars[0].aval.dtype
+    dtype = jnp.result_type(*(entry.soft for entry in entries if entry.soft is not None))
+    softs = [number_of(entry, dtype) for entry in entries]
+    if primitive is lax.convert_element_type_p:
+        return softs[0] if result != jnp.bool_ else None
+    if primitive is lax.select_n_p and len(entries) == 3:
+        chosen, false, true = softs
+        return chosen * true + (1 - chosen) * false
+    if primitive in _MOVEMENTS:
+        # Of gathers what moves is the first operand, of all others each one.
+        rest = [x.value for x in entries[1:]] if primitive is lax.gather_p else softs[1:]
+        (soft,) = bind_equation(equation, softs[0], *rest)
+        return jnp.asarray(soft)
+    booleans = all(jnp.result_type(entry.value) == jnp.bool_ for entry in entries)
+    if booleans and primitive in _LOGIC:
+        return _LOGIC[primitive](*softs)
+    if booleans and primitive in _ALL_OR_ANY:
+        return _ALL_OR_ANY[primitive](*softs, tuple(equation.params["axes"]))
+    if primitive in _COUNTS and result != jnp.bool_:
         (soft,) = bind_equation(equation, *softs)
-        return Entry(value, True, soft=soft)
+        return jnp.asarray(soft)
     return None
 
 
-def _number_of(entry: Entry, dtype: Any) -> Any:
-    """The result of a comparison, or another boolean, as a number; others, as indices, as they are."""
-    if entry.soft is not None:
-        return entry.soft.astype(dtype)
-    return jnp.asarray(entry.value, dtype) if jnp.result_type(entry.value) == jnp.bool_ else entry.value
+def has_soft(dtype: Any) -> bool:
+    """Whether arrays of a dtype may carry a number beside them: booleans and integers."""
+    return bool(dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer))
+
+
+def number_of(entry: Entry, dtype: Any) -> Array:
+    """A boolean or an integer as a number, with its pullback if it has one."""
+    return jnp.asarray(entry.value if entry.soft is None else entry.soft, dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pjax_prim as pjp
 
 from ..data import open_stream
+from ..errors import GraphError
 from ..feasibility import FeasibilityProblem, make_problem
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
@@ -67,7 +68,7 @@ def compare(
 
     **Returns:** `step_ms`, with its gap; `adam_step_ms`, of the same network, batch and loss, and
     `ratio_to_adam`; `products_ms`, the matrix products and convolutions of either alone, and
-    `ratio_to_products`;
+    `ratio_to_products`, left out for a function without a constraint graph (hard comparisons);
     `floor_ms`, a jitted copy of the solver's state (each number read once and written once, to
     new memory), and `ratio_to_floor`; `in_place_floor_ms`, the same to the memory it was read
     from; `state_bytes`; `peak_bytes` and `adam_peak_bytes` of a step that overwrites its state,
@@ -95,10 +96,12 @@ def compare(
     timed: dict[str, tuple[Callable[[Any], Any], Any]] = {
         "step": (timed_step, start),
         "adam_step": (timed_adam, adam_state),
-        "products": _products(loss, network, *batch),
         "floor": (copy, jax.tree.map(jnp.copy, state)),
         "in_place_floor": (in_place, jax.tree.map(jnp.copy, state)),
     }
+    products = _products(loss, network, *batch, needed=solver is not None)
+    if products is not None:
+        timed["products"] = products
     del state, start
     milliseconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(repeats + 2):
@@ -112,10 +115,11 @@ def compare(
                 timed[name] = (function, result)  # its argument may be gone
             del argument, result
     medians = {f"{name}_ms": statistics.median(times) for name, times in milliseconds.items()}
+    if products is not None:
+        medians["ratio_to_products"] = medians["step_ms"] / medians["products_ms"]
     return {
         **medians,
         "ratio_to_adam": medians["step_ms"] / medians["adam_step_ms"],
-        "ratio_to_products": medians["step_ms"] / medians["products_ms"],
         "ratio_to_floor": medians["step_ms"] / medians["floor_ms"],
         "ratio_to_in_place_floor": medians["step_ms"] / medians["in_place_floor_ms"],
         "state_bytes": state_bytes,
@@ -203,12 +207,18 @@ def _compiled(step: Callable[[Any], Any], start: Any, call: Call) -> Any:
     return jax.jit(steps, donate_argnums=0).lower(start).compile()
 
 
-def _products(loss: Any, model: Any, *batch: Any) -> tuple[Any, Any]:
+def _products(loss: Any, model: Any, *batch: Any, needed: bool) -> tuple[Any, Any] | None:
     """The products and convolutions that a step cannot do without, jitted, and their operands.
 
-    Of each the value and what goes back to its operands, as for a gradient; nothing to data.
+    Of each the value and what goes back to its operands, as for a gradient; nothing to data. None for a
+    function without a constraint graph, unless it is `needed`.
     """
-    prepared = FeasibilityProblem.of(loss, model, *batch)
+    try:
+        prepared = FeasibilityProblem.of(loss, model, *batch)
+    except GraphError:
+        if needed:
+            raise
+        return None
     constants = prepared.graph.constants(prepared.data, prepared.captured)
     nodes = [
         (node.constraint, [operand.is_constant for operand in node.operands])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
 import pjax_prim as pjp
@@ -55,6 +56,87 @@ def test_a_comparison_and_a_boolean_that_is_known() -> None:
         expected = np.zeros(7)
         expected[3] = 2 * slope * np.sum(C) / (1 + 4 * (X[3] - 0.5) ** 2)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def looped(body: Callable[[Array, Array], Any], x: Array) -> tuple[Any, Any]:
+    """Two iterations over the elements."""
+    return jax.lax.scan(body, jnp.zeros_like(x), jnp.stack([x, 2 * x]))
+
+
+def test_comparisons_of_loops() -> None:
+    """Booleans and counts are numbers as those that are written as such."""
+
+    def number(v: Array, x: Array) -> tuple[Array, Array]:
+        return v + x, (v + x > 0.5).astype(x.dtype)
+
+    def boolean(v: Array, x: Array) -> tuple[Array, Array]:
+        return v + x, v + x > 0.5
+
+    def carried(carry: Any, x: Array) -> tuple[Any, None]:
+        v, fired, count = carry
+        fired = (v + x > 0.5) & ~fired
+        return (v + x, fired, count + fired), None
+
+    def carried_number(carry: Any, x: Array) -> tuple[Any, None]:
+        v, fired, count = carry
+        fired = (v + x > 0.5).astype(x.dtype) * (1 - fired)
+        return (v + x, fired, count + fired), None
+
+    def pair(x: Array, body: Callable[..., Any], start: Any) -> Array:
+        (_, fired, count), _ = jax.lax.scan(body, (0 * x, *start), jnp.stack([x, 2 * x]))
+        return fired.astype(x.dtype) + 0.5 * count
+
+    wanted = direction(lambda x: looped(number, x)[1].sum(0))
+    assert np.abs(wanted).min() > 0
+    for found in (
+        direction(lambda x: looped(boolean, x)[1].sum(0).astype(x.dtype)),
+        direction(lambda x: jnp.sum(looped(boolean, x)[1], 0) * 1.0),
+        direction(lambda x: jnp.where(looped(boolean, x)[1], 1, 0).sum(0).astype(x.dtype)),
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    no, none = jnp.zeros(7, bool), jnp.zeros(7, jnp.int32)
+    np.testing.assert_allclose(
+        direction(lambda x: pair(x, carried, (no, none))),
+        direction(lambda x: pair(x, carried_number, (0 * X, 0 * X))),
+        rtol=1e-9,
+    )
+
+
+INTEGERS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    # Booleans and integers, and what they mean as numbers.
+    "two integers": (lambda x: jnp.where(x > 0.5, 3, 1), lambda x: 1 + 2 * (x > 0.5).astype(x.dtype)),
+    "levels": (
+        lambda x: (x > -1).astype(int) + (x > 1) - 2 * (x > 2),
+        lambda x: (x > -1) * 1.0 + (x > 1) * 1.0 - 2.0 * (x > 2),
+    ),
+    "differ": (lambda x: (x > -1) != (x > 1), lambda x: (x > -1) ^ (x > 1)),
+    "agree": (lambda x: (x > -1) == (x > 1), lambda x: ~((x > -1) ^ (x > 1))),
+    "one of two": (
+        lambda x: jnp.where(x > 0.5, x > 1, x > -1),
+        lambda x: (x > 0.5) * 1.0 * (x > 1) + (1 - (x > 0.5) * 1.0) * (x > -1),
+    ),
+    "all": (lambda x: jnp.all(jnp.stack([x > -1, x < 1]), 0), lambda x: (x > -1) & (x < 1)),
+    "any": (lambda x: jnp.any(jnp.stack([x < -1, x > 1]), 0), lambda x: (x < -1) | (x > 1)),
+    "taken": (lambda x: (x > 0.5)[jnp.array([6, 0, 0, 1, 2, 3, 4])],
+              lambda x: ((x > 0.5) * 1.0)[jnp.array([6, 0, 0, 1, 2, 3, 4])]),
+    "placed": (
+        lambda x: jax.jit(lambda x: x > 0.5, out_shardings=SingleDeviceSharding(jax.devices()[0]))(x),
+        lambda x: x > 0.5,
+    ),
+    "kept": (jax.checkpoint(lambda x: x > 0.5), lambda x: x > 0.5),
+    "branch": (
+        lambda x: jax.lax.cond(jnp.sum(x) > 0, lambda x: x > 0.5, lambda x: x < 0.5, x),
+        lambda x: x > 0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_of_comparisons(name: str) -> None:
+    given, meant = INTEGERS[name]
+    found, wanted = (direction(lambda x, f=f: f(x).astype(x.dtype)) for f in (given, meant))
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_a_condition_of_values_that_move_is_held() -> None:
