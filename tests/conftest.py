@@ -9,6 +9,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background: what tests start and interrupt would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     as_users = config.getoption("--as-users")
     jax.config.update("jax_enable_x64", not as_users)
     jax.config.update("jax_disable_most_optimizations", not as_users)

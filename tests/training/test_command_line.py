@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -197,12 +197,25 @@ LIMIT = 120  # seconds, on a busy machine
 ENDLESS = "train --solver adam --hidden 8 --batches 1000000 --checkpoint-every 1 --run-dir".split()
 
 
-def start_endless(folder: Path) -> subprocess.Popen:
-    command = [Path(sys.executable).parent / "pjax-prim", *ENDLESS, str(folder)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+@pytest.fixture
+def start_endless() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Starts runs in a folder; none of them outlives the test."""
+    started: list[subprocess.Popen] = []
+
+    def start(folder: Path) -> subprocess.Popen:
+        command = [Path(sys.executable).parent / "pjax-prim", *ENDLESS, str(folder)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
 
 
 def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
@@ -214,7 +227,9 @@ def wait_until(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at what a process has loaded")
 @pytest.mark.parametrize("package", ["numpy", pytest.param("jaxlib", marks=pytest.mark.slow), "tensorstore"])
-def test_interrupted_while_it_imports(package: str, tmp_path: Path) -> None:
+def test_interrupted_while_it_imports(
+    package: str, tmp_path: Path, start_endless: Callable[[Path], subprocess.Popen]
+) -> None:
     process = start_endless(tmp_path / "run")
     maps = Path(f"/proc/{process.pid}/maps")
     wait_until(process, lambda: f"/{package}/" in maps.read_text())
@@ -222,7 +237,9 @@ def test_interrupted_while_it_imports(package: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [pytest.param((0.0,), marks=pytest.mark.slow), (0.3,)])
-def test_interrupted_while_it_compiles(times: tuple[float, ...], tmp_path: Path) -> None:
+def test_interrupted_while_it_compiles(
+    times: tuple[float, ...], tmp_path: Path, start_endless: Callable[[Path], subprocess.Popen]
+) -> None:
     process = start_endless(tmp_path / "run")
     wait_until(process, RunFolder(tmp_path / "run").config.exists)
     interrupted(process, *times)
@@ -232,7 +249,9 @@ SLOW_TIMES = [pytest.param(times, marks=pytest.mark.slow) for times in ((0.0,), 
 
 
 @pytest.mark.parametrize("times", [*SLOW_TIMES, (0.0, 0.02)])
-def test_interrupted_while_it_trains_and_saves(times: tuple[float, ...], tmp_path: Path) -> None:
+def test_interrupted_while_it_trains_and_saves(
+    times: tuple[float, ...], tmp_path: Path, start_endless: Callable[[Path], subprocess.Popen]
+) -> None:
     process = start_endless(tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     wait_until(process, lambda: bool(folder.checkpoints.steps()))
@@ -242,7 +261,7 @@ def test_interrupted_while_it_trains_and_saves(times: tuple[float, ...], tmp_pat
 
 
 @pytest.mark.slow
-def test_interrupted_at_any_moment(tmp_path: Path) -> None:
+def test_interrupted_at_any_moment(tmp_path: Path, start_endless: Callable[[Path], subprocess.Popen]) -> None:
     rng = random.Random(0)
     for number in range(40):
         second = [rng.choice((0.0, 0.01, 0.1))] if number % 2 else []
@@ -259,7 +278,9 @@ def test_interrupted_at_any_moment(tmp_path: Path) -> None:
         pytest.param("600k", "checkpoints: checkpoint", marks=pytest.mark.slow),
     ],
 )
-def test_a_full_disk_is_one_line(size: str, message: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(
+    size: str, message: str, tmp_path: Path, start_endless: Callable[[Path], subprocess.Popen]
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]).returncode:
