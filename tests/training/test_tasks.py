@@ -36,7 +36,7 @@ from pjax_prim.training import (
     train,
 )
 
-from .test_resume import EVERY, outcome, stop_after
+from .runs import EVERY, outcome, stop_after
 
 ROOT = Path(__file__).parent.parent.parent
 
