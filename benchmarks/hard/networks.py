@@ -60,7 +60,8 @@ class Row:
         return {"hard": self.estimators[method]} if method in self.estimators else {}
 
 
-def _fires(potential: jax.Array) -> jax.Array:
+def fires(potential: jax.Array) -> jax.Array:
+    """The spikes of `examples/hard/spiking.py`."""
     return example("spiking").fires(potential)
 
 
@@ -71,8 +72,8 @@ ROWS: dict[str, Row] = {
         "Spiking",
         ("mnist",),
         {
-            "arctan surrogate": estimated(_fires, arctan(1.0)),
-            "fast sigmoid surrogate": estimated(_fires, fast_sigmoid(1.0)),
+            "arctan surrogate": estimated(fires, arctan(1.0)),
+            "fast sigmoid surrogate": estimated(fires, fast_sigmoid(1.0)),
         },
         polystep=93.4,
         target=97.8,

@@ -21,15 +21,10 @@ from jaxtyping import Array
 import pjax_prim as pjp
 
 from .estimators import Hard, estimated
-from .networks import ROWS, example, load
+from .networks import ROWS, fires, load
 from .run import HELD_OUT, TUNING, Trainer
 
 RATE = 2e-3
-
-
-def fires(potential: Array) -> Array:
-    """The spikes of `examples/hard/spiking.py`."""
-    return example("spiking").fires(potential)
 
 
 def window(width: float, power: int = 1) -> Hard:

@@ -100,27 +100,31 @@ def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
     schedule = optax.cosine_decay_schedule(learning_rate, options.epochs * batches)
     optimiser = optax.adam(schedule)
 
-    def step(carry, rows):
-        network, state = carry
-        labels = jax.nn.one_hot(y[rows], sizes[-1])
-        if direction is by_sweeps:
-            network = by_sweeps(network, x[rows], labels, schedule(state))
-            return (network, state + 1), None
-        updates, state = optimiser.update(direction(network, x[rows], labels), state)
+    def by_itself(network, count, x, labels):
+        return by_sweeps(network, x, labels, schedule(count)), count + 1
+
+    def by_adam(network, state, x, labels):
+        updates, state = optimiser.update(direction(network, x, labels), state)
         network = eqx.apply_updates(network, updates)
         if direction is by_displacement or options.fixed_norm:
             network = with_fixed_norms(network)
         elif options.binary:  # the derivative ends at -1 and 1
             network = jax.tree.map(lambda w: jnp.clip(w, -1, 1), network)
-        return (network, state), None
+        return network, state
+
+    if direction is by_sweeps:
+        move, state = by_itself, jnp.zeros((), jnp.int32)
+    else:
+        move, state = by_adam, optimiser.init(eqx.filter(network, eqx.is_array))
+
+    def step(carry, rows):
+        return move(*carry, x[rows], jax.nn.one_hot(y[rows], sizes[-1])), None
 
     def epoch(carry, key):
         rows = jax.random.permutation(key, len(x))[: batches * options.batch_size]
         return jax.lax.scan(step, carry, rows.reshape(batches, -1))
 
     keys = jax.random.split(key, options.epochs)
-    arrays = eqx.filter(network, eqx.is_array)
-    state = jnp.zeros((), jnp.int32) if direction is by_sweeps else optimiser.init(arrays)
     (network, _), _ = jax.lax.scan(epoch, (network, state), keys)
     return network
 

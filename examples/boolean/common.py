@@ -60,8 +60,8 @@ def loss(model, x, y):
     return pjp.equality(jax.vmap(model)(x), y)
 
 
-def is_exact(model, x, y):
-    return jnp.all(jax.vmap(model)(x) == y)
+def outputs(model, x):
+    return jax.vmap(model)(x)
 
 
 def use_all_cores() -> None:
@@ -77,27 +77,27 @@ def data_mesh():
     return jax.make_mesh((devices,), ("data",)) if devices > 1 else None
 
 
-def by_projections(task: Task, options) -> dict[str, Any]:
+def from_starts(task: Task, options, loss, network, predict: Callable, **method) -> dict[str, Any]:
+    """The figures of a solver from many starts.
+
+    **Arguments:** `loss(model, x, y)`; `network`, a class as `ThresholdNetwork`; `predict(model, x)`, bits;
+    `method`, the solver and more for `pjp.solve_starts`.
+    """
     x, y = jnp.asarray(task.x), jnp.asarray(task.y)
     sigma = tuple(task.sigma) if len(task.sigma) > 1 else task.sigma[0]
     found = pjp.solve_starts(
         loss,
-        lambda key: ThresholdNetwork(task.sizes, sigma=sigma, key=key),
+        lambda key: network(task.sizes, sigma=sigma, key=key),
         x,
         y,
         key=jax.random.key(options.seed),
         starts=options.starts,
-        solver=pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma, known=options.known),
         max_steps=task.steps,
-        is_solved=lambda model: is_exact(model, x, y),
+        is_solved=lambda model: jnp.all(predict(model, x) == y),
         lanes=max(COPIES // task.copies, len(jax.devices())),
         mesh=data_mesh(),
+        **method,
     )
-    return figures(found, jax.vmap(lambda model, x: jax.vmap(model)(x), (0, None)), task)
-
-
-def figures(found: pjp.Starts, predict: Callable, task: Task) -> dict[str, Any]:
-    """Of a run from many starts."""
     steps, error = found.steps_per_solution
     return {
         "success_rate": found.success_rate,
@@ -105,8 +105,13 @@ def figures(found: pjp.Starts, predict: Callable, task: Task) -> dict[str, Any]:
         "iterations_standard_error": error,
         "solutions_per_second": 1 / found.seconds_per_solution,
         "seconds": found.seconds,
-        **generalisation(predict, found.params, found.solved, task),
+        **generalisation(jax.vmap(predict, (0, None)), found.params, found.solved, task),
     }
+
+
+def by_projections(task: Task, options) -> dict[str, Any]:
+    solver = pjp.ReflectReflectRelax(beta=task.beta, gamma=task.gamma, known=options.known)
+    return from_starts(task, options, loss, ThresholdNetwork, outputs, solver=solver)
 
 
 class ScoreNetwork(ThresholdNetwork):
@@ -121,30 +126,16 @@ class ScoreNetwork(ThresholdNetwork):
 
 def by_sweeps(task: Task, options) -> dict[str, Any]:
     """Extrapolated projections from the losses back: no optimiser, and weights of fixed norm."""
-    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
-    sigma = task.sigma if len(task.sigma) > 1 else task.sigma[0]
 
     def binary(model, x, y):
-        return pjp.binary_cross_entropy(SHARPNESS * jax.vmap(model)(x), (y + 1) / 2)
+        return pjp.binary_cross_entropy(SHARPNESS * outputs(model, x), (y + 1) / 2)
 
     def predict(model, x):
-        return jnp.where(jax.vmap(model)(x) >= 0, 1, -1)
+        return jnp.where(outputs(model, x) >= 0, 1, -1)
 
-    found = pjp.solve_starts(
-        binary,
-        lambda key: ScoreNetwork(task.sizes, sigma=sigma, key=key),
-        x,
-        y,
-        key=jax.random.key(options.seed),
-        starts=options.starts,
-        solver=pjp.ExtrapolatedProjections(rate=task.rate),
-        max_steps=task.steps,
-        is_solved=lambda model: jnp.all(predict(model, x) == y),
-        restrictions=pjp.FixedNorm(),
-        lanes=max(COPIES // task.copies, len(jax.devices())),
-        mesh=data_mesh(),
-    )
-    return figures(found, jax.vmap(predict, (0, None)), task)
+    solver = pjp.ExtrapolatedProjections(rate=task.rate)
+    how = {"solver": solver, "restrictions": pjp.FixedNorm()}
+    return from_starts(task, options, binary, ScoreNetwork, predict, **how)
 
 
 def generalisation(predict: Callable, models, solved, task: Task) -> dict[str, float]:

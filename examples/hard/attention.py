@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from common import BATCH_SIZE, classify, images, recipe
+from common import BATCH_SIZE, classify, images, layers, recipe
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import pjax_prim as pjp
@@ -32,10 +32,7 @@ class Attention(eqx.Module):
         self, inputs: int = 784, width: int = 128, classes: int = 10, count: int = 8, *, key: PRNGKeyArray
     ):
         parts = jax.random.split(key, 4)
-        sizes = [(inputs, width), (width, width), (width, classes)]
-        self.hidden, self.values, self.output = (
-            eqx.nn.Linear(n, m, dtype=jnp.float32, key=k) for (n, m), k in zip(sizes, parts[:3], strict=True)
-        )
+        self.hidden, self.values, self.output = layers((inputs, width, width, classes), parts[:3])
         self.keys = 0.5 * jax.random.normal(parts[3], (count, width), jnp.float32)
 
     def __call__(

@@ -1,10 +1,12 @@
 """What the tasks with hard functions share: images as rows, classes, the loss, and how they train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 import pjax_prim as pjp
 from pjax_prim.data import Dataset, InOrder, Shuffled, load
+from pjax_prim.tasks.classification import classified
 from pjax_prim.training import Method, Task, TrainConfig
 from pjax_prim.training.config import ONLY_FOR
 
@@ -49,12 +52,12 @@ def loss(model: Callable[[Array], Array], batch: Any, key: PRNGKeyArray | None) 
     return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
 
-def metrics(model: Callable[[Array], Array], batch: Any) -> dict[str, Array]:
-    """Cross-entropy in nats, and accuracy."""
-    x, labels = batch
-    logits = jax.vmap(model)(x)
-    likelihoods = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1)
-    return {"loss": -likelihoods, "accuracy": jnp.argmax(logits, -1) == labels}
+def layers(sizes: Sequence[int], keys: Sequence[PRNGKeyArray]) -> tuple[eqx.nn.Linear, ...]:
+    """Linear maps from each size to the next, in float32."""
+    return tuple(
+        eqx.nn.Linear(n, m, dtype=jnp.float32, key=key)
+        for (n, m), key in zip(pairwise(sizes), keys, strict=True)
+    )
 
 
 def classify(dataset: Dataset, network: Callable[..., Any], batch_size: int, **sizes: int) -> Task:
@@ -64,7 +67,7 @@ def classify(dataset: Dataset, network: Callable[..., Any], batch_size: int, **s
         loss=loss,
         train=lambda seed: Shuffled((dataset.train_x, dataset.train_y), batch_size, seed=seed),
         evaluate={"test": InOrder((dataset.test_x, dataset.test_y), ROWS)},
-        metrics=metrics,
+        metrics=classified,
         best="max test_accuracy",
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from common import BATCH_SIZE, classify, images, recipe
+from common import BATCH_SIZE, classify, images, layers, recipe
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pjax_prim.data import Dataset
@@ -39,9 +39,7 @@ class Spiking(eqx.Module):
     def __init__(
         self, inputs: int = 784, width: int = 128, classes: int = 10, steps: int = 15, *, key: PRNGKeyArray
     ):
-        first, second = jax.random.split(key)
-        self.hidden = eqx.nn.Linear(inputs, width, dtype=jnp.float32, key=first)
-        self.output = eqx.nn.Linear(width, classes, dtype=jnp.float32, key=second)
+        self.hidden, self.output = layers((inputs, width, classes), jax.random.split(key))
         self.steps = steps
 
     def __call__(self, x: Float[Array, " inputs"], hard: Callable[[Array], Array] = fires) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from common import BATCH_SIZE, classify, images, recipe
+from common import BATCH_SIZE, classify, images, layers, recipe
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pjax_prim.data import Dataset
@@ -25,11 +25,7 @@ class Staircase(eqx.Module):
     layers: tuple[eqx.nn.Linear, ...]
 
     def __init__(self, inputs: int = 784, width: int = 128, classes: int = 10, *, key: PRNGKeyArray):
-        keys = jax.random.split(key, 3)
-        sizes = [(inputs, width), (width, width), (width, classes)]
-        self.layers = tuple(
-            eqx.nn.Linear(n, m, dtype=jnp.float32, key=k) for (n, m), k in zip(sizes, keys, strict=True)
-        )
+        self.layers = layers((inputs, width, width, classes), jax.random.split(key, 3))
 
     def __call__(self, x: Float[Array, " inputs"], hard: Callable[[Array], Array] = jnp.floor) -> Array:
         """A score for each class."""

@@ -103,9 +103,12 @@ class AbstractProblem(abc.ABC):
         use does not touch an element it does not count. `present()`, the value the node has now.
         """
         agreed = self._agreed(node, mean, present)
-        if node not in self.restrictions:
-            return agreed
-        return self.place_output(node, self.restrictions[node].project(agreed))
+        return self.place_output(node, self.restrict(node, agreed)) if node in self.restrictions else agreed
+
+    def restrict(self, node: int | None, value: Array) -> Array:
+        """The nearest point of the set that a parameter is restricted to; other values as they are."""
+        chosen = None if node is None else self.restrictions.get(node)
+        return value if chosen is None else chosen.project(value)
 
     def _agreed(self, node: int, mean: Callable[[Use], Array], present: Callable[[], Array]) -> Array:
         if self.factors is not None and len(self.graph.uses[node]) > 1:

@@ -37,10 +37,7 @@ class ConsensusProblem(AbstractProblem):
 
     def restricted(self, state: State) -> State:
         """The parameters at the nearest points of their sets."""
-        return tuple(
-            (self.restrictions[index].project(*arrays),) if index in self.restrictions else arrays
-            for index, arrays in enumerate(state)
-        )
+        return tuple(tuple(self.restrict(i, x) for x in arrays) for i, arrays in enumerate(state))
 
     def displace(self, state: State, lam: Any, weight: Any) -> tuple[State, Float[Array, " nodes"]]:
         """Goes from the losses, which move the outputs, through every operation back to the parameters.
@@ -87,10 +84,7 @@ class ConsensusProblem(AbstractProblem):
 
         def moved(share: Array) -> tuple[list[Array], list[Array]]:
             new = jax.tree.map(lambda x, d: x + (share * d).astype(x.dtype), given, move)
-            new = [
-                self.restrictions[node].project(x) if node in self.restrictions else x
-                for node, x in zip(self.graph.parameters, new, strict=True)
-            ]
+            new = list(map(self.restrict, self.graph.parameters, new))
             return new, self.forward_gaps(new)
 
         def falls(gaps: list[Array]) -> Array:

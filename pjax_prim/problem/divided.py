@@ -10,7 +10,6 @@ from ..graph.graph import Use
 from ..restrictions import AbstractRestriction
 from ..rules.constraint import Number
 from ..rules.losses import Equality
-from ..rules.threshold import ThresholdDot
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -166,7 +165,7 @@ class DividedProblem(AbstractProblem):
             with node.scope():
                 return (*node.constraint.project(tuple(copies), None, constants), metric)
         *copies, output, metric = arrays
-        if known and isinstance(node.constraint, ThresholdDot):
+        if known and node.constraint.takes_labels:
             output = self._labelled(index, output, _FAR)
         with node.scope():
             projected, value = node.constraint.project_output(tuple(copies), output, constants)

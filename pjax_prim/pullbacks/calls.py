@@ -59,8 +59,11 @@ def _carrying(closed: Any, flags: Sequence[bool]) -> list[bool]:
 
 
 def _moved(closed: Any, entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Entry]:
-    flags = dependence(closed, [entry.moves for entry in entries])
-    return [Entry(value, flag, soft=soft) for (value, soft), flag in zip(pairs, flags, strict=True)]
+    return _entries(pairs, dependence(closed, [entry.moves for entry in entries]))
+
+
+def _entries(pairs: Sequence[Pair], moves: Sequence[bool]) -> list[Entry]:
+    return [Entry(value, flag, soft=soft) for (value, soft), flag in zip(pairs, moves, strict=True)]
 
 
 def _walk(name: str) -> Call:
@@ -111,7 +114,7 @@ def _scan(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[E
     carried = _numbered(entries[split : split + carries], numbered[:carries])
     entries = [*entries[:split], *carried, *entries[split + carries :]]
     pairs = _compat.scan_like(equation, _body(settings, closed, entries, numbered))(*_pairs(entries))
-    return [Entry(value, flag, soft=soft) for (value, soft), flag in zip(pairs, moves, strict=True)]
+    return _entries(pairs, moves)
 
 
 def _cond(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
@@ -122,9 +125,7 @@ def _cond(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[E
     numbered = _carrying(branches[0], flags)
     bodies = [_body(settings, branch, operands, numbered) for branch in branches]
     pairs = lax.switch(index.value, bodies, *_pairs(operands))
-    return [
-        Entry(value, flag or index.moves, soft=soft) for (value, soft), flag in zip(pairs, flags, strict=True)
-    ]
+    return _entries(pairs, [flag or index.moves for flag in flags])
 
 
 def _shard_map(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:

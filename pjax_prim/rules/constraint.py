@@ -71,6 +71,8 @@ class AbstractConstraint(abc.ABC):
     is_loss: ClassVar[bool] = False
     is_step: ClassVar[bool] = False
     """Whether the operation is constant but for jumps, so that its derivative is zero."""
+    takes_labels: ClassVar[bool] = False
+    """Whether a queried output that is far out leaves of a known output one branch."""
     elementwise: ClassVar[bool] = False
     """Whether an element of the output depends on the elements of the operands in its place alone."""
 

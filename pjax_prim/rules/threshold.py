@@ -26,6 +26,7 @@ class ThresholdDot(AbstractConstraint):
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     sigma: float
     is_step: ClassVar[bool] = True
+    takes_labels: ClassVar[bool] = True
     kind: ClassVar[str] = "threshold_dot"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:

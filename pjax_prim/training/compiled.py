@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-from ..checkpoint import differences
+from ..checkpoint import as_path, differences, storage_of
 from ..checkpoint.naming import describe, named_arrays
 from ..errors import RunError
 from .configuration import flat
@@ -34,13 +34,12 @@ def save_steps(
     """
     about = {**describe_steps(parts), "program": [_digest(lowered) for lowered, _ in steps.values()]}
     binaries = [serialize_executable.serialize(compiled)[0] for _, compiled in steps.values()]
-    partial = Path(f"{file}.partial")
+    path = as_path(file)
     try:
-        with zipfile.ZipFile(partial, "w") as archive:
+        with storage_of(path).writing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
             archive.writestr(_DESCRIPTION, json.dumps(about, default=str))
             for number, binary in enumerate(binaries):
                 archive.writestr(str(number), binary)
-        partial.replace(file)
     except OSError as error:
         raise RunError(f"{file}: cannot be written ({error.strerror})") from None
 
