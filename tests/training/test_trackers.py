@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Tracked:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
             for name, value in environment.items():
                 patch.setenv(name, value)
+            # TensorBoard names files by the second: a resume within it must not overwrite the first file.
+            patch.setattr("tensorboardX.event_file_writer.time", types.SimpleNamespace(time=lambda: 1.8e9))
             run(SMALL, self.folder, trackers=make_trackers(NAMES))
             again = {**SMALL, "batches": 6}
             self.rows = run(again, self.folder, trackers=make_trackers(NAMES), resume=True).rows

@@ -1,6 +1,7 @@
 """Event files for TensorBoard in `tensorboard/` of the run folder (extra `tensorboard`)."""
 
 import json
+import time
 
 from tensorboardX import SummaryWriter
 
@@ -15,7 +16,11 @@ class TensorBoard:
         """Opens an event file. `ArgumentError` for a run without a folder."""
         if run.folder is None:
             raise ArgumentError("tracker: tensorboard: needs the folder of the run")
-        self._writer = SummaryWriter(str(run.folder.tensorboard), purge_step=run.done + 1)
+        # Names hold whole seconds: a run resumed within one would overwrite what was written before.
+        suffix = f".{time.time_ns()}"
+        self._writer = SummaryWriter(
+            str(run.folder.tensorboard), purge_step=run.done + 1, filename_suffix=suffix
+        )
         self._writer.add_text("configuration", f"```\n{json.dumps(run.configuration, indent=2)}\n```")
 
     def log(self, batch: int, figures: Figures) -> None:
