@@ -7,6 +7,8 @@ at an edge. In double precision the formula counts; single and half precision ar
 """
 
 import zlib
+from collections.abc import Callable
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,17 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 1e-5}
 UNITS = 16  # roundings of the query, for an operation of a few terms
 
 
+@cache
+def batched(case: Case) -> Callable[..., tuple[jax.Array, ...]]:
+    """The projection of many queries, compiled."""
+    return jax.jit(jax.vmap(case.project))
+
+
 def excess_over_bound(case: Case, rows: Rows, dtype: str) -> np.ndarray:
     """The excess in terms of what is allowed, of a batch of queries rounded to a dtype."""
     operands = [jnp.asarray(row, dtype) for row in rows]
     query = tuple(np.asarray(x, np.float64) for x in operands)
-    results = jax.jit(jax.vmap(case.project))(*operands)
+    results = batched(case)(*operands)
     assert [x.dtype for x in results] == [operands[i].dtype for i in range(case.moved)]
     outputs = tuple(np.asarray(x, np.float64) for x in results)
     assert all(np.isfinite(x).all() for x in outputs)
@@ -42,6 +50,26 @@ def excess_over_bound(case: Case, rows: Rows, dtype: str) -> np.ndarray:
 def both(first: Rows, second: Rows) -> Rows:
     """Two batches as one."""
     return tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))
+
+
+LARGEST = float(np.finfo(np.float32).max)
+EXTREMES = (0.0, -0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e19, 2e19, 1e30, LARGEST)
+STEPS = np.array([0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e6], np.float32)
+
+
+def never_nan(case: Case, count: int, n: int) -> None:
+    """Any finite float32 query gives no NaN, at the limits of the dtype too."""
+    rng = np.random.default_rng(0)
+    values = np.array([*EXTREMES, *(-x for x in EXTREMES)], np.float32)
+    for _ in range(-(-4000 // count)):  # at the shape that is compiled
+        query = [
+            row.astype(np.float32)
+            if kind in ("labels", "weights", "share")
+            else rng.choice(STEPS if kind == "step" else values, row.shape)
+            for kind, row in zip(case.operands, case.random(rng, count, n), strict=True)
+        ]
+        for x in batched(case)(*query):
+            assert not np.isnan(x).any()
 
 
 @pytest.mark.parametrize(
@@ -73,6 +101,8 @@ def test_nearest_point(case: Case, dtype: str) -> None:
         count = case.count if n == case.sizes[-1] else 200
         rows = both(case.random(rng, count, n), case.hostile(rng, min(500, count), n))
         assert excess_over_bound(case, rows, dtype).max() <= 1
+        if dtype == "float32":
+            never_nan(case, len(rows[0]), n)
 
 
 @pytest.mark.optimised
