@@ -72,6 +72,10 @@ def never_nan(case: Case, count: int, n: int) -> None:
             assert not np.isnan(x).any()
 
 
+MORE_POWERS = (3.0, 4.0, -3.0)
+"""Beside those there are an odd and an even one of either sign."""
+
+
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
@@ -85,6 +89,7 @@ def never_nan(case: Case, count: int, n: int) -> None:
                 *(
                     [pytest.mark.slow]
                     if (dtype == "float32" and is_rare(case))
+                    or any(f"integer_pow,parameters=({power},)" in str(case) for power in MORE_POWERS)
                     or (dtype == "bfloat16" and "function=" in str(case) and "function=abs" not in str(case))
                     else []
                 ),
