@@ -53,7 +53,12 @@ def test_vmap_of_vmap(row: Operation) -> None:
 
 
 @pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
-def test_derivatives(row: Operation) -> None:
+@pytest.mark.parametrize(
+    "transform",
+    # Values that are not jitted are those that are, by `test_value`; derivatives are traced alike.
+    [pytest.param(jax.jit, id="jit"), pytest.param(lambda f: f, id="eager", marks=pytest.mark.slow)],
+)
+def test_derivatives(row: Operation, transform: Callable[..., Any]) -> None:
     first, *rest = row.operands(8)
     tangent = jnp.cos(first)
 
@@ -62,11 +67,10 @@ def test_derivatives(row: Operation) -> None:
 
     steps = ("quantize", "one_hot_argmax", "top_k_mask")
     expected = 0 * first if row.name in steps else jax.jit(jax.grad(total(row.plain)))(first)
-    for transform in (lambda f: f, jax.jit):
-        gradient = transform(jax.grad(total(row.apply)))(first)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
-        forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
-        np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
+    gradient = transform(jax.grad(total(row.apply)))(first)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+    forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
+    np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
     per_row = jax.jit(jax.vmap(jax.grad(lambda x, *r: jnp.sum(jnp.sin(row.apply(x, *r))))))(first, *rest)
     np.testing.assert_allclose(per_row, expected, rtol=1e-11, atol=1e-13)
 
