@@ -18,7 +18,7 @@ from pjax_prim._compat import is_whole_on_each_device, lower_as_composite, regis
 from pjax_prim.errors import ArgumentError
 from pjax_prim.primitives import Choice, Definition
 from pjax_prim.primitives import choice as _choice
-from pjax_prim.primitives._arguments import standard_promotion
+from pjax_prim.primitives._definition import traceable
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -110,7 +110,7 @@ def _lower(
 ) -> Any:
     rule = _select(definition, platform, lowering, is_whole_on_each_device(ctx), ctx.avals_in, static)
 
-    scoped = _function(definition.name, rule.implementation, tuple(sorted(static.items())))
+    scoped = traceable(definition.name, rule.implementation, tuple(sorted(static.items())))
     attributes = {**static, "rule": rule.name}
     if definition.chooses:
         attributes["lowering"] = lowering
@@ -125,21 +125,8 @@ def _lower(
 
 
 @cache
-def _function(
-    name: str, implementation: Implementation, static: tuple[tuple[str, Any], ...]
-) -> Callable[..., tuple[jax.Array, ...]]:
-    """What a rule lowers. JAX keeps its trace of every shape, for the other programs that need it."""
-
-    def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        with jax.named_scope(name), standard_promotion():
-            return implementation(*arrays, **dict(static))
-
-    return jax.jit(scoped, inline=True)
-
-
-@cache
 def _interpreted(rule: Rule) -> Rule:
-    """The rule with its kernel interpreted; the same one each time, as `_function` knows it by that."""
+    """The rule with its kernel interpreted; the same one each time, as `traceable` knows it by that."""
     return replace(rule, implementation=partial(rule.implementation, interpret=True))
 
 

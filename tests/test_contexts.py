@@ -68,7 +68,7 @@ def solve_starts(params: Any, x: Array, labels: Array) -> Any:
         labels,
         key=KEY,
         starts=3,
-        solver=pjp.DouglasRachford(),
+        solver=pjp.ExtrapolatedProjections(),
         max_steps=4,
         tol=1e-6,
     )
@@ -267,13 +267,15 @@ LIKE_OTHERS = {
         for row in CONTEXTS
         if row.name not in ("vmap", "shard_map", "rank_promotion", "dtype_promotion", "debug_nans")
     ),
-    # A loop that is not compiled is that of `solve-dr`.
+    # A loop that is not compiled is that of `solve-ep`, whose step is the smallest.
     "solve-ap": ("disable_jit",),
     # They share the loop of `solve-ap`; what is their own, a step, is in the other contexts.
-    "solve-dr": _OF_THE_LOOP,
-    **dict.fromkeys(
-        ("solve-ep", "solve-rrr", "solve-anderson"), (*_OF_THE_LOOP, "explicit", "threads", "disable_jit")
-    ),
+    "solve-dr": (*_OF_THE_LOOP, "disable_jit"),
+    "solve-ep": (*_OF_THE_LOOP, "explicit", "threads"),
+    # All are mapped over their settings in solvers/test_settings.py. Reflections under `shard_map` are those
+    # of `solve-dr`.
+    "solve-rrr": (*_OF_THE_LOOP, "explicit", "threads", "disable_jit", "vmap", "shard_map"),
+    "solve-anderson": (*_OF_THE_LOOP, "explicit", "threads", "disable_jit", "vmap"),
     "solve_starts": ("threads", "disable_jit", "tracer_leaks"),
     # Its own are a linearised function and two loops, which these compile.
     "solve-jp": tuple(row.name for row in CONTEXTS if row.name not in ("jit", "vmap", "dtype_promotion")),

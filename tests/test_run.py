@@ -97,6 +97,13 @@ def test_the_documentation_needs_more_once(clone: Clone) -> None:
     assert clone.run("docs").returncode == 0 and clone.done() == ["venv", "install", "install", "docs"]
 
 
+def test_an_environment_for_tests_and_documentation_is_one_installation(clone: Clone) -> None:
+    assert clone.run("environment").returncode == 0 and clone.done() == ["venv", "install"]
+    assert clone.run("docs").returncode == 0 and clone.done() == ["docs"]
+    (clone.root / ".venv" / "pyproject.docs").unlink()
+    assert clone.run("environment").returncode == 0 and clone.done() == ["install"]
+
+
 def test_a_failed_installation_is_tried_again(clone: Clone) -> None:
     broken = clone.python.read_text().replace('echo "install" >>"$LOG"', "exit 3")
     good, _ = clone.python.read_text(), clone.python.write_text(broken)

@@ -107,6 +107,20 @@ def define(
     return DEFINITIONS[name]
 
 
+@cache
+def traceable(name: str, function: Callable[..., Any], static: tuple[tuple[str, Any], ...]) -> Any:
+    """A reference, or what a rule puts in its place, jitted: JAX keeps its trace of every shape.
+
+    Abstract evaluation, the lowering and other programs with the same equation share that trace.
+    """
+
+    def scoped(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        with jax.named_scope(name), standard_promotion():
+            return function(*arrays, **dict(static))
+
+    return jax.jit(scoped, inline=True)
+
+
 def make(
     name: str,
     reference: Callable[..., tuple[jax.Array, ...]],
@@ -133,8 +147,10 @@ def make(
         return jitted(tuple(sorted(static.items())))(*arrays)
 
     def abstract_evaluation(*avals: Any, lowering: Choice = "auto", **static: Any) -> Any:
-        with standard_promotion():
-            return jax.make_jaxpr(partial(reference, **static))(*avals).out_avals
+        function = traceable(name, reference, tuple(sorted(static.items())))
+        # JAX sets the mesh while it lowers, also that of no axes; the same trace serves if it is set here.
+        with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+            return function.trace(*avals).jaxpr.out_avals
 
     def batch(arrays: Sequence[Any], dims: Sequence[int | None], **static: Any) -> Any:
         moved = [

@@ -3,23 +3,32 @@ import hashlib
 import numpy as np
 import pytest
 
-from pjax_prim.data import DATASETS, load
+from pjax_prim.data import DATASETS, digits, load
 from pjax_prim.errors import ArgumentError, DataError
 
 
 def test_digits() -> None:
-    digits = load("digits")
-    assert digits.train_x.shape == (1437, 64) and digits.test_x.shape == (360, 64)
-    assert digits.train_x.dtype == np.float32 and digits.train_y.dtype == np.int32
-    assert digits.train_x.min() == 0 and digits.train_x.max() == 1
-    assert set(digits.train_y) == set(digits.test_y) == set(range(digits.classes))
-    assert digits.features == 64
+    data = load("digits")
+    assert data.train_x.shape == (1437, 64) and data.test_x.shape == (360, 64)
+    assert data.train_x.dtype == np.float32 and data.train_y.dtype == np.int32
+    assert data.train_x.min() == 0 and data.train_x.max() == 1
+    assert set(data.train_y) == set(data.test_y) == set(range(data.classes))
+    assert data.features == 64
 
 
 def test_the_split_is_fixed() -> None:
     labels = load("digits").test_y
     assert labels[:12].tolist() == [0, 8, 8, 9, 8, 3, 7, 5, 0, 6, 6, 3]
     assert hashlib.sha256(labels.tobytes()).hexdigest().startswith("cae89a830a523025")
+
+
+def test_they_are_those_of_scikit_learn() -> None:
+    from sklearn import datasets  # which takes seconds
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    read_images, read_labels = digits._read()
+    np.testing.assert_array_equal(read_images, images)
+    np.testing.assert_array_equal(read_labels, labels)
 
 
 def test_bad_names_and_folders(tmp_path) -> None:

@@ -1,13 +1,14 @@
 """The table of lowerings, its switch, and kernels beside the references they stand for."""
 
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
-from pjax_prim.lowering import RULES, table, use
+from pjax_prim.lowering import RULES, register, table, use
 
 import pjax_prim as pjp
 from pjax_prim import primitives as pp
@@ -258,3 +259,29 @@ pjax.squared_error
 pjax.sum_relu
 pjax.threshold_dot
 """.split()
+
+
+def test_a_reference_is_traced_once() -> None:
+    """For abstract evaluation and lowering together, wherever the equation is."""
+    traced = []
+
+    def reference(x: Any) -> tuple[Any, ...]:
+        traced.append(x.shape)
+        return (jnp.sin(x),)
+
+    definition = pp.define("pjax_test_once", reference)
+    try:
+        register(definition)
+
+        def apply(x: Any) -> Any:
+            return definition.bind(x)[0]
+
+        jax.jit(apply)(jnp.ones((4, 3)))
+        jax.jit(lambda x: 2 * apply(x))(jnp.ones((4, 3)))  # another program
+        apply(jnp.ones(5))
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        inside = jax.shard_map(jax.vmap(apply), mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
+        jax.jit(inside)(jnp.ones((8, 2)))
+        assert traced == [(4, 3), (5,), (2, 2)]
+    finally:
+        del pp.DEFINITIONS["pjax_test_once"], RULES["pjax_test_once"]

@@ -57,17 +57,18 @@ def test_names_follow_the_functions() -> None:
 
 @pytest.mark.parametrize("case", ROWS, ids=str)
 def test_points_of_the_set_stay(case: Case) -> None:
-    query = [jnp.asarray(row) for row in case.feasible(*queries(case, 64))]
-    moved = batched(case)(*query)
-    for x, q in zip(moved, query, strict=False):
-        scale = sum(float(jnp.max(jnp.abs(y))) for y in query)
-        np.testing.assert_allclose(x, q, rtol=0, atol=1e-14 * scale * scale + 1e-14 * scale)
+    query = [np.asarray(row) for row in case.feasible(*queries(case, 64))]
+    parts = [batched(case)(*(x[i : i + 8] for x in query)) for i in range(0, 64, 8)]
+    for moved, q in zip(zip(*parts, strict=True), query, strict=False):
+        scale = sum(float(np.max(np.abs(y))) for y in query)
+        tolerance = 1e-14 * scale * scale + 1e-14 * scale
+        np.testing.assert_allclose(np.concatenate(moved), q, rtol=0, atol=tolerance)
 
 
 @every_projection
 def test_vmap_is_a_loop(case: Case) -> None:
     query = queries(case)
-    expected = [jnp.stack(x) for x in zip(*(case.project(*q) for q in zip(*query, strict=True)), strict=True)]
+    expected = [np.stack(x) for x in zip(*(case.project(*q) for q in zip(*query, strict=True)), strict=True)]
     assert_close(batched(case)(*query), expected)
 
 
@@ -91,12 +92,12 @@ def test_derivatives_are_differences(case: Case) -> None:
         for kind, q in zip(case.operands, query, strict=True)
     ]
 
-    @jax.jit
     def at(t: Any) -> Any:
         return jax.vmap(case.project)(*(q + t * v for q, v in zip(query, tangents, strict=True)))
 
-    _, found = jax.jit(lambda t, v: jax.jvp(at, (t,), (v,)))(0.0, 1.0)
-    for below, above, derivative in zip(at(-size), at(size), found, strict=True):
+    value_and_derivative = jax.jit(lambda t, v: jax.jvp(at, (t,), (v,)))
+    (lower, _), (upper, _), (_, found) = (value_and_derivative(t, 1.0) for t in (-size, size, 0.0))
+    for below, above, derivative in zip(lower, upper, found, strict=True):
         expected = (above - below) / (2 * size)
         np.testing.assert_allclose(derivative, expected, rtol=1e-5, atol=1e-6 * jnp.max(jnp.abs(expected)))
 
@@ -164,8 +165,16 @@ def test_scan(case: Case) -> None:
 
 
 @every_projection
-@pytest.mark.parametrize("common", [None, 0, -1])
-def test_shard_map_with_checked_varying_axes(case: Case, common: int | None) -> None:
+@pytest.mark.parametrize(
+    ("common", "run"),
+    [
+        (None, True),
+        # Axes are checked by tracing; values with operands in common are those of the test above.
+        *((common, False) for common in (0, -1)),
+        *(pytest.param(common, True, marks=pytest.mark.slow) for common in (0, -1)),
+    ],
+)
+def test_shard_map_with_checked_varying_axes(case: Case, common: int | None, run: bool) -> None:
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     query = queries(case)
     axes: list[int | None] = [0] * len(query)
@@ -182,9 +191,16 @@ def test_shard_map_with_checked_varying_axes(case: Case, common: int | None) -> 
         def step(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             return tuple(project(*carry, *rows[case.moved :])), None
 
+        if common is None:
+            return jax.lax.scan(step, rows[: case.moved], None, length=2)[0]
         start = tuple(project(*rows))  # a scan carry keeps its varying axes
         return jax.lax.scan(step, start, None, length=1)[0] if repeatable else start
 
+    if not run:
+        rows = [q if axis is None else q[0] for q, axis in zip(query, axes, strict=True)]
+        found = jax.eval_shape(sharded, *query)
+        assert [x.shape for x in found] == [(8, *row.shape) for row in rows[: case.moved]]
+        return
     expected = batched(case, *axes)(*query)
     if repeatable:
         expected = batched(case, *[0] * case.moved, *axes[case.moved :])(*expected, *query[case.moved :])
@@ -265,15 +281,14 @@ def test_a_primitive_of_ones_own() -> None:
 def test_dtypes_are_kept(case: Case, dtype: str) -> None:
     query = queries(case, dtype=dtype)
 
-    @jax.jit
-    def project(*query: jax.Array) -> tuple[Any, ...]:
-        return case.project(*(q[0] for q in query)), jax.vmap(case.project)(*query)
-
+    one = jax.eval_shape(case.project, *(q[0] for q in query))
     # Results in the other dtypes are those of test_exact.py.
-    for moved in project(*query) if dtype == "float16" else project.eval_shape(*query):
+    many = batched(case)(*query) if dtype == "float16" else batched(case).eval_shape(*query)
+    for moved in (one, many):
         for x, q in zip(moved, query, strict=False):
             assert x.dtype == q.dtype and not x.weak_type
-            assert dtype != "float16" or bool(jnp.isfinite(x).all())
+    if dtype == "float16":
+        assert all(np.isfinite(x).all() for x in many)
 
 
 @every_projection
@@ -300,29 +315,6 @@ def test_python_numbers_are_weak(case: Case) -> None:
         assert all(x.dtype == jnp.float32 for x in case.project(*operands))
     if all(kind == "scalar" for kind in case.operands):
         assert all(x.dtype == jnp.result_type(float) for x in case.project(*[1] * len(query)))
-
-
-LARGEST = float(np.finfo(np.float32).max)
-EXTREMES = (0.0, -0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e19, 2e19, 1e30, LARGEST)
-
-
-STEPS = np.array([0.0, 1e-45, 1e-38, 1e-20, 1.0, 1e6], np.float32)
-
-
-@pytest.mark.parametrize("case", ROWS, ids=str)
-def test_never_nan(case: Case) -> None:
-    """Any finite float32 query gives no NaN, at the limits of the dtype too."""
-    rng = np.random.default_rng(0)
-    values = np.array([*EXTREMES, *(-x for x in EXTREMES)], np.float32)
-    for n in case.sizes:
-        query = [
-            row.astype(np.float32)
-            if kind in ("labels", "weights", "share")
-            else rng.choice(STEPS if kind == "step" else values, row.shape)
-            for kind, row in zip(case.operands, case.random(rng, 4000, n), strict=True)
-        ]
-        for x in batched(case)(*query):
-            assert not jnp.isnan(x).any()
 
 
 NO_MATTER = {("project_equality", 0), ("project_margin", 1)}

@@ -1,6 +1,7 @@
 """Operations that users call inside ordinary models, and parts of solver steps."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -20,31 +21,44 @@ every_operation = pytest.mark.parametrize("row", OPERATIONS, ids=str)
 every_loss = pytest.mark.parametrize("row", LOSSES, ids=str)
 
 
+@cache
+def plain(row: Operation) -> Callable[..., jax.Array]:
+    return jax.jit(row.plain)
+
+
 @every_operation
 def test_value(row: Operation) -> None:
     operands = row.operands(8)
-    expected = jax.jit(row.plain)(*operands)
+    expected = plain(row)(*operands)
     for apply in (row.apply, jax.jit(row.apply), jax.vmap(row.apply)):
         np.testing.assert_allclose(apply(*operands), expected, rtol=1e-12, atol=1e-15)
 
 
 @every_operation
 def test_vmap_of_vmap(row: Operation) -> None:
-    operands = row.operands(6)
-    nested = [x.reshape(2, 3, *x.shape[1:]) for x in operands]
-    result = jax.jit(jax.vmap(jax.vmap(row.apply)))(*nested)
-    np.testing.assert_allclose(
-        result.reshape(6, *result.shape[2:]), jax.jit(row.plain)(*operands), rtol=1e-12, atol=1e-15
-    )
-    if len(operands) > 1:
-        shared = jax.jit(jax.vmap(row.apply, (0, *[None] * (len(operands) - 1))))
-        one = [x[0] for x in operands[1:]]
-        expected = jax.jit(row.plain)(operands[0], *one)
-        np.testing.assert_allclose(shared(operands[0], *one), expected, rtol=1e-12, atol=1e-15)
+    first, *rest = row.operands(8)
+
+    @jax.jit
+    def mapped(first: Any, *rest: Any) -> tuple[Any, Any]:
+        nested = [x.reshape(2, 4, *x.shape[1:]) for x in (first, *rest)]
+        shared = jax.vmap(row.apply, (0, *[None] * len(rest)))(first, *(x[0] for x in rest)) if rest else None
+        return jax.vmap(jax.vmap(row.apply))(*nested), shared
+
+    nested, shared = map(np.asarray, mapped(first, *rest))
+    close = dict(rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(nested.reshape(8, *nested.shape[2:]), plain(row)(first, *rest), **close)
+    if rest:
+        repeated = [np.broadcast_to(x[:1], x.shape) for x in rest]
+        np.testing.assert_allclose(shared, plain(row)(first, *repeated), **close)
 
 
 @pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
-def test_derivatives(row: Operation) -> None:
+@pytest.mark.parametrize(
+    "transform",
+    # Values that are not jitted are those that are, by `test_value`; derivatives are traced alike.
+    [pytest.param(jax.jit, id="jit"), pytest.param(lambda f: f, id="eager", marks=pytest.mark.slow)],
+)
+def test_derivatives(row: Operation, transform: Callable[..., Any]) -> None:
     first, *rest = row.operands(8)
     tangent = jnp.cos(first)
 
@@ -53,11 +67,10 @@ def test_derivatives(row: Operation) -> None:
 
     steps = ("quantize", "one_hot_argmax", "top_k_mask")
     expected = 0 * first if row.name in steps else jax.jit(jax.grad(total(row.plain)))(first)
-    for transform in (lambda f: f, jax.jit):
-        gradient = transform(jax.grad(total(row.apply)))(first)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
-        forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
-        np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
+    gradient = transform(jax.grad(total(row.apply)))(first)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+    forward = transform(lambda x: jax.jvp(total(row.apply), (x,), (tangent,))[1])(first)
+    np.testing.assert_allclose(forward, jnp.vdot(expected, tangent), rtol=1e-10, atol=1e-13)
     per_row = jax.jit(jax.vmap(jax.grad(lambda x, *r: jnp.sum(jnp.sin(row.apply(x, *r))))))(first, *rest)
     np.testing.assert_allclose(per_row, expected, rtol=1e-11, atol=1e-13)
 

@@ -1,5 +1,6 @@
 """The gap of the compressed form is as exact in float32 as that of the expanded one, however small it is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,17 +31,18 @@ def nearly_solved() -> tuple[Any, ...]:
     return params, x, output + 1e-3 * normal(3, *output.shape)
 
 
-CASES = {
-    "one row": (linear, regression(1, 1.0)),
-    "one large row": (linear, regression(1, 100.0)),
-    "rows": (linear, regression(3, 1.0)),
-    "nearly solved": (SMALL.fn, nearly_solved()),
+CASES: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Any, ...]]]] = {
+    "one row": (linear, lambda: regression(1, 1.0)),
+    "one large row": (linear, lambda: regression(1, 100.0)),
+    "rows": (linear, lambda: regression(3, 1.0)),
+    "nearly solved": (SMALL.fn, nearly_solved),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_small_gaps_in_single_precision(name: str) -> None:
-    fn, arguments = CASES[name]
+    fn, make = CASES[name]
+    arguments = make()
 
     def gap(form: Any, dtype: str, steps: int) -> float:
         cast = jax.tree.map(lambda x: x.astype(dtype), arguments)

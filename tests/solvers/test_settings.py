@@ -18,74 +18,86 @@ import pjax_prim as pjp
 from .problems import SMALL
 
 
+def metric(**numbers: Any) -> pjp.AbstractSolver:
+    if "nodes" in numbers:
+        numbers["nodes"] = (("linear*", numbers["nodes"]),)
+    return pjp.AlternatingProjections(metric=pjp.Metric(**numbers))
+
+
+SOLVERS: dict[str, Callable[..., pjp.AbstractSolver]] = {
+    "DouglasRachford": pjp.DouglasRachford,
+    "DifferenceMap": pjp.DifferenceMap,
+    "ExtrapolatedProjections": lambda rate=0.01, **more: pjp.ExtrapolatedProjections(rate=rate, **more),
+    "Metric": metric,
+    "ReflectReflectRelax": pjp.ReflectReflectRelax,
+    "AdaptiveMetric": lambda rate: pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=rate),
+    "Restarted": lambda rate: pjp.Restarted(pjp.ExtrapolatedProjections(rate=rate)),
+    "Anderson": lambda relaxation: pjp.Anderson(pjp.DouglasRachford(relaxation=relaxation)),
+}
+
+
 @dataclass(frozen=True)
 class Row:
-    """A solver of one setting, three values of it, and one that is not allowed."""
+    """A setting of a solver, three values of it, and one that is not allowed."""
 
-    name: str
-    make: Callable[[Any], pjp.AbstractSolver]
+    solver: str
+    setting: str
     values: tuple[float, float, float]
     wrong: float
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.solver}-{self.setting}"
 
-
-def metric(**numbers: Any) -> pjp.AbstractSolver:
-    return pjp.AlternatingProjections(metric=pjp.Metric(**numbers))
+    def make(self, value: Any) -> pjp.AbstractSolver:
+        return SOLVERS[self.solver](**{self.setting: value})
 
 
 ROWS = (
-    Row("DouglasRachford-relaxation", lambda v: pjp.DouglasRachford(relaxation=v), (0.5, 0.3, 1.0), 1.5),
-    Row("DifferenceMap-beta", lambda v: pjp.DifferenceMap(beta=v), (1.0, 0.5, 1.7), 0.0),
-    Row(
-        "ExtrapolatedProjections-rate",
-        lambda v: pjp.ExtrapolatedProjections(rate=v),
-        (0.01, 0.02, 0.005),
-        -1.0,
-    ),
-    Row(
-        "ExtrapolatedProjections-lam",
-        lambda v: pjp.ExtrapolatedProjections(rate=0.01, lam=v),
-        (0.1, 0.2, 1e-5),
-        0.0,
-    ),
-    Row(
-        "ExtrapolatedProjections-weight",
-        lambda v: pjp.ExtrapolatedProjections(rate=0.01, weight=v),
-        (100.0, 10.0, 1.0),
-        -1.0,
-    ),
-    Row("Metric-weights", lambda v: metric(weights=v), (2.0, 100.0, 0.5), 0.0),
-    Row("Metric-activations", lambda v: metric(activations=v), (2.0, 3.0, 0.5), -1.0),
-    Row("Metric-outputs", lambda v: metric(outputs=v), (2.0, 3.0, 0.5), float("inf")),
-    Row("Metric-nodes", lambda v: metric(nodes=(("linear*", v),)), (2.0, 3.0, 0.5), 0.0),
-    Row("ReflectReflectRelax-beta", lambda v: pjp.ReflectReflectRelax(beta=v), (0.4, 0.5, 0.3), 2.0),
-    Row("ReflectReflectRelax-gamma", lambda v: pjp.ReflectReflectRelax(gamma=v), (0.0, 0.01, 0.1), 1.0),
-    Row(
-        "AdaptiveMetric-rate",
-        lambda v: pjp.AdaptiveMetric(pjp.AlternatingProjections(), rate=v),
-        (0.01, 0.0, 0.1),
-        1.0,
-    ),
-    Row(
-        "Restarted-rate",
-        lambda v: pjp.Restarted(pjp.ExtrapolatedProjections(rate=v)),
-        (0.01, 0.02, 0.005),
-        0.0,
-    ),
-    Row(
-        "Anderson-relaxation",
-        lambda v: pjp.Anderson(pjp.DouglasRachford(relaxation=v)),
-        (0.5, 0.3, 1.0),
-        float("nan"),
-    ),
+    Row("DouglasRachford", "relaxation", (0.5, 0.3, 1.0), 1.5),
+    Row("DifferenceMap", "beta", (1.0, 0.5, 1.7), 0.0),
+    Row("ExtrapolatedProjections", "rate", (0.01, 0.02, 0.005), -1.0),
+    Row("ExtrapolatedProjections", "lam", (0.1, 0.2, 1e-5), 0.0),
+    Row("ExtrapolatedProjections", "weight", (100.0, 10.0, 1.0), -1.0),
+    Row("Metric", "weights", (2.0, 100.0, 0.5), 0.0),
+    Row("Metric", "activations", (2.0, 3.0, 0.5), -1.0),
+    Row("Metric", "outputs", (2.0, 3.0, 0.5), float("inf")),
+    Row("Metric", "nodes", (2.0, 3.0, 0.5), 0.0),
+    Row("ReflectReflectRelax", "beta", (0.4, 0.5, 0.3), 2.0),
+    Row("ReflectReflectRelax", "gamma", (0.0, 0.01, 0.1), 1.0),
+    Row("AdaptiveMetric", "rate", (0.01, 0.0, 0.1), 1.0),
+    Row("Restarted", "rate", (0.01, 0.02, 0.005), 0.0),
+    Row("Anderson", "relaxation", (0.5, 0.3, 1.0), float("nan")),
 )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All rows of a solver at once: each has another value, and one program serves them."""
+
+    solver: str
+
+    def __str__(self) -> str:
+        return self.solver
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for row in ROWS if row.solver == self.solver]
+
+    def made(self, i: int) -> pjp.AbstractSolver:
+        """The solver with the i-th value of each setting."""
+        return SOLVERS[self.solver](**{row.setting: row.values[i] for row in self.rows})
+
+    def mapped(self) -> pjp.AbstractSolver:
+        """The solver whose settings are arrays of their values."""
+        return SOLVERS[self.solver](**{row.setting: jnp.array(row.values) for row in self.rows})
+
+
+EVERY_SOLVER = pytest.mark.parametrize("settings", [Settings(solver) for solver in SOLVERS], ids=str)
 EVERY_SETTING = pytest.mark.parametrize("row", ROWS, ids=str)
 ONE_SETTING = pytest.mark.parametrize(
     "row",
     [
-        pytest.param(row, marks=() if row.name == "DouglasRachford-relaxation" else pytest.mark.slow)
+        pytest.param(row, marks=() if str(row) == "DouglasRachford-relaxation" else pytest.mark.slow)
         for row in ROWS
     ],
     ids=str,
@@ -122,17 +134,19 @@ def low_precision() -> Any:
     return jax.tree.map(lambda x: x.astype("float32"), SMALL.arguments)
 
 
-@EVERY_SETTING
-def test_a_new_value_compiles_nothing(row: Row) -> None:
-    first, *others = row.values
+@EVERY_SOLVER
+def test_a_new_value_compiles_nothing(settings: Settings) -> None:
+    def run(solver: pjp.AbstractSolver, **limits: Any) -> pjp.Solution:
+        return SMALL.solve(solver, **{"max_steps": 2, "tol": 1e-3} | limits)
 
-    def run(value: Any, **settings: Any) -> pjp.Solution:
-        return SMALL.solve(row.make(value), **{"max_steps": 2, "tol": 1e-3} | settings)
-
+    first = settings.made(0)
     jax.block_until_ready(run(first).params)
-    assert compilations(lambda: jax.jit(lambda x: x + 1)(first)) == 1  # such are counted
-    for value in others:
-        assert compilations(lambda value=value: run(value)) == 0
+    assert compilations(lambda: jax.jit(lambda x: x + 1)(1.0)) == 1  # such are counted
+    for row in settings.rows:
+        for value in row.values[1:]:
+            others = {other.setting: other.values[0] for other in settings.rows}
+            solver = SOLVERS[settings.solver](**others | {row.setting: value})
+            assert compilations(lambda solver=solver: run(solver)) == 0
     assert compilations(lambda: run(first, max_steps=3)) == 0
     assert compilations(lambda: run(first, tol=0.5)) == 0
 
@@ -165,18 +179,17 @@ def test_a_setting_changes_no_dtype(row: Row, kind: str) -> None:
     assert {x.dtype.name for x in floating} == {"float32"}
 
 
-@EVERY_SETTING
-def test_vmap_over_settings_is_a_loop(row: Row) -> None:
+@EVERY_SOLVER
+def test_vmap_over_settings_is_a_loop(settings: Settings) -> None:
     def run(solver: pjp.AbstractSolver, tol: Any, max_steps: Any) -> tuple[Any, Array]:
         solution = SMALL.solve(solver, max_steps, tol=tol)
         return solution.params, solution.stats["num_steps"]
 
     tols, steps = np.array([0.0, 1e9, 0.0]), np.array([3, 5, 1])
-    alone = [run(row.make(v), tol, n) for v, tol, n in zip(row.values, tols, steps, strict=True)]
-    expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    alone = [run(settings.made(i), tols[i], steps[i]) for i in range(3)]
+    expected = jax.tree.map(lambda *x: np.stack(x), *alone)
     np.testing.assert_array_equal(expected[1], [3, 1, 1])
-    batched = row.make(jnp.array(row.values))
-    found = eqx.filter_vmap(run)(batched, jnp.asarray(tols), jnp.asarray(steps))
+    found = eqx.filter_vmap(run)(settings.mapped(), jnp.asarray(tols), jnp.asarray(steps))
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -192,7 +205,7 @@ def test_a_solver_made_of_traced_numbers(row: Row) -> None:
 
 @EVERY_SETTING
 def test_what_is_not_allowed_is_refused_where_it_is_known(row: Row) -> None:
-    name = row.name.split("-")[1]
+    name = row.setting
     for kind in KINDS.values():
         with pytest.raises(pjp.ArgumentError, match=f"{name}.*: expected"):
             row.make(kind(row.wrong))
@@ -248,7 +261,9 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow if x == "anderson" else ()) for x in WRAPPERS]
+)  # the outer one of those that are nested
 def test_the_gap_is_that_of_the_returned_state(name: str) -> None:
     """A step ends in the second set, at the reported distance from the first."""
     solver = WRAPPERS[name]

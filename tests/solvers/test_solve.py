@@ -15,11 +15,18 @@ from jaxtyping import Array, Float
 import pjax_prim as pjp
 from pjax_prim.problem import AbstractProblem, Form, State
 
-from .problems import LABELS, SMALL, SOLVERS, mlp, normal
+from .problems import LABELS, SMALL, SOLVERS, linear, mlp, normal
 
 VARIANTS = ("douglas_rachford_0.3", "difference_map_0.5")
+LIKE_OTHERS = ("difference_map_1.0", "alternating_projections_expanded", "cyclic_projections_expanded")
+"""Their iterates are those of another solver (test_fixtures.py) or form (test_every_problem.py)."""
 EVERY_SOLVER = pytest.mark.parametrize(
-    "solver", [pytest.param(x, id=name) for name, x in SOLVERS.items() if name not in VARIANTS]
+    "solver",
+    [
+        pytest.param(x, id=name, marks=pytest.mark.slow if name in LIKE_OTHERS else ())
+        for name, x in SOLVERS.items()
+        if name not in VARIANTS
+    ],
 )
 TWO_SOLVERS = pytest.mark.parametrize(
     "solver", [pjp.AlternatingProjections(), pjp.DouglasRachford()], ids=["ap", "dr"]
@@ -139,11 +146,11 @@ def test_vmap_over_starts_is_a_loop(solver: pjp.AbstractSolver) -> None:
     x = normal(1, 5, 4)
     keys = jax.random.split(jax.random.key(0), 3)
 
-    def make(key: Array) -> eqx.nn.MLP:
-        return eqx.nn.MLP(4, 3, 6, 1, key=key)
+    def make(key: Array) -> eqx.nn.Linear:
+        return eqx.nn.Linear(4, 3, key=key)
 
-    def run(model: eqx.nn.MLP) -> tuple[Any, Array, Array]:
-        solution = pjp.solve(mlp, model, x, LABELS, solver=solver, max_steps=20, tol=0.5)
+    def run(model: eqx.nn.Linear) -> tuple[Any, Array, Array]:
+        solution = pjp.solve(linear, model, x, LABELS, solver=solver, max_steps=20, tol=0.5)
         return eqx.filter(solution.params, eqx.is_array), solution.stats["num_steps"], solution.stats["gap"]
 
     together = eqx.filter_vmap(run)(eqx.filter_vmap(make)(keys))
@@ -300,7 +307,7 @@ def test_models_keep_what_is_not_trained() -> None:
 def test_half_precision_functions_are_solved_in_float32(solver: pjp.AbstractSolver) -> None:
     """Their projections move far less than half precisions resolve; only products take rounded operands."""
     keys = jax.random.split(jax.random.key(0), 3)
-    model = eqx.nn.MLP(12, 4, 16, 2, key=keys[0])
+    model = eqx.nn.MLP(12, 4, 16, 1, key=keys[0])
     x, labels = jax.random.uniform(keys[1], (32, 12)), jax.random.randint(keys[2], (32,), 0, 4)
 
     def fn(model: Any, x: Any, labels: Any) -> Any:

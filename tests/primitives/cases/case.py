@@ -121,11 +121,18 @@ def norm2(*arrays: np.ndarray) -> np.ndarray:
 def search(f: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The least value of a function that is convex between `low` and `high`, by golden section."""
     ratio = (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = f(left), f(right)
     for _ in range(120):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        smaller = f(left) <= f(right)
+        smaller = at_left <= at_right
         low, high = np.where(smaller, low, left), np.where(smaller, right, high)
-    return np.minimum.reduce([f(low), f(high), f((low + high) / 2)])
+        # One of the two points inside is inside again.
+        kept, at_kept = np.where(smaller, left, right), np.where(smaller, at_left, at_right)
+        new = np.where(smaller, high - ratio * (high - low), low + ratio * (high - low))
+        at_new = f(new)
+        left, right = np.where(smaller, new, kept), np.where(smaller, kept, new)
+        at_left, at_right = np.where(smaller, at_new, at_kept), np.where(smaller, at_kept, at_new)
+    return np.minimum.reduce([f(low), f(high), f((low + high) / 2), at_left, at_right])
 
 
 def around_minima(x: np.ndarray, costs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,29 +19,36 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 def descend(a: np.ndarray, z: np.ndarray, x: np.ndarray, steps: int = 40) -> np.ndarray:
     """The cost of local minima near x, by Gauss-Newton steps with a damping that follows success."""
-    eye, damping = np.eye(a.shape[-1]), np.full(len(a), 1e-3)
+    eye = np.eye(a.shape[-1])
 
-    def cost(x: np.ndarray) -> np.ndarray:
+    def cost(a: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
         return norm2(x - a) + norm2(softmax(x) - z)
 
-    now = cost(x)
+    found, open_rows, damping = cost(a, z, x), np.arange(len(a)), np.full(len(a), 1e-3)
+    now = found
     for _ in range(steps):
         p = softmax(x)
-        jacobian = p[:, :, None] * (eye - p[:, None, :])
+        centred = eye - p[:, None, :]
+        jacobian = p[:, :, None] * centred
         r = p - z
-        second = np.einsum("nk,nki->nki", r, eye - p[:, None, :])
-        bend = np.einsum("nki,nkj->nij", second * p[:, :, None], eye - p[:, None, :])
+        bend = (np.swapaxes((r * p)[:, :, None] * centred, 1, 2)) @ centred
         bend -= np.einsum("nk,nij->nij", r * p, jacobian)
         gradient = (x - a) + np.einsum("nij,nj->ni", jacobian, r)
         hessian = eye + jacobian @ jacobian + bend + damping[:, None, None] * eye
         values, vectors = np.linalg.eigh(hessian)
         along = np.einsum("nij,ni->nj", vectors, gradient) / np.maximum(np.abs(values), 1e-3)
-        tried = x - np.einsum("nij,nj->ni", vectors, along)
-        new = cost(tried)
+        step = np.einsum("nij,nj->ni", vectors, along)
+        new = cost(a, z, x - step)
         better = new <= now
-        x, now = np.where(better[:, None], tried, x), np.where(better, new, now)
+        x, now = np.where(better[:, None], x - step, x), np.where(better, new, now)
         damping = np.where(better, 0.2 * damping, 5 * damping + 1e-3)
-    return now
+        found[open_rows] = now
+        # Rows that have arrived are left out.
+        moving = np.max(np.abs(step), -1) > 1e-13 * (1 + np.max(np.abs(x), -1))
+        if not moving.any():
+            break
+        a, z, x, now, damping, open_rows = (v[moving] for v in (a, z, x, now, damping, open_rows))
+    return found
 
 
 _known: dict[tuple[bytes, bytes], np.ndarray] = {}
