@@ -32,7 +32,7 @@ def restore_params(
     mapping: Mapping[str, str | None] | None = None,
     drop: Collection[str] = (),
     step: int | None = None,
-    which: str = "last",
+    which: str | None = None,
 ) -> PyTree:
     """Gives a model the parameters of a checkpoint of a run, and nothing else of it.
 
@@ -46,13 +46,14 @@ def restore_params(
       all that lies under it; the longest path that fits counts. Other paths map to themselves.
     - `drop`: paths of the saved model that are not wanted.
     - `step`: which checkpoint; the newest if left out.
-    - `which`: "last", "averaged" or "best" parameters.
+    - `which`: "last", "averaged" or "best" parameters; None for the averaged ones where the checkpoint has
+      them, else the last ones.
 
     **Errors:** `CheckpointError` that lists every path without a counterpart, or whose shape or
     dtype differs; also for a damaged checkpoint, or one without such parameters. `ArgumentError`
     for a path in `mapping` or `drop` that does not exist.
     """
-    if which not in WHICH:
+    if which is not None and which not in WHICH:
         raise ArgumentError(f"which: expected one of {', '.join(WHICH)}, given {which!r}")
     folder = CheckpointFolder(as_path(run) / CHECKPOINTS)
     if step is None:
@@ -61,11 +62,10 @@ def restore_params(
         folder.verify(step)
     saved = folder.info(step)["arrays"]
     full = _under(saved, WHICH["last"])
-    if which != "last":
-        chosen = _under(saved, WHICH[which])
-        if not chosen:
-            raise CheckpointError(f"{folder.step_path(step)}: holds no {which} parameters")
-        full.update(chosen)  # what is not trained has no average
+    chosen = _under(saved, WHICH[which or "averaged"])
+    if which is not None and not chosen:
+        raise CheckpointError(f"{folder.step_path(step)}: holds no {which} parameters")
+    full.update(chosen)  # what is not trained has no average
     pairs = _pair({name: saved[path] for name, path in full.items()}, like, mapping or {}, drop,
                   folder.step_path(step))  # fmt: skip
     arrays = named_arrays(like)

@@ -54,11 +54,12 @@ class Choice:
 
     Attributes:
         step: the checkpoint (default: the newest).
-        parameters: which of its parameters: last, averaged or best.
+        parameters: which of its parameters: last, averaged or best (default: averaged where the run
+            averages, else last).
     """
 
     step: int | None = None
-    parameters: str = "last"
+    parameters: str | None = None
 
 
 Place = Annotated[

@@ -39,6 +39,9 @@ OPTIMISERS: dict[str, str | None] = {
 LEARNING_RATES = {("displacement", "adam"): 2e-3, ("gradient", "adam"): 1e-3, ("gradient", "sgd"): 0.1}
 """By direction and optimiser; others have no default."""
 
+AVERAGED = {"jp": 0.99}
+"""By solver the decay of the moving average of the parameters; others have none unless it is asked for."""
+
 FROM_FORWARD_PASS = (*OPTIMISERS, "ep", "jp")
 """The solvers whose every step begins with a forward pass, so that they keep nothing but parameters."""
 
@@ -171,7 +174,8 @@ class TrainConfig:
         method: how the parameters move.
         batches: the number of batches.
         eval_every: batches between evaluations (a tenth of the run by default; always at the end).
-        average: keep a moving average of the parameters over batches with this decay.
+        average: decay of a moving average of the parameters over batches, which evaluations and the trained
+            model take; 0 for none (default: 0.99 for jp, else none).
         best: the figure of evaluations by which one is the best, "max NAME" or "min NAME" (default: the
             task's).
         patience: stop after so many evaluations without a better one.
@@ -196,8 +200,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_counts(self, "batches", "eval_every", "patience")
         _check_counts(self, "seed", "skip_non_finite", least=0)
-        if self.average is not None and not 0 < self.average < 1:
-            raise ArgumentError(f"average: expected a number above 0 and below 1, given {self.average}")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ArgumentError(f"average: expected a number of at least 0 and below 1, given {self.average}")
         if self.method.warmup is not None and self.method.warmup >= self.batches:
             raise ArgumentError(
                 f"warmup: expected fewer than the {self.batches} batches of the run, "
@@ -207,6 +211,11 @@ class TrainConfig:
             parse_best(self.best)
         if self.mesh is not None:
             MeshConfig.parse(self.mesh)
+
+    @property
+    def decay(self) -> float:
+        """That of the moving average; 0 for none."""
+        return AVERAGED.get(self.method.solver, 0.0) if self.average is None else self.average
 
     def is_evaluated(self, batches: int) -> bool:
         """Whether there is an evaluation after this many batches; always at the end."""

@@ -16,7 +16,9 @@ class TrainResult:
 
     **Arguments:**
 
-    - `state`: the last one; of several processes the first one has the model whole, all else is divided.
+    - `model`: with its trained parameters: the last ones, or their moving average (`TrainConfig.average`). Of
+      several processes the first one has it whole, the others have none of it.
+    - `state`: the last one.
     - `rows`: as in `metrics.jsonl`, those before a resume included. Every row has `batch` and `loss`, the
       metrics of the loss, for projections `gap`, and `skipped` for a batch that was left out; an evaluated
       one also the figures of the evaluations.
@@ -29,6 +31,7 @@ class TrainResult:
 
     task: Task
     config: TrainConfig
+    model: Any
     state: TrainState
     rows: list[dict[str, Any]]
     timings: list[float]
@@ -36,11 +39,6 @@ class TrainResult:
     blocked: list[float] = field(default_factory=list)
     failed_trackers: dict[str, str] = field(default_factory=dict)
     batch_size: int = 0
-
-    @property
-    def model(self) -> Any:
-        """The model with its trained parameters."""
-        return self.state.model
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:

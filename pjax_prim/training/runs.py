@@ -13,35 +13,36 @@ from .task import Task
 
 
 def load_run_model(
-    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
+    task: Task, folder: RunFolder, *, which: str | None = None, step: int | None = None
 ) -> tuple[Any, Any]:
     """The model of a run's newest checkpoint, or of the one named, and the model's state.
 
     A folder without checkpoints has its model in `model.eqx`.
 
-    **Arguments:** `which`: "last", "averaged" or "best" parameters.
+    **Arguments:** `which`: as of `restore_params`.
 
     **Errors:** `RunError` where there is none; see `restore_params`.
     """
-    if which not in WHICH:
+    if which is not None and which not in WHICH:
         raise ArgumentError(f"parameters: expected one of {', '.join(WHICH)}, given {which!r}")
     config = folder.load_config()
+    own = "averaged" if config.decay else "last"
     like, state = eqx.filter_eval_shape(lambda: task.make_model(jax.random.key(config.seed)))
     if folder.checkpoints.steps() or step is not None:
         model = restore_params(folder.path, like, step=step, which=which)
-        if which == "averaged":  # a mean of points of a set need not be in it
+        if (which or own) == "averaged":  # a mean of points of a set need not be in it
             trained, fixed = task.split(model)
             model = eqx.combine(task.restrict(trained), fixed)
         if state is not None:
             state = restore_part(folder.path, state, "model_state", step=step)
         return model, state
-    if which != "last" or state is not None:
-        raise RunError(f"{folder.path}: holds no checkpoint, so no {which} parameters")
+    if which not in (None, own) or state is not None:
+        raise RunError(f"{folder.path}: holds no checkpoint, so no {which or own} parameters")
     return folder.load_model(like), None
 
 
 def evaluate_run(
-    task: Task, folder: RunFolder, *, which: str = "last", step: int | None = None
+    task: Task, folder: RunFolder, *, which: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
     """All figures of a run's newest checkpoint on the task's evaluation sets, and `params_sha256`.
 

@@ -15,11 +15,11 @@ from ..data import open_stream
 from ..errors import ArgumentError, NonFiniteError
 from .config import TrainConfig
 from .evaluate import Evaluator
-from .state import TrainState, judged_by, make_state
+from .state import TrainState, judged_by, judged_model, make_state
 from .steps import make_step
 from .task import Task
 
-ONE_SEED = ("mesh", "patience", "average", "track_best", "skip_non_finite")
+ONE_SEED = ("mesh", "patience", "track_best", "skip_non_finite")
 """Fields of a configuration that are for a run of one seed."""
 
 
@@ -106,13 +106,14 @@ def train_seeds(
             raise NonFiniteError(f"batch {number}: a value of seed {seed} is not finite")
         if config.is_evaluated(number):
             figures = [
-                evaluator(state.model, state.model_state) for state in _each(arrays, static, len(seeds))
+                evaluator(judged_model(task, state), state.model_state)
+                for state in _each(arrays, static, len(seeds))
             ]
             row = {"batch": number, **{name: [each[name] for each in figures] for name in figures[0]}}
             rows.append(row)
             if on_evaluation is not None:
                 on_evaluation(row)
-    models = [state.model for state in _each(arrays, static, len(seeds))]
+    models = [judged_model(task, state) for state in _each(arrays, static, len(seeds))]
     return SeedsResult(task, config, tuple(seeds), rows, models, seconds)
 
 

@@ -30,7 +30,7 @@ class TrainState(eqx.Module):
     - `memory`: the optimiser's state; None for projections.
     - `solver`: the solver's state of an unfinished batch (with an optimiser the arrays of parameters and
       memory), and None between batches.
-    - `averaged`: an exponential moving average of the trained arrays, if asked for.
+    - `averaged`: a moving average of the trained arrays (`TrainConfig.average`), or None.
     - `best`: see `Best`, if asked for.
     - `key`: folded with `batch` it gives the random numbers of a batch.
     - `batch`: the number of finished batches.
@@ -70,7 +70,7 @@ def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = 
         model_state=model_state,
         memory=None if config.method.projects else make_optimiser(config, task).init(trained),
         solver=None,
-        averaged=None if config.average is None else trained,
+        averaged=trained if config.decay else None,
         best=Best(trained, jnp.array(-jnp.inf, jnp.float32)) if config.track_best else None,
         key=key,
         batch=zero,
@@ -78,6 +78,15 @@ def make_state(config: TrainConfig, task: Task, key: PRNGKeyArray, start: Any = 
         skipped=zero,
         failed=zero,
     )
+
+
+def judged_model(task: Task, state: TrainState) -> Any:
+    """The model that evaluations judge and a run ends with: with the moving average of its trained arrays
+    where there is one."""
+    if state.averaged is None:
+        return state.model
+    _, fixed = task.split(state.model)
+    return eqx.combine(task.restrict(state.averaged), fixed)  # a mean of points of a set need not be in it
 
 
 def judged_by(config: TrainConfig, task: Task) -> tuple[float, str] | None:

@@ -111,9 +111,14 @@ def _finish(
     failed = jnp.where(good, 0, jnp.where(halted, state.failed, state.failed + 1)).astype(state.failed.dtype)
     stop = failed > config.skip_non_finite
     averaged = state.averaged
-    if config.average is not None:
-        decay = config.average
-        averaged = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averaged, taken.trained)
+    if averaged is not None:
+        # At first over all batches so far alike, so that the initial parameters hardly count.
+        decay = jnp.minimum(config.decay, (1 + state.batch) / (10 + state.batch))
+
+        def averaged_with(old: Array, new: Array) -> Array:
+            return (decay * old + (1 - decay) * new).astype(old.dtype)
+
+        averaged = jax.tree.map(averaged_with, averaged, taken.trained)
     zero = jnp.zeros_like(state.step)
     done = _with(
         state,

@@ -22,7 +22,7 @@ from .placing import Packed, PackedStep
 from .record import Progress, Record, Saving
 from .result import TrainResult
 from .run_folder import RunFolder, describe_run
-from .state import TrainState, judged_by, note_best, restart_batch
+from .state import TrainState, judged_by, judged_model, note_best, restart_batch
 from .steps import batch_key, non_finite_reason
 from .task import Task, TaskLoss, rows_of
 from .trackers import TrackedRun, Tracker, Trackers
@@ -125,12 +125,13 @@ def train(
             run = _Run(parts, compiled_steps, record, progress, clock, group, tracked, on_batch)
             state = run.train(state)
             record.save(state, progress, wait=True)
-        state = eqx.tree_at(lambda s: s.model, state, whole(state.model, keep=group.is_first))
+        model = whole(judged_model(task, state), keep=group.is_first)
         if folder is not None and group.is_first:
-            folder.save_model(state.model)
+            folder.save_model(model)
     return TrainResult(
         task,
         config,
+        model,
         state,
         progress.rows,
         progress.timings,
@@ -307,7 +308,8 @@ class _Run:
         task, config = self.parts.task, self.parts.config
         state = packed.state
         with self.clock.on("evaluate"), self.group.waiting(f"evaluation after batch {self.progress.batch}"):
-            figures = self.evaluator(state.model, state.model_state)
+            model = judged_model(task, state)
+            figures = self.evaluator(model, state.model_state)
             row.update({name: _finite(x) for name, x in figures.items()})
             if batch is not None and task.measure_gap and config.method.solver == "displacement":
                 row["gap"] = _finite(float(self._measure(state, batch)))
@@ -316,7 +318,7 @@ class _Run:
             return packed
         if judge[1] not in figures:
             raise ArgumentError(f"best: expected one of {', '.join(figures)}, given {judge[1]!r}")
-        return Packed.of(note_best(state, task.split(state.model)[0], judge[0] * figures[judge[1]]))
+        return Packed.of(note_best(state, task.split(model)[0], judge[0] * figures[judge[1]]))
 
     def _evaluate_last(self, packed: Packed) -> Packed:
         """Evaluates at the end of a run that was to be longer: its last batch may have had no evaluation. The
@@ -358,7 +360,7 @@ class _Run:
         message = f"batch {item.number}: {non_finite_reason(parts.config, parts.task, state, batch)}"
         if record.folder is not None:
             record.save(state, progress, wait=True)
-            model = whole(state.model, keep=self.group.is_first)
+            model = whole(judged_model(parts.task, state), keep=self.group.is_first)
             if self.group.is_first:
                 record.folder.save_model(model)
             message += f" Training stopped; the model before it is saved in {record.folder.model}."

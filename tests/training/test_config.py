@@ -72,7 +72,7 @@ def test_json_round_trip() -> None:
         ({"eval_every": 0}, "eval_every: expected a whole number of at least 1, given 0"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, given -1"),
         ({"best": "test_loss"}, "best: expected 'max NAME' or 'min NAME' such as 'min test_loss', given"),
-        ({"average": 1.0}, "average: expected a number above 0 and below 1, given 1.0"),
+        ({"average": 1.0}, "average: expected a number of at least 0 and below 1, given 1.0"),
     ],
 )
 def test_bad_values(fields: dict, message: str) -> None:

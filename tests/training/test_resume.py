@@ -98,19 +98,33 @@ def test_averaged_and_best_parameters(tmp_path) -> None:
     best = max(row["test_accuracy"] for row in result.rows)
     task = result.task
     assert evaluate_run(task, folder, which="best")["test_accuracy"] == best
-    assert evaluate_run(task, folder)["test_accuracy"] == result.rows[-1]["test_accuracy"]
-    assert evaluate_run(task, folder, which="averaged")["params_sha256"] != params_sha256(result.model)
+    for which in (None, "averaged"):
+        found = evaluate_run(task, folder, which=which)
+        assert found["test_accuracy"] == result.rows[-1]["test_accuracy"]
+        assert (
+            found["params_sha256"]
+            == params_sha256(result.model)
+            == params_sha256(folder.load_model(result.model))
+        )
+    assert evaluate_run(task, folder, which="last")["params_sha256"] == params_sha256(result.state.model)
+    assert params_sha256(result.state.model) != params_sha256(result.model)
     # The average by hand, from checkpoints of every batch.
     other = RunFolder(tmp_path / "other")
     keep = Saving(SavePolicy(every=1), Retention(latest=9))
     model = run({**QUICK, "average": 0.5, "batches": 2}, other, saving=keep).model
     expected = made(QUICK)[0].make_model(jax.random.key(3))[0]
-    for step in (1, 2):
-        after = restore_params(other.path, model, step=step)
-        expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, expected, after)
-    averaged = restore_params(other.path, model, which="averaged")
-    for a, b in zip(jax.tree.leaves(averaged), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+    for step, decay in ((1, 1 / 10), (2, 2 / 11)):  # at first over all so far
+        after = restore_params(other.path, model, step=step, which="last")
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, after
+        )
+    for averaged in (
+        model,
+        restore_params(other.path, model),
+        restore_params(other.path, model, which="averaged"),
+    ):
+        for a, b in zip(jax.tree.leaves(averaged), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_a_run_that_ends_at_a_checkpoint_is_evaluated_there(tmp_path) -> None:
