@@ -334,10 +334,10 @@ def check_constants(problem: FeasibilityProblem) -> None:
         constraint.check([read(environment, value) for value in values])
     for value in signs:
         check_signs(read(environment, value))
-    if any(np.isnan(np.asarray(read(environment, value))).any() for value in graph.weights):
+    if not all(np.all(np.asarray(read(environment, value)) >= 0) for value in graph.weights):
         raise GraphError(
             "fn: a loss has a weight below zero (or none that is a number) in what is returned; a solver can "
-            "satisfy a loss, or leave it out, but not do the opposite (pjp.displacement takes any sign)"
+            "satisfy a loss, or leave it out, but not do the opposite (a displacement takes any sign)"
         )
 
 

@@ -98,7 +98,7 @@ class ConstraintGraph:
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
     - `factors`: for each node the factor of its copies in consensus; empty where all are 1.
-    - `weights`: constant values: the relative weights of losses that may be negative, and are NaN then.
+    - `weights`: constant values: the relative weights of losses that may be negative, which is an error.
     """
 
     nodes: tuple[Node, ...]

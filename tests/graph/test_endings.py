@@ -114,6 +114,13 @@ MINIMISED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
     "a number": (lambda w: jnp.log(jnp.sum(jnp.exp(w))), [()]),
     "regulariser": (lambda w: jnp.mean(each(w)) + 0.01 * jnp.sum(jnp.abs(w)), [(4, 3)]),
     "explicit": (lambda w: jnp.sum(pjp.minimise(jnp.exp(w))), [(4, 3)]),
+    "maximised": (lambda w: -jnp.mean(jnp.tanh(X @ w)), [(6, 3)]),
+    "a difference": (
+        lambda w: jnp.mean(jax.nn.logsumexp(X @ w, -1, b=jnp.arange(1.0, 4.0)) - (X @ w)[:, 0]),
+        [(4, 3), (6,)],
+    ),
+    "of a policy": (lambda w: -jnp.mean(Y * jnp.log(jax.nn.sigmoid(X @ w))), [(6, 3)]),
+    "beside a loss": (lambda w: jnp.mean(each(w)) - 0.1 * jnp.mean(jnp.tanh(X @ w)), [(6, 3)]),
 }
 
 
@@ -129,6 +136,16 @@ def test_what_has_no_loss_is_minimised(name: str) -> None:
     assert found == shapes or name == "regulariser"
     solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=20)
     assert float(fn(solution.params)) < float(fn(W))
+
+
+def test_numbers_have_weights_of_either_sign() -> None:
+    """A proximal operator of a number goes down or up, by steps in proportion to the size of its weight."""
+    signs = jnp.array([1.0, -3, 0, -2, 1, -1])
+    (found,) = steps(lambda w: signs @ jnp.tanh(X @ w)[:, 0])
+    np.testing.assert_allclose(found[:, 0], signs * 5 / 8, rtol=1e-6)
+    negative = steps(lambda w: jnp.mean(each(w)) - 2 * jnp.mean(jnp.exp(w)))
+    np.testing.assert_allclose(negative[0], 0.5 * (1 / 6) / (3 / 18), rtol=1e-6)
+    np.testing.assert_allclose(negative[1], -(2 / 12) / (3 / 18), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
