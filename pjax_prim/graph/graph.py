@@ -1,5 +1,6 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ class Node:
             return 0
         if self.output is not None:
             return self.output.size
-        return self.operands[0].value.size // max(self.operands[0].value.shape[-1:], default=1)
+        return math.prod(self.operands[0].value.shape[:-1])
 
 
 @dataclass(frozen=True)

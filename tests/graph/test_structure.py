@@ -265,3 +265,11 @@ def test_printing() -> None:
     assert "broadcast_in_dim" in lines["sum_relu_0"]
     assert "concatenate(sum_relu_0" in lines["loss_0[cross_entropy]"]
     assert lines["total"].split()[1:3] == ["35", "195"]
+
+
+def test_printing_what_has_no_elements() -> None:
+    """A parameter of no elements has a loss of none."""
+    graph = pjp.constraint_graph(lambda p: jnp.sum(jnp.exp(p["w"])) + jnp.sum(p["none"]))(
+        {"w": jnp.ones(3), "none": jnp.ones(0)}
+    )
+    assert "['none']" in str(graph) and sum(node.constraints for node in graph.nodes) > 0
