@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
@@ -106,7 +107,7 @@ def value_and_displacement(
         def flat(leaves: list[Any]) -> list[Any]:
             returned = fn(eqx.combine(jtu.tree_unflatten(treedef, leaves), fixed), *args, **kwargs)
             value, aux = pair_of(returned) if has_aux else (returned, None)
-            arrays, rest = eqx.partition(aux, eqx.is_array)
+            arrays, rest = eqx.partition(aux, lambda leaf: isinstance(leaf, jax.Array))
             values, structure = jtu.tree_flatten(value)
             arrays, inside = jtu.tree_flatten(arrays)
             outside[:] = structure, len(values), inside, rest
