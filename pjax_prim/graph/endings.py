@@ -184,7 +184,9 @@ def _weights(
     start: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rounds = 1 + math.prod({loop: loop.length for x in carries for loop in x.loops}.values()) * bool(carries)
     weights, _ = jax.lax.fori_loop(0, rounds, once, start) if carries else once(0, start)
-    return _relative(weights)
+    # What is nowhere, as the loss of a label out of range, has no weight but makes the value NaN.
+    known = ~jnp.isnan(forward(*start)[0])
+    return _relative([jnp.where(known, x, jnp.nan) for x in weights])
 
 
 def _relative(weights: Sequence[Array]) -> tuple[Array, ...]:

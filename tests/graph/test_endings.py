@@ -165,6 +165,17 @@ def test_what_cannot_be_solved(fn: Callable[[Array], Any], message: str) -> None
         pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
 
 
+def test_a_number_that_is_nowhere_has_no_weight() -> None:
+    """Indices out of range give NaN, as the value of the function is."""
+
+    def fn(w: Array) -> Array:
+        return jnp.mean(jnp.exp(X @ w)[:, 0] - jnp.take_along_axis(X @ w, LABELS[:, None] + 3, 1)[:, 0])
+
+    assert jnp.isnan(fn(W))
+    solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
+    assert solution.result == pjp.RESULTS.nonfinite
+
+
 def test_a_negative_weight_that_is_traced_makes_the_result_non_finite() -> None:
     @jax.jit
     def solve(scale: Array) -> Array:
