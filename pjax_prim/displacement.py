@@ -38,8 +38,8 @@ def displacement(
     1 + |a|^2 / v + |b|^2 / u with v = `weight` (1 + |a|^2) and u = `weight` (1 + |b|^2), a number between 1
     and 1 + 2 / `weight`; what depends on no parameter does not move and has no term. Step functions (sign,
     round, floor, ceil, quantize, comparisons used as numbers, threshold neurons, `pjp.one_hot_argmax`,
-    `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is. All
-    other operations have their own derivative, and `custom_vjp` and `custom_jvp` functions that of their
+    `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is; what
+    rounding leaves of a number, x - floor(x), has the slope of the number. All other operations have their own derivative, and `custom_vjp` and `custom_jvp` functions that of their
     author. On smooth functions a gradient is as good; a displacement goes through hard ones, too.
 
     **Finite** steps (`lam=0.1`) take the exact projections in place of their limits: the losses move their
@@ -92,7 +92,14 @@ def value_and_displacement(
     **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
     may have any shape.
     """
-    check_positive(weight=weight, **({} if lam is None else {"lam": lam}))
+    settings = {"weight": weight} if lam is None else {"weight": weight, "lam": lam}
+    check_positive(**settings)
+    for name, setting in settings.items():
+        if jnp.ndim(setting):
+            raise ArgumentError(
+                f"{name}: expected a number, given an array of shape {jnp.shape(setting)}; jax.vmap takes "
+                "one number of it at a time"
+            )
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 

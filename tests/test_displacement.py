@@ -328,6 +328,8 @@ def test_adam_trains_with_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"lam": jnp.ones(3)}, "lam: expected a number, given an array of shape (3,)"),
+        ({"weight": np.ones((2, 1))}, "weight: expected a number, given an array of shape (2, 1)"),
         ({"lam": 0.0}, "lam: expected a finite number above zero, given 0.0"),
         ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
         ({"weight": -1}, "weight: expected a finite number above zero, given -1"),
