@@ -155,7 +155,7 @@ def solve(
     """
     check_arguments(solver, max_steps, tol, readout)
     problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
-    problem.check()
+    problem.check(solver)
     graph, arrays = problem.graph_for(solver), problem.arrays
     if placement is not None:
         _check_placement(graph, solver, placement)

@@ -113,7 +113,7 @@ def solve_starts(
     keys = jax.random.split(key, starts)
     first = eqx.filter_jit(make_params)(_first(keys))
     prepared = FeasibilityProblem.of(fn, first, *args, restrictions=restrictions)
-    prepared.check()
+    prepared.check(solver)
     graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
     untrained = len(_untrained(first))
     data = common[untrained:], captured

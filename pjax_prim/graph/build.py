@@ -115,4 +115,5 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
         flat,
         tuple(draft.constant_equations),
         weights=() if draft.is_positive else tuple(draft.weights),
+        signed=() if draft.is_positive else tuple(draft.signed),
     )

@@ -45,6 +45,7 @@ class Draft:
     constant_equations: list[Equation] = field(default_factory=list)
     variables: set[Value] = field(default_factory=set)
     weights: list[Value] = field(default_factory=list)
+    signed: list[Value] = field(default_factory=list)
     is_positive: bool = True
 
     def move(self, equation: Equation, movement: Movement) -> None:
@@ -180,7 +181,9 @@ def _weigh_losses(draft: Draft, function: FlatFunction, endings: Endings) -> Non
             Equation(lax.mul_p, {}, (step, weight), (weighted,), scale, node.source)
         )
         draft.nodes[index] = replace(node, constants=(*others, weighted))
-        if not node.constraint.has_opposite:
+        if node.constraint.has_opposite:
+            draft.signed.append(weighted)
+        else:
             draft.weights.append(weight)
 
 

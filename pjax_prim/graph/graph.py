@@ -100,6 +100,7 @@ class ConstraintGraph:
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
     - `factors`: for each node the factor of its copies in consensus; empty where all are 1.
     - `weights`: constant values: the relative weights of losses that may be negative, which is an error.
+    - `signed`: of losses that have an opposite their steps, which may be negative, too.
     """
 
     nodes: tuple[Node, ...]
@@ -109,6 +110,7 @@ class ConstraintGraph:
     colours: tuple[int, ...] | None = None
     factors: tuple[Any, ...] = ()
     weights: tuple[Value, ...] = ()
+    signed: tuple[Value, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:

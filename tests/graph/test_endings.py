@@ -114,6 +114,8 @@ MINIMISED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
     "a number": (lambda w: jnp.log(jnp.sum(jnp.exp(w))), [()]),
     "regulariser": (lambda w: jnp.mean(each(w)) + 0.01 * jnp.sum(jnp.abs(w)), [(4, 3)]),
     "explicit": (lambda w: jnp.sum(pjp.minimise(jnp.exp(w))), [(4, 3)]),
+}
+SIGNED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
     "maximised": (lambda w: -jnp.mean(jnp.tanh(X @ w)), [(6, 3)]),
     "a difference": (
         lambda w: jnp.mean(jax.nn.logsumexp(X @ w, -1, b=jnp.arange(1.0, 4.0)) - (X @ w)[:, 0]),
@@ -124,9 +126,10 @@ MINIMISED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MINIMISED)
+@pytest.mark.parametrize("name", [*MINIMISED, *SIGNED])
 def test_what_has_no_loss_is_minimised(name: str) -> None:
-    fn, shapes = MINIMISED[name]
+    """Of terms with either sign, by a solver that moves parameters by all terms at once."""
+    fn, shapes = (MINIMISED | SIGNED)[name]
     graph = FeasibilityProblem.of(fn, W).graph
     found = [
         graph.nodes[i].operands[0].value.shape
@@ -134,8 +137,11 @@ def test_what_has_no_loss_is_minimised(name: str) -> None:
         if graph.nodes[i].constraint.describe().startswith("minimise")
     ]
     assert found == shapes or name == "regulariser"
-    solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=20)
-    assert float(fn(solution.params)) < float(fn(W))
+    solver = pjp.ExtrapolatedProjections() if name in SIGNED else pjp.AlternatingProjections()
+    assert float(fn(pjp.solve(fn, W, solver=solver, max_steps=20).params)) < float(fn(W))
+    if name in SIGNED:
+        with pytest.raises(pjp.GraphError, match="number that is no loss.*AlternatingProjections moves each"):
+            pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
 
 
 def test_numbers_have_weights_of_either_sign() -> None:
@@ -172,15 +178,16 @@ def test_a_number_that_is_nowhere_has_no_weight() -> None:
         return jnp.mean(jnp.exp(X @ w)[:, 0] - jnp.take_along_axis(X @ w, LABELS[:, None] + 3, 1)[:, 0])
 
     assert jnp.isnan(fn(W))
-    solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
+    solution = pjp.solve(fn, W, solver=pjp.ExtrapolatedProjections(), max_steps=1)
     assert solution.result == pjp.RESULTS.nonfinite
 
 
-def test_a_negative_weight_that_is_traced_makes_the_result_non_finite() -> None:
+@pytest.mark.parametrize("term", [each, jnp.tanh])
+def test_a_negative_weight_that_is_traced_makes_the_result_non_finite(term: Callable[[Array], Array]) -> None:
     @jax.jit
     def solve(scale: Array) -> Array:
         solution = pjp.solve(
-            lambda w: scale * jnp.mean(each(w)), W, solver=pjp.AlternatingProjections(), max_steps=1
+            lambda w: scale * jnp.mean(term(w)), W, solver=pjp.AlternatingProjections(), max_steps=1
         )
         return solution.result == pjp.RESULTS.nonfinite
 
