@@ -13,7 +13,7 @@ from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, check_data, check_parameters, pair_of
 from .graph.program import trace
 from .pullbacks import WEIGHT, directions, settings_of
-from .settings import Setting, check_positive
+from .settings import Setting, check_positive, check_scalar
 
 
 def displacement(
@@ -39,8 +39,9 @@ def displacement(
     and 1 + 2 / `weight`; what depends on no parameter does not move and has no term. Step functions (sign,
     round, floor, ceil, quantize, comparisons used as numbers, threshold neurons, `pjp.one_hot_argmax`,
     `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is; what
-    rounding leaves of a number, x - floor(x), has the slope of the number. All other operations have their own derivative, and `custom_vjp` and `custom_jvp` functions that of their
-    author. On smooth functions a gradient is as good; a displacement goes through hard ones, too.
+    rounding leaves of a number, x - floor(x), has the slope of the number. All other operations have their
+    own derivative, and `custom_vjp` and `custom_jvp` functions that of their author. On smooth functions a
+    gradient is as good; a displacement goes through hard ones, too.
 
     **Finite** steps (`lam=0.1`) take the exact projections in place of their limits: the losses move their
     operands by proximal steps `lam`, in a program that is several times as large.
@@ -95,11 +96,7 @@ def value_and_displacement(
     settings = {"weight": weight} if lam is None else {"weight": weight, "lam": lam}
     check_positive(**settings)
     for name, setting in settings.items():
-        if jnp.ndim(setting):
-            raise ArgumentError(
-                f"{name}: expected a number, given an array of shape {jnp.shape(setting)}; jax.vmap takes "
-                "one number of it at a time"
-            )
+        check_scalar(name, setting)
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 
