@@ -144,6 +144,17 @@ def test_what_has_no_loss_is_minimised(name: str) -> None:
             pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
 
 
+@pytest.mark.parametrize("name", ["norm", "a difference"])
+def test_joint_projections_go_on_with_what_is_minimised(name: str) -> None:
+    """Its gap is the same everywhere, so that it does not say whether a step is one forward."""
+    fn, _ = (MINIMISED | SIGNED)[name]
+    once, again = (
+        fn(pjp.solve(fn, W, solver=pjp.JointProjections(), max_steps=jnp.array(count)).params)
+        for count in (1, 6)
+    )
+    assert again < once < fn(W)
+
+
 def test_numbers_have_weights_of_either_sign() -> None:
     """A proximal operator of a number goes down or up, by steps in proportion to the size of its weight."""
     signs = jnp.array([1.0, -3, 0, -2, 1, -1])
