@@ -402,8 +402,8 @@ def is_trained(leaf: Any) -> bool:
 
 
 def is_data(leaf: Any) -> bool:
-    """Whether another leaf is an array rather than a static value."""
-    return _is_arraylike(leaf)
+    """Whether another leaf is an array rather than a static value, as texts and objects in one are."""
+    return _is_arraylike(leaf) and not (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm")
 
 
 def _is_arraylike(leaf: Any) -> bool:

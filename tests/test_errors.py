@@ -352,3 +352,5 @@ def test_no_false_alarms() -> None:
     """What looks unusual but is right: NumPy arrays, a NumPy count of labels, integers in args."""
     labels = np.array([0, 1, 1])
     assert int(solve(network, {"w": np.ones((4, 2))}, np.asarray(X), labels).stats["num_steps"]) == 1
+    names = np.array(["a", "b", "c"])
+    assert int(solve(lambda p, x, y, names: network(p, x, y), PARAMS, X, HOT, names).stats["num_steps"]) == 1
