@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
@@ -12,7 +13,7 @@ from .errors import ArgumentError
 from .feasibility import FeasibilityProblem, check_data, check_parameters, pair_of
 from .graph.program import trace
 from .pullbacks import WEIGHT, directions, settings_of
-from .settings import Setting, check_positive
+from .settings import Setting, check_positive, check_scalar
 
 
 def displacement(
@@ -37,9 +38,10 @@ def displacement(
     1 + |a|^2 / v + |b|^2 / u with v = `weight` (1 + |a|^2) and u = `weight` (1 + |b|^2), a number between 1
     and 1 + 2 / `weight`; what depends on no parameter does not move and has no term. Step functions (sign,
     round, floor, ceil, quantize, comparisons used as numbers, threshold neurons, `pjp.one_hot_argmax`,
-    `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is. All
-    other operations have their own derivative, and `custom_vjp` and `custom_jvp` functions that of their
-    author. On smooth functions a gradient is as good; a displacement goes through hard ones, too.
+    `pjp.top_k_mask`), whose derivative is zero, pass a signal on that is weaker the farther an edge is; what
+    rounding leaves of a number, x - floor(x), has the slope of the number. All other operations have their
+    own derivative, and `custom_vjp` and `custom_jvp` functions that of their author. On smooth functions a
+    gradient is as good; a displacement goes through hard ones, too.
 
     **Finite** steps (`lam=0.1`) take the exact projections in place of their limits: the losses move their
     operands by proximal steps `lam`, in a program that is several times as large.
@@ -91,7 +93,10 @@ def value_and_displacement(
     **Returns:** a function of `(params, *args)` that gives `(fn(params, *args), displacement)`. The value
     may have any shape.
     """
-    check_positive(weight=weight, **({} if lam is None else {"lam": lam}))
+    settings = {"weight": weight} if lam is None else {"weight": weight, "lam": lam}
+    check_positive(**settings)
+    for name, setting in settings.items():
+        check_scalar(name, setting)
     if not callable(fn):
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 
@@ -106,7 +111,7 @@ def value_and_displacement(
         def flat(leaves: list[Any]) -> list[Any]:
             returned = fn(eqx.combine(jtu.tree_unflatten(treedef, leaves), fixed), *args, **kwargs)
             value, aux = pair_of(returned) if has_aux else (returned, None)
-            arrays, rest = eqx.partition(aux, eqx.is_array)
+            arrays, rest = eqx.partition(aux, lambda leaf: isinstance(leaf, jax.Array))
             values, structure = jtu.tree_flatten(value)
             arrays, inside = jtu.tree_flatten(arrays)
             outside[:] = structure, len(values), inside, rest

@@ -182,9 +182,12 @@ class FeasibilityProblem(eqx.Module):
         found = _gaps(self.graph, self.arrays)
         return {self.graph.nodes[i].name: gap for i, gap in zip(self.graph.losses, found, strict=True)}
 
-    def check(self) -> None:
-        """Raises an error for labels and weights of losses that are not allowed, where values are known."""
-        check_constants(self)
+    def check(self, solver: AbstractSolver | None = None) -> None:
+        """Raises an error for labels and weights of losses that are not allowed, where values are known.
+
+        **Arguments:** `solver`, what weights are to be allowed for, too.
+        """
+        check_constants(self, solver)
 
     def save(self, file: str | Path) -> None:
         """Writes what a bug report needs: the program, the graph and the arrays, as a zip file.
@@ -241,6 +244,10 @@ def _cached_graph(program: Program) -> ConstraintGraph:
 
 Arrays = tuple[list[Any], list[Any], list[Any]]  # parameters, data, captured
 
+_WEIGHING: set[Form] = {"consensus"}
+"""The forms in which parameters move by all terms at once. Each by itself, terms that pull against each other
+balance elsewhere than in their sum, so that a step below zero is refused, or NaN where it is traced."""
+
 
 def make_problem(
     graph: ConstraintGraph,
@@ -252,7 +259,10 @@ def make_problem(
     """The graph with its numbers, in the form and the metric of a solver."""
     _, data, captured = arrays
     graph = weigh(graph, solver.metric)
-    return PROBLEMS[solver.form](graph, graph.constants(data, captured), placement, restrictions)
+    constants = graph.constants(data, captured)
+    if solver.form not in _WEIGHING:
+        constants |= {x: jnp.where(constants[x] < 0, jnp.nan, constants[x]) for x in graph.signed}
+    return PROBLEMS[solver.form](graph, constants, placement, restrictions)
 
 
 def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -309,7 +319,7 @@ def _constants(
     return [read(environment, value) for value in wanted]
 
 
-def check_constants(problem: FeasibilityProblem) -> None:
+def check_constants(problem: FeasibilityProblem, solver: AbstractSolver | None = None) -> None:
     """Checks the labels of losses and of threshold neurons, where their values are known."""
     graph = problem.graph
     checked = [
@@ -324,9 +334,10 @@ def check_constants(problem: FeasibilityProblem) -> None:
         if all(isinstance(graph.nodes[x].constraint, ThresholdDot) for x in node.operands[0].producers)
     ]
     arrays = (*problem.data, *problem.captured)
-    if not (checked or signs or graph.weights) or not all(is_concrete(x) for x in arrays):
+    signed = () if solver is None or solver.form in _WEIGHING else graph.signed
+    if not (checked or signs or graph.weights or signed) or not all(is_concrete(x) for x in arrays):
         return
-    wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights]
+    wanted = [*(value for _, values in checked for value in values), *signs, *graph.weights, *signed]
     with outside_of_traces():  # what a function that is traced closes over is known, too
         found = jax.device_get(_constants(graph, tuple(wanted), problem.data, problem.captured))
     environment = dict(zip(wanted, found, strict=True))
@@ -334,10 +345,16 @@ def check_constants(problem: FeasibilityProblem) -> None:
         constraint.check([read(environment, value) for value in values])
     for value in signs:
         check_signs(read(environment, value))
-    if any(np.isnan(np.asarray(read(environment, value))).any() for value in graph.weights):
+    if not all(np.all(np.asarray(read(environment, value)) >= 0) for value in graph.weights):
         raise GraphError(
             "fn: a loss has a weight below zero (or none that is a number) in what is returned; a solver can "
-            "satisfy a loss, or leave it out, but not do the opposite (pjp.displacement takes any sign)"
+            "satisfy a loss, or leave it out, but not do the opposite (a displacement takes any sign)"
+        )
+    if any(np.any(np.asarray(read(environment, value)) < 0) for value in signed):
+        raise GraphError(
+            "fn: a number that is no loss has a weight below zero in what is returned; "
+            f"{type(solver).__name__} moves each term by itself, and terms that pull against one another do "
+            "not balance there: use pjp.ExtrapolatedProjections(), a displacement, or a loss that it knows"
         )
 
 
@@ -385,8 +402,8 @@ def is_trained(leaf: Any) -> bool:
 
 
 def is_data(leaf: Any) -> bool:
-    """Whether another leaf is an array rather than a static value."""
-    return _is_arraylike(leaf)
+    """Whether another leaf is an array rather than a static value, as texts and objects in one are."""
+    return _is_arraylike(leaf) and not (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm")
 
 
 def _is_arraylike(leaf: Any) -> bool:

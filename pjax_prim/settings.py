@@ -67,6 +67,15 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ArgumentError(f"{name}: expected an integer of at least {least}, given {value!r}")
 
 
+def check_scalar(name: str, value: Any) -> None:
+    """A setting is one number where a program runs."""
+    if np.ndim(value):
+        raise ArgumentError(
+            f"{name}: expected a number, given an array of shape {np.shape(value)}; jax.vmap or "
+            "eqx.filter_vmap over it takes one number of it at a time"
+        )
+
+
 def operands(tree: Tree) -> Tree:
     """The same tree with its numbers as operands of a compiled program: another value compiles nothing.
 
@@ -79,11 +88,7 @@ def operands(tree: Tree) -> Tree:
             return jax.tree.map(lambda x: x if is_unit(x) else operand(path, x), leaf)
         if not _is_number(leaf):
             return leaf
-        if np.ndim(leaf):
-            raise ArgumentError(
-                f"solver{jtu.keystr(path)}: expected a number, given an array of shape {np.shape(leaf)}; "
-                "jax.vmap or eqx.filter_vmap over the solver takes one number of it at a time"
-            )
+        check_scalar(f"solver{jtu.keystr(path)}", leaf)
         if isinstance(leaf, jax.Array):
             return as_weak(leaf)
         value = float(leaf) if np.issubdtype(np.asarray(leaf).dtype, np.floating) else int(leaf)

@@ -24,7 +24,7 @@ from .problem import (
 from .problem.base import Readout
 from .restricting import Restrictions, project_all
 from .restrictions import AbstractRestriction
-from .settings import Setting, check_count, check_setting, operands
+from .settings import Setting, check_count, check_scalar, check_setting, operands
 from .solvers import AbstractSolver, iterate
 from .solvers.without_derivative import without_derivative
 
@@ -155,7 +155,13 @@ def solve(
     """
     check_arguments(solver, max_steps, tol, readout)
     problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
-    problem.check()
+    for kind, several in (("params", problem.trained), ("args", problem.data)):
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in several):
+            raise ArgumentError(
+                f"{kind}: expected arrays, given a jax.ShapeDtypeStruct; pjp.constraint_graph takes "
+                "shapes alone"
+            )
+    problem.check(solver)
     graph, arrays = problem.graph_for(solver), problem.arrays
     if placement is not None:
         _check_placement(graph, solver, placement)
@@ -249,12 +255,15 @@ def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None
     if tol is not None:
         allowed = "a finite number of at least 0 or None"
         check_setting("tol", tol, allowed, lambda x: (x >= 0) & (x < math.inf))
+        check_scalar("tol", tol)
     if readout not in get_args(Readout):
         allowed = " or ".join(map(repr, get_args(Readout)))
         raise ArgumentError(f"readout: expected {allowed}, given {readout!r}")
 
 
 def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: Placement) -> None:
+    if not isinstance(placement, Placement):
+        raise ArgumentError(f"placement: expected that of a pjax_prim.sharding.Plan, given {placement!r}")
     expected = [None if node.output is None else len(node.output.shape) for node in graph.nodes]
     given = [None if x is None else len(x.spec) for x in placement.outputs]
     fits = len(expected) == len(given) and all(

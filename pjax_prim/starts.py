@@ -99,6 +99,8 @@ def solve_starts(
 
     **Cost:** `lanes` steps at once, in memory too.
     """
+    if not callable(make_params):
+        raise ArgumentError(f"make_params: expected a function of a key, given {make_params!r}")
     for name, value in (("starts", starts), ("lanes", lanes), ("chunk", chunk), ("max_steps", max_steps)):
         check_count(name, value, 1)
         if not is_concrete(value):
@@ -113,7 +115,7 @@ def solve_starts(
     keys = jax.random.split(key, starts)
     first = eqx.filter_jit(make_params)(_first(keys))
     prepared = FeasibilityProblem.of(fn, first, *args, restrictions=restrictions)
-    prepared.check()
+    prepared.check(solver)
     graph, (_, common, captured) = prepared.graph_for(solver), prepared.arrays
     untrained = len(_untrained(first))
     data = common[untrained:], captured

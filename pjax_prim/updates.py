@@ -7,7 +7,6 @@ import equinox as eqx
 
 from .displacement import value_and_displacement
 from .errors import ArgumentError
-from .feasibility import is_trained
 
 if TYPE_CHECKING:
     import optax
@@ -21,7 +20,8 @@ def displacement_step(
     **Arguments:**
 
     - `fn`: as in `pjp.displacement`.
-    - `optimiser`: an optax transformation, one that takes nothing but updates, state and parameters.
+    - `optimiser`: an optax transformation, or any object with its methods `init` and `update`, such as
+      `optax.MultiSteps`; one that takes nothing but updates, state and parameters.
     - `settings`: the settings of `pjp.displacement`.
 
     **Returns:** `step(params, memory, *args) -> (params, memory, value)`, with the value of `fn` before the
@@ -34,14 +34,14 @@ def displacement_step(
 
     **Cost:** that of the displacement, the function and the optimiser.
     """
-    import optax  # half a second, and only here needed
-
-    if not isinstance(optimiser, optax.GradientTransformation):
+    if isinstance(optimiser, type) or not all(
+        callable(getattr(optimiser, name, None)) for name in ("init", "update")
+    ):
         raise ArgumentError(f"optimiser: expected an optax transformation, given {optimiser!r}")
     both = value_and_displacement(fn, **settings)
 
     def step(params: Any, memory: Any, *args: Any) -> tuple[Any, Any, Any]:
-        trained = eqx.filter(params, is_trained)
+        trained = eqx.filter(params, eqx.is_inexact_array)
         _check(optimiser, trained, memory)
         value, direction = both(params, *args)
         updates, memory = optimiser.update(direction, memory, trained)

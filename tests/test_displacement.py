@@ -125,7 +125,9 @@ def test_small_steps_point_along_the_gradient_at_its_size(activation: str) -> No
 
 
 @pytest.mark.parametrize(
-    "optimiser", [optax.adam(1e-2), optax.lion(1e-2), optax.sgd(0.1)], ids=["adam", "lion", "sgd"]
+    "optimiser",
+    [optax.adam(1e-2), optax.lion(1e-2), optax.sgd(0.1), optax.MultiSteps(optax.sgd(0.2), 2)],
+    ids=["adam", "lion", "sgd", "every second"],
 )
 def test_a_step_of_optax(optimiser: optax.GradientTransformation) -> None:
     model, x, labels = network_and_batch()
@@ -158,6 +160,13 @@ def test_an_optimiser_that_needs_a_loss(optimiser: optax.GradientTransformation)
     step = pjp.displacement_step(loss, optimiser)
     with pytest.raises(pjp.ArgumentError, match="optimiser: expected one that takes updates.*value"):
         step(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)), x, labels)
+
+
+def test_a_step_of_complex_parameters() -> None:
+    optimiser, w = optax.sgd(0.1), jnp.array([1 + 2j, 3 - 1j])
+    step = pjp.displacement_step(lambda w: jnp.sum(jnp.abs(w) ** 2), optimiser)
+    new, _, value = step(w, optimiser.init(w))
+    assert new.dtype == w.dtype and jnp.sum(jnp.abs(new) ** 2) < value
 
 
 def test_no_optimiser() -> None:
@@ -319,6 +328,8 @@ def test_adam_trains_with_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"lam": jnp.ones(3)}, "lam: expected a number, given an array of shape (3,)"),
+        ({"weight": np.ones((2, 1))}, "weight: expected a number, given an array of shape (2, 1)"),
         ({"lam": 0.0}, "lam: expected a finite number above zero, given 0.0"),
         ({"lam": float("nan")}, "lam: expected a finite number above zero, given nan"),
         ({"weight": -1}, "weight: expected a finite number above zero, given -1"),

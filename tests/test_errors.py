@@ -56,6 +56,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"tol": math.nan}, "tol: .* given nan"),
     ({"tol": math.inf}, "tol: .* given inf"),
     ({"tol": "small"}, "tol: .* given 'small'"),
+    ({"tol": np.ones(2)}, r"tol: expected a number, given an array of shape \(2,\); jax.vmap"),
+    ({"placement": 3}, "placement: expected that of a pjax_prim.sharding.Plan, given 3"),
     ({"readout": "mean"}, "readout: expected 'shadow' or 'governing', given 'mean'"),
     ({"solver": "ap"}, r"solver: expected a solver such as .*, given 'ap'"),
     ({"solver": pjp.AlternatingProjections}, "solver: expected a solver such as"),
@@ -168,6 +170,20 @@ def test_functions(name: str) -> None:
     for run in runs[: 1 if name == "negative loss" else 2]:  # a graph has no numbers
         with pytest.raises(pjp.GraphError, match=message):
             run(fn)
+
+
+def test_a_wrapper_of_a_class() -> None:
+    with pytest.raises(pjp.ArgumentError, match=r"solver: expected a solver such as .*, given <class"):
+        pjp.Anderson(pjp.AlternatingProjections)  # type: ignore[arg-type]
+
+
+def test_shapes_alone() -> None:
+    for params, x, name in (
+        ({"w": AS_WEIGHT}, X, "params"),
+        (PARAMS, jax.ShapeDtypeStruct((3, 4), X.dtype), "args"),
+    ):
+        with pytest.raises(pjp.ArgumentError, match=f"{name}: expected arrays, given a jax.ShapeDtypeStruct"):
+            solve(network, params, x, HOT)
 
 
 def test_function_that_is_none() -> None:
@@ -336,3 +352,5 @@ def test_no_false_alarms() -> None:
     """What looks unusual but is right: NumPy arrays, a NumPy count of labels, integers in args."""
     labels = np.array([0, 1, 1])
     assert int(solve(network, {"w": np.ones((4, 2))}, np.asarray(X), labels).stats["num_steps"]) == 1
+    names = np.array(["a", "b", "c"])
+    assert int(solve(lambda p, x, y, names: network(p, x, y), PARAMS, X, HOT, names).stats["num_steps"]) == 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import GraphError, LinearisedConstraintWarning, UnusedParameterWarning
+from ..primitives._arguments import standard_promotion
 from ..rules.linearised import Linearised
 from .cycles import cut_cycles
 from .draft import Draft, make_draft
@@ -25,8 +26,9 @@ def build_graph(program: Program) -> ConstraintGraph:
     **Errors:** `GraphError` and `MissingRuleError`, with the user's source line. A parameter that
     reaches no loss is an `UnusedParameterWarning` and stays as it is.
     """
-    flat, names = flatten(program), program.names
-    graph = _graph_of(flat, names, make_draft(flat))
+    with standard_promotion():
+        flat, names = flatten(program), program.names
+        graph = _graph_of(flat, names, make_draft(flat))
     moved = {
         producer
         for node in graph.nodes
@@ -113,4 +115,5 @@ def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> Constra
         flat,
         tuple(draft.constant_equations),
         weights=() if draft.is_positive else tuple(draft.weights),
+        signed=() if draft.is_positive else tuple(draft.signed),
     )

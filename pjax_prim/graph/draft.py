@@ -45,6 +45,7 @@ class Draft:
     constant_equations: list[Equation] = field(default_factory=list)
     variables: set[Value] = field(default_factory=set)
     weights: list[Value] = field(default_factory=list)
+    signed: list[Value] = field(default_factory=list)
     is_positive: bool = True
 
     def move(self, equation: Equation, movement: Movement) -> None:
@@ -160,7 +161,10 @@ def _minimised(value: Value) -> Equation:
 
 
 def _weigh_losses(draft: Draft, function: FlatFunction, endings: Endings) -> None:
-    """Multiplies the steps of the losses, their last constants, by their weights."""
+    """Multiplies the steps of the losses, their last constants, by their weights.
+
+    A negative weight is the opposite of what is minimised, and makes NaN of other losses.
+    """
     draft.is_positive = endings.is_positive
     weights = weights_of(function, endings, draft.variables)
     if weights is None:
@@ -172,15 +176,23 @@ def _weigh_losses(draft: Draft, function: FlatFunction, endings: Endings) -> Non
         node = draft.nodes[index]
         *others, step = node.constants
         weighted = Value(step.shape, step.dtype)
+        scale = _scaled if node.constraint.has_opposite else _scaled_up
         draft.constant_equations.append(
-            Equation(lax.mul_p, {}, (step, weight), (weighted,), _scaled, node.source)
+            Equation(lax.mul_p, {}, (step, weight), (weighted,), scale, node.source)
         )
         draft.nodes[index] = replace(node, constants=(*others, weighted))
-        draft.weights.append(weight)
+        if node.constraint.has_opposite:
+            draft.signed.append(weighted)
+        else:
+            draft.weights.append(weight)
 
 
 def _scaled(step: Array, weight: Array) -> tuple[Array]:
     return (step * weight.astype(step.dtype),)
+
+
+def _scaled_up(step: Array, weight: Array) -> tuple[Array]:
+    return _scaled(step, jnp.where(weight < 0, jnp.nan, weight))
 
 
 def _solved(function: FlatFunction) -> list[Equation]:

@@ -119,7 +119,7 @@ def weights_of(
 ) -> tuple[Equation, tuple[Value, ...]] | None:
     """A constant equation that makes the relative weights of the elements of losses and of what is minimised.
 
-    They are relative to the mean weight of all elements that have one. A negative weight makes NaN.
+    They are relative to the mean size of the weights of all elements that have one.
 
     **Returns:** the equation and its outputs, those of the losses first; None if all weights are 1.
     """
@@ -184,16 +184,18 @@ def _weights(
     start: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rounds = 1 + math.prod({loop: loop.length for x in carries for loop in x.loops}.values()) * bool(carries)
     weights, _ = jax.lax.fori_loop(0, rounds, once, start) if carries else once(0, start)
-    return _relative(weights)
+    # What is nowhere, as the loss of a label out of range, has no weight but makes the value NaN.
+    known = ~jnp.isnan(forward(*start)[0])
+    return _relative([jnp.where(known, x, jnp.nan) for x in weights])
 
 
 def _relative(weights: Sequence[Array]) -> tuple[Array, ...]:
-    """Weights over their mean, those that are zero left out; exactly 1 where all are equal."""
+    """Weights over their mean size, those that are zero left out; exactly 1 where all are equal."""
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in weights])
     scaled = [x / jnp.where(largest > 0, largest, 1) for x in weights]
     count = sum(jnp.sum(x != 0) for x in scaled)
-    mean = sum(jnp.sum(x) for x in scaled) / jnp.maximum(count, 1)
-    return tuple(jnp.where(x < 0, jnp.nan, x / jnp.where(mean > 0, mean, 1)) for x in scaled)
+    mean = sum(jnp.sum(jnp.abs(x)) for x in scaled) / jnp.maximum(count, 1)
+    return tuple(x / jnp.where(mean > 0, mean, 1) for x in scaled)
 
 
 def _after_losses(equations: Sequence[Equation], varying: set[Value]) -> set[Value]:

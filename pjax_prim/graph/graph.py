@@ -1,5 +1,6 @@
 """The constraint graph: parameters and constraints, joined by paths of data."""
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ class Node:
             return 0
         if self.output is not None:
             return self.output.size
-        return self.operands[0].value.size // max(self.operands[0].value.shape[-1:], default=1)
+        return math.prod(self.operands[0].value.shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class ConstraintGraph:
       derived ones) that depend on no parameter.
     - `colours`: for each node 0 (set A) or 1 (set B); None before two-colouring.
     - `factors`: for each node the factor of its copies in consensus; empty where all are 1.
-    - `weights`: constant values: the relative weights of losses that may be negative, and are NaN then.
+    - `weights`: constant values: the relative weights of losses that may be negative, which is an error.
+    - `signed`: of losses that have an opposite their steps, which may be negative, too.
     """
 
     nodes: tuple[Node, ...]
@@ -108,6 +110,7 @@ class ConstraintGraph:
     colours: tuple[int, ...] | None = None
     factors: tuple[Any, ...] = ()
     weights: tuple[Value, ...] = ()
+    signed: tuple[Value, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[tuple[Use, ...], ...]:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..primitives._arguments import compute_dtype
+
 
 def causal_attention(
     query: Float[Array, "length heads size"],
@@ -27,7 +29,7 @@ def causal_attention(
     """
     length, heads, size = query.shape
     groups = key.shape[1]
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = compute_dtype(query.dtype)
     query = (query / math.sqrt(size)).reshape(length, groups, heads // groups, size)
 
     def attend(query: Array, key: Array, value: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..primitives._arguments import compute_dtype
 from .attention import causal_attention, rotated
 
 ATTENDED = "attended"
@@ -237,7 +238,7 @@ class Transformer(eqx.Module):
         x, _ = jax.lax.scan(block, x, arrays)
         x = jax.vmap(self.norm)(x)
         weight = self.embedding.weight if self.output is None else self.output.weight
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        dtype = compute_dtype(x.dtype)
         logits = jnp.einsum("lw,tw->lt", x, weight, preferred_element_type=dtype)
         if self.output is None or self.output.bias is None:
             return logits

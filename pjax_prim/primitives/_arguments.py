@@ -104,8 +104,12 @@ def one_of(allowed: Mapping[str, Any] | tuple[Any, ...], **named: Any) -> None:
 
 
 def compute_dtype(dtype: Any) -> Any:
-    """The dtype a projection computes in: half precisions are widened to float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """The dtype a projection computes in: half precisions are widened to float32.
+
+    Also under JAX's strict promotion, where users call losses.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
 
 
 def widen(*arrays: Array) -> tuple[Array, ...]:

@@ -79,15 +79,23 @@ class ConsensusProblem(AbstractProblem):
             tuple(p.astype(y.dtype) - y for p, y in zip(self._project_loss(loss, ys), ys, strict=True))
             for loss, ys in zip(self.graph.losses, reached, strict=True)
         ]
-        before = [sum(map(squared_norm, left), jnp.zeros(())) for left in asked]
+        before = list(map(_square, asked))
+        wanted = jax.tree.map(jnp.add, reached, asked)
         move = _least_squares(forward, lambda left: backward(left)[0], asked, iterations)
+
+        one = jnp.ones((), jnp.result_type(float))
+        # A number that is to be small asks for as much wherever it is: what it asked for here counts.
+        asks_for_ever = [self._has_opposite(loss) for loss in self.graph.losses]
 
         def moved(share: Array) -> tuple[list[Array], list[Array]]:
             new = jax.tree.map(lambda x, d: x + (share * d).astype(x.dtype), given, move)
             new = list(map(self.restrict, self.graph.parameters, new))
             return new, self.forward_gaps(new)
 
-        def falls(gaps: list[Array]) -> Array:
+        def falls(new: list[Array], gaps: list[Array]) -> Array:
+            if any(asks_for_ever):
+                left = zip(asks_for_ever, gaps, self._reach(new), wanted, strict=True)
+                gaps = [_square(_add(y, -one, w)) if ever else gap for ever, gap, y, w in left]
             return sum(gaps, jnp.zeros(())) < sum(before, jnp.zeros(()))
 
         def halve(carry: Any) -> Any:
@@ -95,15 +103,18 @@ class ConsensusProblem(AbstractProblem):
             share = jnp.where(count + 1 < HALVINGS, share / 2, 0)
             return count + 1, share, moved(share)
 
-        one = jnp.ones((), jnp.result_type(float))
         _, _, (new, gaps) = jax.lax.while_loop(
-            lambda carry: (carry[0] < HALVINGS) & ~falls(carry[2][1]),
+            lambda carry: (carry[0] < HALVINGS) & ~falls(*carry[2]),
             halve,
             (jnp.zeros((), jnp.int32), one, moved(one)),
         )
         values = dict(zip(self.graph.parameters, new, strict=True))
         arrays = tuple((values[index],) if index in values else () for index in range(len(state)))
         return arrays, per_node(self.graph, dict(zip(self.graph.losses, gaps, strict=True)))
+
+    def _has_opposite(self, loss: int) -> bool:
+        constraint = self.graph.nodes[loss].constraint
+        return constraint is not None and constraint.has_opposite
 
     def _reach(self, parameters: Sequence[Array]) -> list[tuple[Array, ...]]:
         """What reaches each loss in a forward pass."""

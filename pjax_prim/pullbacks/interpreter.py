@@ -33,12 +33,14 @@ class Entry(NamedTuple):
     - `moves`: whether it depends on a parameter.
     - `weighs`: whether it is a parameter, or made of parameters by moving data.
     - `soft`: of a comparison, or an integer made of some, its result as a number that has a pullback.
+    - `rounds`: of what is rounded, its operand.
     """
 
     value: Any
     moves: bool = False
     weighs: bool = False
     soft: Array | None = None
+    rounds: Any = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         found = _of_comparisons(equation, entries)
         if found is not None:
             return [found]
+    if primitive is lax.sub_p:
+        # What rounding leaves of a number, as the place between two pixels, has the slope of the number.
+        for rounded, whole in ((0, 1), (1, 0)):
+            if entries[rounded].rounds is values[whole]:
+                values[rounded] = lax.stop_gradient(values[rounded])
+                return [Entry(value, True) for value in bind_equation(equation, *values)]
     if primitive in _DIFFERENCES and all(is_differentiable(x) for x in values):
         (value,) = bind_equation(equation, *values)
         return [Entry(value, True, soft=heaviside(_DIFFERENCES[primitive](*values), value))]
@@ -119,7 +127,8 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         results = bind_with_pullback(
             bind, values, dict(equation.params), moves, settings.weight, pullback, primitive.name
         )
-        return [Entry(value, True) for value in results]
+        rounds = values[0] if primitive in _ROUNDINGS else None
+        return [Entry(value, True, rounds=rounds) for value in results]
     results = bind(*values)
     if primitive in DAMPED and any(weighs):
         product = Product(values, equation.params, moves, weighs, settings.weight)
@@ -154,6 +163,8 @@ _ALL_OR_ANY: dict[Any, Callable[..., Array]] = {
 
 _COUNTS = {lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.reduce_sum_p, lax.cumsum_p}
 """What integers made of comparisons have in common with the numbers that they are."""
+
+_ROUNDINGS = {lax.ceil_p, lax.floor_p, lax.round_p}
 
 _MOVEMENTS = {
     lax.broadcast_in_dim_p, lax.concatenate_p, lax.convert_element_type_p, lax.copy_p, lax.gather_p,

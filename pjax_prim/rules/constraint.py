@@ -71,6 +71,8 @@ class AbstractConstraint(abc.ABC):
     is_loss: ClassVar[bool] = False
     is_step: ClassVar[bool] = False
     """Whether the operation is constant but for jumps, so that its derivative is zero."""
+    has_opposite: ClassVar[bool] = False
+    """Whether, as a loss, it may have a weight below zero: a proximal step the other way."""
     takes_labels: ClassVar[bool] = False
     """Whether a queried output that is far out leaves of a known output one branch."""
     elementwise: ClassVar[bool] = False

@@ -26,7 +26,8 @@ class JointProjections(AbstractSolver[ConsensusProblem]):
     P(y) - y has the units of what reaches the loss, and lengths in parameters follow.
 
     Where the gap of the new point is not below that of the old one, d is halved, at most `HALVINGS` times;
-    then w stays.
+    then w stays. A number that is minimised asks for as much wherever it is: in place of its gap counts the
+    distance from what it asked for at w.
 
     **Arguments:**
 

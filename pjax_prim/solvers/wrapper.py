@@ -36,6 +36,10 @@ class AbstractWrapper(AbstractSolver[Any]):
     forms: ClassVar[tuple[Form, ...]] = ("compressed", "expanded", "consensus")
 
     def __check_init__(self) -> None:
+        if not isinstance(self.solver, AbstractSolver):
+            raise ArgumentError(
+                f"solver: expected a solver such as pjp.AlternatingProjections(), given {self.solver!r}"
+            )
         if not self.solver.metric.is_unit:
             name = type(self).__name__
             raise ArgumentError(f"solver: expected one with the metric 'unit'; give {name} the metric")

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from ..errors import ArgumentError
 from ..feasibility import is_data, is_trained
+from ..primitives._arguments import compute_dtype
 from ..restricting import Restrictions, pairs_of, project_params
 
 Values = dict[str, "Mean"]
@@ -245,7 +246,7 @@ def rows_of(batch: Any) -> int:
 def _summable(values: Any) -> Array:
     """As numbers of at least 32 bits, in which counts and sums are exact enough."""
     values = jnp.asarray(values)
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(compute_dtype(values.dtype))
 
 
 def is_trainable(leaf: Any) -> bool:

@@ -82,6 +82,8 @@ def train(
     `LostProcessError` where one is gone.
     """
     config = config or TrainConfig()
+    if not isinstance(task, Task):
+        raise ArgumentError(f"task: expected a pjax_prim.training.Task, given {task!r}")
     resume = resume or resume_older
     if resume and folder is None:
         raise ArgumentError("resume: needs the folder of the run")

@@ -115,11 +115,21 @@ MINIMISED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
     "regulariser": (lambda w: jnp.mean(each(w)) + 0.01 * jnp.sum(jnp.abs(w)), [(4, 3)]),
     "explicit": (lambda w: jnp.sum(pjp.minimise(jnp.exp(w))), [(4, 3)]),
 }
+SIGNED: dict[str, tuple[Callable[[Array], Any], list[tuple[int, ...]]]] = {
+    "maximised": (lambda w: -jnp.mean(jnp.tanh(X @ w)), [(6, 3)]),
+    "a difference": (
+        lambda w: jnp.mean(jax.nn.logsumexp(X @ w, -1, b=jnp.arange(1.0, 4.0)) - (X @ w)[:, 0]),
+        [(4, 3), (6,)],
+    ),
+    "of a policy": (lambda w: -jnp.mean(Y * jnp.log(jax.nn.sigmoid(X @ w))), [(6, 3)]),
+    "beside a loss": (lambda w: jnp.mean(each(w)) - 0.1 * jnp.mean(jnp.tanh(X @ w)), [(6, 3)]),
+}
 
 
-@pytest.mark.parametrize("name", MINIMISED)
+@pytest.mark.parametrize("name", [*MINIMISED, *SIGNED])
 def test_what_has_no_loss_is_minimised(name: str) -> None:
-    fn, shapes = MINIMISED[name]
+    """Of terms with either sign, by a solver that moves parameters by all terms at once."""
+    fn, shapes = (MINIMISED | SIGNED)[name]
     graph = FeasibilityProblem.of(fn, W).graph
     found = [
         graph.nodes[i].operands[0].value.shape
@@ -127,8 +137,32 @@ def test_what_has_no_loss_is_minimised(name: str) -> None:
         if graph.nodes[i].constraint.describe().startswith("minimise")
     ]
     assert found == shapes or name == "regulariser"
-    solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=20)
-    assert float(fn(solution.params)) < float(fn(W))
+    solver = pjp.ExtrapolatedProjections() if name in SIGNED else pjp.AlternatingProjections()
+    assert float(fn(pjp.solve(fn, W, solver=solver, max_steps=20).params)) < float(fn(W))
+    if name in SIGNED:
+        with pytest.raises(pjp.GraphError, match="number that is no loss.*AlternatingProjections moves each"):
+            pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
+
+
+@pytest.mark.parametrize("name", ["norm", "a difference"])
+def test_joint_projections_go_on_with_what_is_minimised(name: str) -> None:
+    """Its gap is the same everywhere, so that it does not say whether a step is one forward."""
+    fn, _ = (MINIMISED | SIGNED)[name]
+    once, again = (
+        fn(pjp.solve(fn, W, solver=pjp.JointProjections(), max_steps=jnp.array(count)).params)
+        for count in (1, 6)
+    )
+    assert again < once < fn(W)
+
+
+def test_numbers_have_weights_of_either_sign() -> None:
+    """A proximal operator of a number goes down or up, by steps in proportion to the size of its weight."""
+    signs = jnp.array([1.0, -3, 0, -2, 1, -1])
+    (found,) = steps(lambda w: signs @ jnp.tanh(X @ w)[:, 0])
+    np.testing.assert_allclose(found[:, 0], signs * 5 / 8, rtol=1e-6)
+    negative = steps(lambda w: jnp.mean(each(w)) - 2 * jnp.mean(jnp.exp(w)))
+    np.testing.assert_allclose(negative[0], 0.5 * (1 / 6) / (3 / 18), rtol=1e-6)
+    np.testing.assert_allclose(negative[1], -(2 / 12) / (3 / 18), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -148,11 +182,23 @@ def test_what_cannot_be_solved(fn: Callable[[Array], Any], message: str) -> None
         pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=1)
 
 
-def test_a_negative_weight_that_is_traced_makes_the_result_non_finite() -> None:
+def test_a_number_that_is_nowhere_has_no_weight() -> None:
+    """Indices out of range give NaN, as the value of the function is."""
+
+    def fn(w: Array) -> Array:
+        return jnp.mean(jnp.exp(X @ w)[:, 0] - jnp.take_along_axis(X @ w, LABELS[:, None] + 3, 1)[:, 0])
+
+    assert jnp.isnan(fn(W))
+    solution = pjp.solve(fn, W, solver=pjp.ExtrapolatedProjections(), max_steps=1)
+    assert solution.result == pjp.RESULTS.nonfinite
+
+
+@pytest.mark.parametrize("term", [each, jnp.tanh])
+def test_a_negative_weight_that_is_traced_makes_the_result_non_finite(term: Callable[[Array], Array]) -> None:
     @jax.jit
     def solve(scale: Array) -> Array:
         solution = pjp.solve(
-            lambda w: scale * jnp.mean(each(w)), W, solver=pjp.AlternatingProjections(), max_steps=1
+            lambda w: scale * jnp.mean(term(w)), W, solver=pjp.AlternatingProjections(), max_steps=1
         )
         return solution.result == pjp.RESULTS.nonfinite
 

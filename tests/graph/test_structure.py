@@ -265,3 +265,24 @@ def test_printing() -> None:
     assert "broadcast_in_dim" in lines["sum_relu_0"]
     assert "concatenate(sum_relu_0" in lines["loss_0[cross_entropy]"]
     assert lines["total"].split()[1:3] == ["35", "195"]
+
+
+def test_half_precision_in_strict_promotion() -> None:
+    """Strict settings are for what a user writes; a product in bfloat16 is computed in float32."""
+
+    def forward(w: Array) -> Array:
+        hidden = jax.nn.gelu(X.astype("bfloat16") @ w.astype("bfloat16"))
+        return jax.nn.softmax(hidden).astype(TARGET.dtype)
+
+    plain = str(graph_of(forward))
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        assert str(graph_of(forward)) == plain
+        assert pjp.squared_error(X.astype("bfloat16"), X).dtype == jnp.bfloat16
+
+
+def test_printing_what_has_no_elements() -> None:
+    """A parameter of no elements has a loss of none."""
+    graph = pjp.constraint_graph(lambda p: jnp.sum(jnp.exp(p["w"])) + jnp.sum(p["none"]))(
+        {"w": jnp.ones(3), "none": jnp.ones(0)}
+    )
+    assert "['none']" in str(graph) and sum(node.constraints for node in graph.nodes) > 0

@@ -215,7 +215,8 @@ def test_products_are_damped_row_by_row() -> None:
 def test_auxiliary_output() -> None:
     def fn(m: Any, x: Array, y: Array) -> Any:
         out = jax.vmap(m)(x)
-        return jnp.mean(pjp.cross_entropy(out, y)), {"logits": out, "name": "net", "f": jnp.tanh, "n": 3}
+        static = {"name": "net", "f": jnp.tanh, "n": 3, "names": np.array(["a", "b"])}
+        return jnp.mean(pjp.cross_entropy(out, y)), {"logits": out, **static}
 
     model = eqx.nn.MLP(5, 3, 7, 2, key=K(0))
     (value, aux), direction = pjp.value_and_displacement(fn, has_aux=True)(model, X, LABELS)
@@ -223,6 +224,7 @@ def test_auxiliary_output() -> None:
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(aux["logits"], wanted["logits"], rtol=1e-6)
     assert (aux["name"], aux["f"], aux["n"]) == ("net", jnp.tanh, 3)
+    assert type(aux["names"]) is type(wanted["names"]) is np.ndarray
     agree(direction, gradient)
     alone, again = pjp.displacement(fn, has_aux=True)(model, X, LABELS)
     chex.assert_trees_all_close(alone, direction)

@@ -231,3 +231,21 @@ def test_wrong_pullbacks() -> None:
     pjp.register_pullback(hard, lambda step, cotangents: cotangents[0], replace=True)
     with pytest.raises(pjp.ArgumentError, match="'hard': expected a cotangent or None for each of 1"):
         direction(hard.bind)
+
+
+FRACTIONS: dict[str, Callable[[Array], Array]] = {
+    "floor": lambda x: x - jnp.floor(x),
+    "ceil": lambda x: jnp.ceil(x) - x,
+    "round": lambda x: jnp.square(x - jax.jit(jnp.round)(x)),
+    "between two entries": lambda x: jax.scipy.ndimage.map_coordinates(jnp.arange(9.0) ** 2, [x + 4], 1),
+}
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_what_rounding_leaves_of_a_number_has_a_slope(name: str) -> None:
+    x = jnp.array([-3.2, -1.1, -0.4, 0.3, 0.8, 1.4, 2.6])
+
+    def total(x: Array) -> Array:
+        return jnp.sum(FRACTIONS[name](x))
+
+    np.testing.assert_allclose(pjp.displacement(total)(x), jax.grad(total)(x), rtol=1e-6)

@@ -476,3 +476,8 @@ def test_a_file_is_a_module_of_its_own(waves: Path) -> None:
     task = file.make(file.options(width=3))
     assert task.name == "waves" and task.origin["options"] == {"width": 3, "batch_size": 32, "dropout": 0.0}
     assert params_sha256(task.model(jax.random.key(0))) == params_sha256(task.model(jax.random.key(0)))
+
+
+def test_no_task() -> None:
+    with pytest.raises(ArgumentError, match=r"task: expected a pjax_prim.training.Task, given \[\]"):
+        train([])  # type: ignore[arg-type]

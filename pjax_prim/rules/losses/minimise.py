@@ -16,6 +16,7 @@ class Minimise(Loss):
 
     name = "minimise"
     operation = pp.minimise_p
+    has_opposite = True
 
     def proximal(self, x: Array, targets: Arrays, step: Array) -> Array:
         return pp.prox_minimise_p.bind(x, step)[0]
