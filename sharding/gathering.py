@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jax import lax
-from jax.extend.core import Literal, Primitive, primitives
+from jax.extend.core import Literal, Primitive, jaxpr_as_fun, primitives
 from jax.interpreters import ad, batching
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -27,7 +27,9 @@ from .._compat import (
     scan_operands,
 )
 from ..graph.program import trace
-from ..pullbacks.interpreter import register_movement
+from ..pullbacks.directions import has_equation
+from ..pullbacks.grouped import has_groups
+from ..pullbacks.interpreter import Entry, Settings, interpret, register_movement
 from .mesh import FSDP
 from .propagation import Labels, propagate, through
 from .rules import axis_names, when_summed, when_used
@@ -110,6 +112,24 @@ def gathered_by_layer(
     if mesh.shape.get(FSDP, 1) == 1:
         return fn
 
+    def evaluate(closed: Any, leaves: Sequence[Any]) -> list[Any]:
+        operands = [
+            _Operand(x, (*spec, *[None] * (x.ndim - len(spec))))
+            for x, spec in zip(leaves, specs, strict=True)
+        ]
+        return _evaluate(mesh, closed, operands)
+
+    return from_trace(fn, evaluate)
+
+
+def from_trace(
+    fn: Callable[..., Any], evaluate: Callable[[Any, Sequence[Any]], list[Any]]
+) -> Callable[..., Any]:
+    """`fn(params, *args)`, with its trace evaluated in its place.
+
+    **Arguments:** `evaluate(closed, leaves)`: the values of its results, from the arrays of `params`.
+    """
+
     def run(params: Any, *args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(params)
         outside: list[Any] = []
@@ -120,16 +140,27 @@ def gathered_by_layer(
             outside[:] = structure, static
             return found
 
-        closed = trace(flat, leaves)
+        found = evaluate(trace(flat, leaves), leaves)
         structure, static = outside
-
-        operands = [
-            _Operand(x, (*spec, *[None] * (x.ndim - len(spec))))
-            for x, spec in zip(leaves, specs, strict=True)
-        ]
-        return eqx.combine(jtu.tree_unflatten(structure, _evaluate(mesh, closed, operands)), static)
+        return eqx.combine(jtu.tree_unflatten(structure, found), static)
 
     return run
+
+
+def with_right_derivatives(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn(params, *args)`, whose gradient is right on every mesh: see `pullbacks.grouped`.
+
+    A displacement needs none of this. What is inside a function with a derivative of its own
+    (`jax.custom_jvp`, `jax.custom_vjp`) keeps that.
+    """
+
+    def evaluate(closed: Any, leaves: Sequence[Any]) -> list[Any]:
+        if not has_equation(closed, has_groups):
+            return list(jaxpr_as_fun(closed)(*leaves))
+        settings = Settings(weight=None)
+        return [entry.value for entry in interpret(settings, closed, [Entry(x, True) for x in leaves])]
+
+    return from_trace(fn, evaluate)
 
 
 def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
