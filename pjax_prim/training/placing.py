@@ -14,7 +14,7 @@ from jaxtyping import Array
 from ..errors import ArgumentError
 from ..problem import Placement
 from ..sharding import Plan, make_mesh, make_plan
-from ..sharding.gathering import gathered_by_layer, stacked_axes
+from ..sharding.gathering import gathered_by_layer, stacked_axes, with_right_derivatives
 from ..sharding.mesh import DATA, FSDP, MODEL, describe_parts, example_parts, examples
 from ..sharding.processes import distribute, from_local_rows, local_rows
 from ..sharding.rules import apply_rules, default_spec
@@ -97,6 +97,7 @@ class Placing:
         self.mesh = None if text is None else make_mesh(text, devices)
         self.placement: Placement | None = None
         self.plan: Plan | None = None
+        self._takes_gradients = config.method.solver != "displacement"
         self._parameters: dict[str, tuple[tuple[int, ...], NamedSharding]] = {}
         if self.mesh is None:
             return
@@ -155,7 +156,8 @@ class Placing:
         if self.mesh is None:
             return loss
         specs = [sharding.spec for _, sharding in self._parameters.values()]
-        return gathered_by_layer(loss, self.mesh, specs)
+        gathered = gathered_by_layer(loss, self.mesh, specs)
+        return with_right_derivatives(gathered) if self._takes_gradients else gathered
 
     @property
     def devices(self) -> list[jax.Device]:
@@ -307,7 +309,8 @@ class Placing:
         An array belongs to a parameter if its path ends in the parameter's and it has its shape.
         """
         if self.placement is not None:
-            of_solver = iter(jtu.tree_leaves(self.placement.state))
+            assert self.plan is not None
+            of_solver = iter(jtu.tree_leaves(self.plan.state))
         found = []
         for path, leaf in jtu.tree_leaves_with_path(arrays):
             if self.placement is not None and path[0] == jtu.GetAttrKey("solver"):
