@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from .._compat import is_traced
 from ..errors import ArgumentError
+from ..explicit_axes import is_other_set, on_mesh
 from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
@@ -162,7 +163,8 @@ class Plan:
         """`init(parameters, data) -> state`, jitted: the solver's first state."""
 
         def init(parameters: Sequence[Array], data: Sequence[Array]) -> State:
-            return self.solver.init(self._problem(data), parameters)
+            with on_mesh(self.mesh):
+                return self.solver.init(self._problem(data), parameters)
 
         return jax.jit(
             init,
@@ -178,8 +180,9 @@ class Plan:
         """
 
         def step(state: State, data: Sequence[Array]) -> tuple[State, Array]:
-            state, squared = self.solver.step(self._problem(data), state)
-            return state, jnp.sqrt(squared)
+            with on_mesh(self.mesh):
+                state, squared = self.solver.step(self._problem(data), state)
+                return state, jnp.sqrt(squared)
 
         return jax.jit(
             step,
@@ -248,22 +251,26 @@ def make_plan(
     """
     if AxisType.Explicit in mesh.axis_types:
         mesh = Mesh(mesh.devices, mesh.axis_names)
-    prepared = FeasibilityProblem.of(fn, params, *args)
-    graph = prepared.graph_for(solver)
+    if is_other_set(mesh):  # whose types arrays have
+        params, args = jtu.tree_map(_without_type, (params, args))
+    with on_mesh(mesh):
+        prepared = FeasibilityProblem.of(fn, params, *args)
+        graph = prepared.graph_for(solver)
     given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
     data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
     paths = {path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None}
     shapes = {path: _shape(graph, node) for path, node in paths.items()}
     chosen = apply_rules(rules, shapes, mesh)
     given_labels = {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()}
-    labels = label_graph(
-        graph,
-        [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
-        {node: when_used(labels) for node, labels in given_labels.items()},
-        lambda shape, labels: _fit(mesh, shape, labels),
-        MODEL,
-        STAGE,
-    )
+    with on_mesh(mesh):
+        labels = label_graph(
+            graph,
+            [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
+            {node: when_used(labels) for node, labels in given_labels.items()},
+            lambda shape, labels: _fit(mesh, shape, labels),
+            MODEL,
+            STAGE,
+        )
     labels = labels.between_uses(
         graph,
         {
@@ -296,6 +303,10 @@ def make_plan(
     )
     inputs_of = tuple(NamedSharding(mesh, spec) for spec in data)
     return Plan(mesh, solver, graph, parameters, inputs_of, placement, tuple(prepared.captured))
+
+
+def _without_type(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_data(leaf) else leaf
 
 
 def _input_specs(

@@ -1,5 +1,6 @@
 """A step on a mesh of eight devices gives what it gives on one."""
 
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -119,27 +120,35 @@ def test_every_problem_expanded(problem: Problem, solver: str) -> None:
     check(problem, solver, "data=4,model=2")
 
 
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-def test_solve_takes_a_placement(kind: str) -> None:
-    solver = "alternating_projections_compressed"
-    mesh = make_mesh(f"data=4,model=2,axis_type={kind}")
-    plan = make_plan(MLP.fn, *MLP.arguments, solver=SOLVERS[solver], mesh=mesh)
-    _, state, _ = alone(MLP, solver, "float64")
-    given: Any = MLP.arguments
-    if kind == "explicit":  # as a user's own code on such a mesh makes them
-        given = (given[0], *jax.device_put(given[1:], NamedSharding(mesh, P("data"))))
-        assert "data" in str(jax.typeof(given[1]))
-    arguments = plan.shard(*given)
-    solution = pjp.solve(
-        MLP.fn, *arguments, solver=SOLVERS[solver], max_steps=STEPS, placement=plan.placement
-    )
-    for new, old in zip(*map(jax.tree.leaves, (solution.state, state)), strict=True):
-        np.testing.assert_allclose(new, old, rtol=0, atol=1e-10)
-    again = pjp.solve(
-        MLP.fn, *arguments, solver=SOLVERS[solver], max_steps=1, state=solution.state,
-        placement=plan.placement,
-    )  # fmt: skip
-    whole = pjp.solve(MLP.fn, *MLP.arguments, solver=SOLVERS[solver], max_steps=1, state=state)
+@pytest.mark.parametrize(
+    ("kind", "axes", "is_set"),
+    [
+        ("auto", "data=4,model=2", False),
+        ("explicit", "data=4,model=2", False),
+        pytest.param("explicit", "data=2,fsdp=2,model=2", True, marks=pytest.mark.slow),
+    ],
+)
+def test_solve_takes_a_placement(kind: str, axes: str, is_set: bool) -> None:
+    """Also where the user has set an explicit mesh of these devices (`jax.set_mesh`)."""
+    solver = SOLVERS["alternating_projections_compressed"]
+    mesh = make_mesh(f"{axes},axis_type={kind}")
+    first, state, _ = alone(MLP, "alternating_projections_compressed", "float64")
+    whole = pjp.solve(MLP.fn, *MLP.arguments, solver=solver, max_steps=1, state=state)
+    with jax.set_mesh(mesh) if is_set else nullcontext():
+        plan = make_plan(MLP.fn, *MLP.arguments, solver=solver, mesh=mesh)
+        given: Any = MLP.arguments
+        if kind == "explicit":  # as a user's own code on such a mesh makes them
+            given = (given[0], *jax.device_put(given[1:], NamedSharding(mesh, P("data"))))
+            assert "data" in str(jax.typeof(given[1]))
+        arguments = plan.shard(*given)
+        solution = pjp.solve(MLP.fn, *arguments, solver=solver, max_steps=STEPS, placement=plan.placement)
+        again = pjp.solve(
+            MLP.fn, *arguments, solver=solver, max_steps=1, state=solution.state, placement=plan.placement
+        )
+        stepped = states(plan, MLP, "float64", start=first)[1] if is_set else solution.state
+    for found in (solution.state, stepped):
+        for new, old in zip(*map(jax.tree.leaves, (found, state)), strict=True):
+            np.testing.assert_allclose(new, old, rtol=0, atol=1e-10)
     np.testing.assert_allclose(again.stats["gap"], whole.stats["gap"], rtol=1e-9)
     for a, b in zip(jax.tree.leaves(solution.params), plan.parameters, strict=False):
         assert not isinstance(a, jax.Array) or a.sharding.is_equivalent_to(b, a.ndim)
