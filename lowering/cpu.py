@@ -34,6 +34,7 @@ from pjax_prim.primitives import (
     project_softmax_p,
     reflect_dot_p,
 )
+from pjax_prim.primitives._window import Window
 from pjax_prim.primitives.convolution import reference as convolution_reference
 from pjax_prim.primitives.linear import answer_blockwise
 from pjax_prim.primitives.linear import reference as linear_reference
@@ -126,7 +127,13 @@ register(
     project_convolution_p,
     Rule(
         "channels_last_blocks",
-        _channels_last(partial(convolution_reference, answer=partial(answer_blockwise, block_size=2**17))),
+        _channels_last(
+            partial(
+                convolution_reference,
+                answer=partial(answer_blockwise, block_size=2**17),
+                correlate=Window.correlate_at_once,
+            )
+        ),
         local=True,
         when="one device: as convolve and project_linear",
     ),

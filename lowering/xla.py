@@ -4,11 +4,14 @@ from functools import partial
 
 from pjax_prim.primitives import (
     DEFINITIONS,
+    correlate_p,
     displace_max_p,
     displace_scalar_p,
+    project_convolution_p,
     project_max_p,
     project_scalar_p,
 )
+from pjax_prim.primitives._window import Window
 from pjax_prim.primitives.max import find_by_search
 from pjax_prim.primitives.scalar import Mode
 
@@ -25,3 +28,8 @@ for _definition in (project_scalar_p, displace_scalar_p):
     _branch = partial(_definition.reference, mode=Mode(stops=True, straight=True))
     _when = "one device: the short solve if all targets are near"
     register(_definition, Rule("branch", _branch, local=True, when=_when))
+# Over several devices it is a sum of products where it has groups.
+for _definition in (correlate_p, project_convolution_p):
+    _at_once = partial(_definition.reference, correlate=Window.correlate_at_once)
+    _when = "one device: what filters get back as one convolution, with groups, too"
+    register(_definition, Rule("at_once", _at_once, local=True, when=_when))

@@ -40,6 +40,22 @@ def in_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Seque
     return eqx.combine(jax.tree.unflatten(structure, results), static_results)
 
 
+def is_other_set(mesh: Any) -> bool:
+    """Whether the caller has set another mesh of as many devices (`jax.set_mesh`)."""
+    present = jax.sharding.get_abstract_mesh()
+    return not (mesh is None or present.empty or present.size != mesh.size or present == mesh.abstract_mesh)
+
+
+@contextmanager
+def on_mesh(mesh: Any) -> Iterator[None]:
+    """Traces what runs on a mesh, also where the caller has set another one of as many devices."""
+    if not is_other_set(mesh):
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
 @contextmanager
 def automatic_trace(arrays: Sequence[Any]) -> Iterator[list[Any]]:
     """For tracing a program that will run in `in_automatic_axes`: the arrays without their typed shardings.

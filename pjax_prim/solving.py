@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .errors import ArgumentError
-from .explicit_axes import in_automatic_axes
+from .explicit_axes import in_automatic_axes, on_mesh
 from .feasibility import Arrays, FeasibilityProblem, make_problem
 from .graph import ConstraintGraph
 from .primitives._arguments import standard_promotion
@@ -154,19 +154,24 @@ def solve(
     is an `ArgumentError`.
     """
     check_arguments(solver, max_steps, tol, readout)
-    problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
-    for kind, several in (("params", problem.trained), ("args", problem.data)):
-        if any(isinstance(x, jax.ShapeDtypeStruct) for x in several):
-            raise ArgumentError(
-                f"{kind}: expected arrays, given a jax.ShapeDtypeStruct; pjp.constraint_graph takes "
-                "shapes alone"
-            )
-    problem.check(solver)
+    if not (placement is None or isinstance(placement, Placement)):
+        raise ArgumentError(f"placement: expected that of a pjax_prim.sharding.Plan, given {placement!r}")
+    mesh = None if placement is None else placement.whole.mesh
+    with on_mesh(mesh):
+        problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
+        for kind, several in (("params", problem.trained), ("args", problem.data)):
+            if any(isinstance(x, jax.ShapeDtypeStruct) for x in several):
+                raise ArgumentError(
+                    f"{kind}: expected arrays, given a jax.ShapeDtypeStruct; pjp.constraint_graph takes "
+                    "shapes alone"
+                )
+        problem.check(solver)
     graph, arrays = problem.graph_for(solver), problem.arrays
     if placement is not None:
         _check_placement(graph, solver, placement)
     if state is not None:
-        _check_state(graph, solver, arrays, state)
+        with on_mesh(mesh):
+            _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
         graph,
         operands(solver),
@@ -193,7 +198,7 @@ def _run(
     placement: Placement | None,
     restrictions: tuple[AbstractRestriction | None, ...],
 ) -> tuple[list[Array], Any, dict[str, Any], Any]:
-    with standard_promotion():
+    with standard_promotion(), on_mesh(None if placement is None else placement.whole.mesh):
         given = graph, solver, max_steps, tol, readout, arrays, start, placement, restrictions
         found: tuple[list[Array], Any, dict[str, Any], Any] = in_automatic_axes(
             _solved, *given, like=arrays[0]
@@ -262,8 +267,6 @@ def check_arguments(solver: Any, max_steps: Any, tol: Any, readout: Any) -> None
 
 
 def _check_placement(graph: ConstraintGraph, solver: AbstractSolver, placement: Placement) -> None:
-    if not isinstance(placement, Placement):
-        raise ArgumentError(f"placement: expected that of a pjax_prim.sharding.Plan, given {placement!r}")
     expected = [None if node.output is None else len(node.output.shape) for node in graph.nodes]
     given = [None if x is None else len(x.spec) for x in placement.outputs]
     fits = len(expected) == len(given) and all(

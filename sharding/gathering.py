@@ -14,9 +14,9 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jax import lax
-from jax.extend.core import Literal, Primitive, primitives
+from jax.extend.core import Literal, Primitive, jaxpr_as_fun, primitives
 from jax.interpreters import ad, batching
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._compat import (
     bind_equation,
@@ -27,7 +27,9 @@ from .._compat import (
     scan_operands,
 )
 from ..graph.program import trace
-from ..pullbacks.interpreter import register_movement
+from ..pullbacks.directions import has_equation
+from ..pullbacks.grouped import has_groups
+from ..pullbacks.interpreter import Entry, Settings, interpret, register_movement
 from .mesh import FSDP
 from .propagation import Labels, propagate, through
 from .rules import axis_names, when_summed, when_used
@@ -37,14 +39,29 @@ _MOVEMENTS = (
 )  # fmt: skip
 """What a device does with its part of a parameter as it would with the whole."""
 
+_RESHAPED = (lax.reshape_p, lax.squeeze_p)
+"""Those of them whose result has no type of its own on a mesh of explicit axes."""
+
 
 gather_p = Primitive("pjax_gather")
 """An array as it is, laid out anew: where it lies, where it is used, and where what flows back is summed
 up."""
 
 
+def _is_explicit(mesh: Any) -> bool:
+    return AxisType.Explicit in mesh.axis_types
+
+
 def _laid_out(x: Any, *, apart: NamedSharding, whole: NamedSharding, summed: NamedSharding) -> Any:
-    return lax.with_sharding_constraint(lax.with_sharding_constraint(x, apart), whole)
+    place = jax.sharding.reshard if _is_explicit(whole.mesh) else lax.with_sharding_constraint
+    return place(place(x, apart), whole)
+
+
+def _type(x: Any, **places: NamedSharding) -> Any:
+    if not _is_explicit(places["whole"].mesh):
+        return x
+    (found,) = jax.make_jaxpr(partial(_laid_out, **places))(x).out_avals
+    return found
 
 
 def _flows_back(
@@ -60,7 +77,7 @@ def _batch(arrays: Sequence[Any], axes: Sequence[Any], **places: NamedSharding) 
 
 
 gather_p.def_impl(_laid_out)
-gather_p.def_abstract_eval(lambda x, **_: x)
+gather_p.def_abstract_eval(_type)
 ad.deflinear2(gather_p, _flows_back)
 batching.primitive_batchers[gather_p] = _batch
 lower_as_traced(gather_p, _laid_out)
@@ -103,12 +120,41 @@ def gathered_by_layer(
     Values are those of `fn`. A derivative does not keep what was gathered, and gathers it again. In a `scan`
     the parameters that it takes apart are gathered in its body, one iteration's at a time.
 
-    **Arguments:** `specs`: of the arrays of `params`, in tree order; `mesh`, of automatic axes.
+    **Arguments:** `specs`: of the arrays of `params`, in tree order. On a `mesh` of explicit axes `fn` sees
+    parameters typed as they are once they are gathered.
 
     **Returns:** for use inside `jax.jit`, `jax.vjp` and `pjp.displacement`.
     """
     if mesh.shape.get(FSDP, 1) == 1:
         return fn
+
+    def evaluate(closed: Any, leaves: Sequence[Any]) -> list[Any]:
+        operands = [
+            _Operand(x, (*spec, *[None] * (x.ndim - len(spec))))
+            for x, spec in zip(leaves, specs, strict=True)
+        ]
+        return _evaluate(mesh, closed, operands)
+
+    def gathered(leaves: Sequence[Any]) -> list[Any]:
+        places = [NamedSharding(mesh, PartitionSpec(*when_used(tuple(spec)))) for spec in specs]
+        return [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+            for x, place in zip(leaves, places, strict=True)
+        ]
+
+    return from_trace(fn, evaluate, gathered if _is_explicit(mesh) else list)
+
+
+def from_trace(
+    fn: Callable[..., Any],
+    evaluate: Callable[[Any, Sequence[Any]], list[Any]],
+    typed: Callable[[Sequence[Any]], list[Any]] = list,
+) -> Callable[..., Any]:
+    """`fn(params, *args)`, with its trace evaluated in its place.
+
+    **Arguments:** `evaluate(closed, leaves)`: the values of its results, from the arrays of `params`;
+    `typed(leaves)`: the arrays that it is traced with.
+    """
 
     def run(params: Any, *args: Any) -> Any:
         leaves, treedef = jtu.tree_flatten(params)
@@ -120,16 +166,27 @@ def gathered_by_layer(
             outside[:] = structure, static
             return found
 
-        closed = trace(flat, leaves)
+        found = evaluate(trace(flat, typed(leaves)), leaves)
         structure, static = outside
-
-        operands = [
-            _Operand(x, (*spec, *[None] * (x.ndim - len(spec))))
-            for x, spec in zip(leaves, specs, strict=True)
-        ]
-        return eqx.combine(jtu.tree_unflatten(structure, _evaluate(mesh, closed, operands)), static)
+        return eqx.combine(jtu.tree_unflatten(structure, found), static)
 
     return run
+
+
+def with_right_derivatives(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn(params, *args)`, whose gradient is right on every mesh: see `pullbacks.grouped`.
+
+    A displacement needs none of this. What is inside a function with a derivative of its own
+    (`jax.custom_jvp`, `jax.custom_vjp`) keeps that.
+    """
+
+    def evaluate(closed: Any, leaves: Sequence[Any]) -> list[Any]:
+        if not has_equation(closed, has_groups):
+            return list(jaxpr_as_fun(closed)(*leaves))
+        settings = Settings(weight=None)
+        return [entry.value for entry in interpret(settings, closed, [Entry(x, True) for x in leaves])]
+
+    return from_trace(fn, evaluate)
 
 
 def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -151,7 +208,7 @@ def _evaluate(mesh: Mesh, closed: Any, operands: Sequence[_Operand], looped: boo
         given = [read(atom) for atom in equation.invars]
         if all(x.spec is None for x in given):
             results = list(map(_Operand, bind_equation(equation, *_values(given))))
-        elif (moved := _moved(equation, given)) is not None:
+        elif (moved := _moved(mesh, equation, given)) is not None:
             results = [moved]
         elif equation.primitive in _CALLS:
             results = list(map(_Operand, _CALLS[equation.primitive](mesh, equation, given, looped)))
@@ -187,9 +244,11 @@ def _gather(mesh: Mesh, operand: _Operand) -> Any:
     return gather_p.bind(value, apart=apart, whole=whole, summed=summed)
 
 
-def _moved(equation: Any, given: Sequence[_Operand]) -> _Operand | None:
+def _moved(mesh: Mesh, equation: Any, given: Sequence[_Operand]) -> _Operand | None:
     """A parameter moved as the parts of it are; None where that does not keep them apart."""
     if equation.primitive not in _MOVEMENTS or len(given) != 1:
+        return None
+    if _is_explicit(mesh) and equation.primitive in _RESHAPED:
         return None
     (operand,) = given
     assert operand.spec is not None

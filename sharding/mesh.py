@@ -56,8 +56,6 @@ class MeshConfig:
                 raise ArgumentError(f"{what}: only one size may be -1, given {', '.join(inferred)}")
         if self.axis_type not in ("auto", "explicit"):
             raise ArgumentError(f"mesh: axis_type: expected 'auto' or 'explicit', given {self.axis_type!r}")
-        if self.axis_type == "explicit" and self.fsdp != 1:
-            raise ArgumentError("mesh: fsdp: only with axis_type=auto, given with explicit")
 
     @property
     def sizes(self) -> dict[str, int]:

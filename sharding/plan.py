@@ -15,12 +15,12 @@ from jaxtyping import Array
 
 from .._compat import is_traced
 from ..errors import ArgumentError
+from ..explicit_axes import is_other_set, on_mesh
 from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
 from ..problem import AbstractProblem, Placement, State
-from ..rules.convolution import Convolution
-from ..solvers import AbstractSolver, AbstractWrapper
+from ..solvers import AbstractSolver
 from .labelling import label_graph
 from .mesh import MODEL, STAGE, describe_parts, example_parts, examples
 from .propagation import Labels
@@ -87,6 +87,11 @@ class Plan:
         """The sharding of what every device has whole, such as metrics."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def state(self) -> Any:
+        """The shardings of what the solver iterates, with a wrapper's memory."""
+        return self.solver.arrange(self.placement)
+
     def shardings(self, params: Any, *args: Any) -> tuple[Any, ...]:
         """Gives trees like `(params, *args)` with the sharding of every array, and None for other leaves."""
         parameters, data = iter(self.parameters), iter(self.data)
@@ -124,11 +129,17 @@ class Plan:
         held = {node for node in self.graph.parameters if node is not None}
         for index, x in enumerate(data):
             found.append(Row.of(f"data[{index}]", "data", x))
-        for node, arrays in enumerate(self.abstract_state()):
+        state = self.abstract_state()
+        for node, arrays in enumerate(self.solver.point(state)):
             kind = "parameter" if node in held else "state"
             for index, x in enumerate(arrays):
                 name = path_of(self.graph.nodes[node].name)
                 found.append(Row.of(name if len(arrays) == 1 else f"{name}[{index}]", kind, x))
+        own = {id(x) for x in jax.tree.leaves(self.solver.point(state))}
+        for path, x in jtu.tree_leaves_with_path(state):
+            if id(x) not in own:
+                name = jtu.keystr(path, simple=True, separator=".")
+                found.append(Row.of(name, "state", x))
         return found
 
     def __str__(self) -> str:
@@ -152,12 +163,13 @@ class Plan:
         """`init(parameters, data) -> state`, jitted: the solver's first state."""
 
         def init(parameters: Sequence[Array], data: Sequence[Array]) -> State:
-            return self.solver.init(self._problem(data), parameters)
+            with on_mesh(self.mesh):
+                return self.solver.init(self._problem(data), parameters)
 
         return jax.jit(
             init,
             in_shardings=(list(self.parameters), list(self.data)),
-            out_shardings=self.placement.state,
+            out_shardings=self.state,
         )
 
     @cached_property
@@ -168,13 +180,14 @@ class Plan:
         """
 
         def step(state: State, data: Sequence[Array]) -> tuple[State, Array]:
-            state, squared = self.solver.step(self._problem(data), state)
-            return state, jnp.sqrt(squared)
+            with on_mesh(self.mesh):
+                state, squared = self.solver.step(self._problem(data), state)
+                return state, jnp.sqrt(squared)
 
         return jax.jit(
             step,
-            in_shardings=(self.placement.state, list(self.data)),
-            out_shardings=(self.placement.state, self.replicated),
+            in_shardings=(self.state, list(self.data)),
+            out_shardings=(self.state, self.replicated),
             donate_argnums=0,
         )
 
@@ -189,7 +202,7 @@ class Plan:
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
-            self.placement.state,
+            self.state,
         )
 
     def abstract_arguments(self) -> tuple[list[Any], list[Any]]:
@@ -238,34 +251,26 @@ def make_plan(
     """
     if AxisType.Explicit in mesh.axis_types:
         mesh = Mesh(mesh.devices, mesh.axis_names)
-    if isinstance(solver, AbstractWrapper):
-        raise ArgumentError(
-            f"solver: {type(solver).__name__} keeps a memory that has no place on a mesh; expected the "
-            f"solver inside, {type(solver.solver).__name__}"
-        )
-    prepared = FeasibilityProblem.of(fn, params, *args)
-    graph = prepared.graph_for(solver)
-    for node in graph.nodes:
-        if mesh.size > 1 and isinstance(node.constraint, Convolution) and node.constraint.window.groups > 1:
-            # Seen with jax 0.11.2: divided over one of two mesh axes, the mean over filters is wrong.
-            raise ArgumentError(
-                f"mesh: {node.name} ({node.source}) is a convolution with groups, which the compiler "
-                "divides wrongly; expected one device"
-            )
+    if is_other_set(mesh):  # whose types arrays have
+        params, args = jtu.tree_map(_without_type, (params, args))
+    with on_mesh(mesh):
+        prepared = FeasibilityProblem.of(fn, params, *args)
+        graph = prepared.graph_for(solver)
     given = len([leaf for leaf in jtu.tree_leaves(args) if is_data(leaf)])
     data = _input_specs(mesh, [x.shape for x in prepared.data], given, inputs)
     paths = {path_of(graph.nodes[node].name): node for node in graph.parameters if node is not None}
     shapes = {path: _shape(graph, node) for path, node in paths.items()}
     chosen = apply_rules(rules, shapes, mesh)
     given_labels = {paths[path]: _labels(spec, shapes[path]) for path, spec in chosen.items()}
-    labels = label_graph(
-        graph,
-        [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
-        {node: when_used(labels) for node, labels in given_labels.items()},
-        lambda shape, labels: _fit(mesh, shape, labels),
-        MODEL,
-        STAGE,
-    )
+    with on_mesh(mesh):
+        labels = label_graph(
+            graph,
+            [_labels(spec, x.shape) for spec, x in zip(data, prepared.data, strict=True)],
+            {node: when_used(labels) for node, labels in given_labels.items()},
+            lambda shape, labels: _fit(mesh, shape, labels),
+            MODEL,
+            STAGE,
+        )
     labels = labels.between_uses(
         graph,
         {
@@ -298,6 +303,10 @@ def make_plan(
     )
     inputs_of = tuple(NamedSharding(mesh, spec) for spec in data)
     return Plan(mesh, solver, graph, parameters, inputs_of, placement, tuple(prepared.captured))
+
+
+def _without_type(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_data(leaf) else leaf
 
 
 def _input_specs(

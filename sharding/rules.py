@@ -85,13 +85,26 @@ def when_summed(mesh: Mesh, shape: tuple[int, ...], entries: Sequence[Any]) -> t
     `data`: as many bytes as a sum over `fsdp` alone and one of its parts over `data`.
     """
 
+    entries = once_each(entries)
+    examples = any(DATA in axis_names(entry) for entry in entries)
+
     def both(axis: int, entry: Any) -> Any:
         names = axis_names(entry)
         wanted = (*names, DATA)
-        fits = FSDP in names and DATA not in names and mesh.shape.get(DATA, 1) > 1
+        fits = FSDP in names and not examples and mesh.shape.get(DATA, 1) > 1
         return wanted if fits and shape[axis] % divisor(wanted, mesh) == 0 else entry
 
     return tuple(both(axis, entry) for axis, entry in enumerate(entries))
+
+
+def once_each(entries: Sequence[Any]) -> tuple[Any, ...]:
+    """The entries of a spec, where the first that names a mesh axis keeps it."""
+    found: list[Any] = []
+    for axis, entry in enumerate(entries):
+        taken = {name for other in entries[:axis] for name in axis_names(other)}
+        names = axis_names(entry)
+        found.append(entry if taken.isdisjoint(names) else None)
+    return tuple(found)
 
 
 def check_spec(what: str, spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> None:

@@ -84,8 +84,10 @@ class Analysis:
         }
 
 
-def topology_devices(topology: str) -> Sequence[Any]:
+def topology_devices(topology: str, slices: int = 1) -> Sequence[Any]:
     """Descriptions of the chips of a TPU topology such as `v5e:16x16`, or the devices that are `here`.
+
+    **Arguments:** `slices`: so many slices of this topology, between which a network runs.
 
     **Errors:** `ArgumentError` for an unknown topology, or without libtpu.
     """
@@ -103,7 +105,7 @@ def topology_devices(topology: str) -> Sequence[Any]:
     if not jax.config.jax_platforms:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_platforms", "cpu")  # the topology is described, not attached
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, num_slices=slices)
     except Exception as error:  # whatever libtpu makes of a name it does not know
         reason = str(error).splitlines()[0]
         raise ArgumentError(f"topology: libtpu knows no {topology!r} ({reason})") from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array
 
 from .._compat import is_traced
@@ -116,6 +118,18 @@ def widen(*arrays: Array) -> tuple[Array, ...]:
     """The arrays in the dtype a projection of them computes in."""
     wide = compute_dtype(jnp.result_type(*arrays))
     return tuple(array.astype(wide) for array in arrays)
+
+
+def on_first(step: Array, like: Array, axes: int = 1) -> Array:
+    """`step` on the first component along the last `axes` axes of `like`, zero on the others.
+
+    A scatter it is not: XLA divides an addition to some elements of a sum wrongly over devices (seen with jax
+    0.10.2: it adds up the terms once for each device that holds them).
+    """
+    shape = like.shape[like.ndim - axes :]
+    place = lax.broadcasted_iota(jnp.int32, (1,) * (like.ndim - axes) + (math.prod(shape),), like.ndim - axes)
+    first = (place == 0).reshape((1,) * (like.ndim - axes) + shape)
+    return jnp.where(first, step.reshape(*step.shape, *(1,) * axes), 0)
 
 
 def finite_or_zero(step: Array) -> Array:

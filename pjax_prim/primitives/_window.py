@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -49,20 +50,54 @@ class Window:
         return self.feature_groups * self.batch_groups
 
     def convolve(self, x: Array, w: Array, precision: Any, dtype: Any = None) -> Array:
-        """The convolution, with results of `dtype`."""
+        """The convolution, with results of `dtype`.
+
+        Groups of the batch are taken for groups of features: XLA cannot divide a convolution with the former
+        over devices (seen with jax 0.10.2: its process ends).
+        """
+        x = self.grouped(x)
         return lax.conv_general_dilated(
-            x,
+            x.reshape(x.shape[0], -1, *x.shape[3:]),
             w,
             self.strides,
             self.padding,
             self.lhs_dilation,
             self.rhs_dilation,
             None,
-            self.feature_groups,
-            self.batch_groups,
-            precision,
-            dtype,
+            self.groups,
+            precision=precision,
+            preferred_element_type=dtype,
         )
+
+    def correlate(self, x: Array, y: Array, precision: Any, dtype: Any = None) -> Array:
+        """The transposition of `convolve` as a linear map of w: the sum over outputs of y times its window.
+
+        With groups it is a product for each position in the window. XLA divides the convolution that it is
+        elsewhere (`correlate_at_once`) wrongly over devices (seen with jax 0.10.2 and 0.11.2: it adds up the
+        parts of a batch once for each device that holds them).
+        """
+        if self.groups == 1:
+            return self.correlate_at_once(x, y, precision, dtype)
+        wide = jnp.promote_types(x.dtype, y.dtype)
+        x = self._pad(self.grouped(x.astype(wide)))  # (N, G, C, *S)
+        y = y.astype(wide).reshape(y.shape[0], self.groups, -1, *y.shape[2:])  # (N, G, Q, *P)
+        over = (0, *range(3, x.ndim))
+
+        def at(position: tuple[int, ...]) -> Array:
+            seen = x
+            for axis, k in enumerate(position):
+                seen = self._shift(seen, axis, k, 3 + axis)
+            return lax.dot_general(y, seen, ((over, over), ((1,), (1,))), precision, dtype)  # (G, Q, C)
+
+        found = jnp.stack([at(position) for position in np.ndindex(self.kernel)], -1)
+        return found.reshape(-1, x.shape[2], *self.kernel)
+
+    def correlate_at_once(self, x: Array, y: Array, precision: Any, dtype: Any = None) -> Array:
+        """`correlate` as one convolution, for where one device holds its operands."""
+        shape = (y.shape[1], self.grouped(x).shape[2], *self.kernel)
+        filters = jax.ShapeDtypeStruct(shape, x.dtype)
+        (found,) = jax.linear_transpose(lambda w: self.convolve(x, w, precision, y.dtype), filters)(y)
+        return found if dtype is None else found.astype(dtype)
 
     def grouped(self, x: Array) -> Array:
         """The left operand per group."""

@@ -34,6 +34,26 @@ convolve_p = define("pjax_convolve", _convolve_reference, differentiable=True)
 primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
 
 
+def _correlate_reference(
+    lhs: Array,
+    output: Array,
+    *,
+    window: Window,
+    precision: Any,
+    dtype: Any,
+    correlate: Callable[..., Array] = Window.correlate,
+) -> tuple[Array, ...]:
+    def run(x: Array, y: Array) -> tuple[Array]:
+        return (correlate(window, x, y, precision, dtype),)
+
+    return over_leading_axes(run, window)(lhs, output)
+
+
+correlate_p = define("pjax_correlate", _correlate_reference, differentiable=True)
+"""(..., N, C, *S), (..., N / batch groups, O, *P) -> (..., O, C / feature groups, *K): the sum over outputs
+of each times its window, the derivative of a convolution by its filters (`Window.correlate`)."""
+
+
 def over_leading_axes(
     function: Callable[..., tuple[Array, ...]], window: Window
 ) -> Callable[..., tuple[Array, ...]]:
@@ -71,6 +91,7 @@ def _project(
     precision: Any,
     operand_dtype: Any,
     answer: Callable[[linear.Query], linear.Answer] = linear.answer,
+    correlate: Callable[..., Array] = Window.correlate,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(lhs, rhs, target))
     narrow_x, narrow_w = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
@@ -122,13 +143,12 @@ def _project(
         copies = queries * np.maximum(window.counts(x.shape[3:]), 1)
         results.append(window.ungrouped(total / copies.astype(wide)))
     if wanted[1]:
-        (across,) = jax.linear_transpose(
-            lambda v: window.convolve(narrow_x.astype(back), v, precision), _abstract(rhs, back)
-        )(cross)
+        across = correlate(window, narrow_x.astype(back), cross, precision)
         along = w * jnp.mean(found.c_a, 0).reshape(groups, queries, *[1] * (w.ndim - 2))
         copies = batch * math.prod(positions)
         mean = along + across.astype(wide).reshape(w.shape) * (ratio / copies)
-        results.append(mean.at[corner].add(jnp.mean(found.step_a, 0)).reshape(rhs.shape))
+        step = arguments.on_first(jnp.mean(found.step_a, 0), mean, w.ndim - 2)
+        results.append((mean + step).reshape(rhs.shape))
     return (*results, jnp.sum(found.moved))
 
 

@@ -267,11 +267,11 @@ def reference(
     if wanted[0]:
         along = a * found.c_a[..., None]
         across = product("...pq,...qk->...pk", found.e, b) * (ratio / max(b.shape[-2], 1))
-        results.append(along + across + _first(found.step_a, a))
+        results.append(along + across + arguments.on_first(found.step_a, a))
     if wanted[1]:
         along = b * found.c_b[..., None]
         across = product("...pq,...pk->...qk", found.e, a) / (ratio * max(a.shape[-2], 1))
-        results.append(along + across + _first(found.step_b, b))
+        results.append(along + across + arguments.on_first(found.step_b, b))
     if not scatter:
         return (*results, found.moved)
     moves = iter(results[1:])
@@ -329,12 +329,6 @@ _FEW = 2**16
 def mean(x: Array, axis: int) -> Array:
     """The mean, zero along an empty axis: what has no copies does not move."""
     return jnp.sum(x, axis) / max(x.shape[axis], 1)
-
-
-def _first(step: Array, like: Array) -> Array:
-    """`step` in the first component, zero in the others."""
-    components = lax.broadcasted_iota(jnp.int32, (1,) * (like.ndim - 1) + like.shape[-1:], like.ndim - 1)
-    return jnp.where(components == 0, step[..., None], 0)
 
 
 project_linear_p = define("pjax_project_linear", reference)

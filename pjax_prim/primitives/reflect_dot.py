@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arguments import widen
+from ._arguments import on_first, widen
 from ._definition import define
 from .dot import displacement
 from .mean_rows import mean_rows_p
@@ -32,8 +32,8 @@ def _displace_reference(a: Array, b: Array, z: Array) -> tuple[Array, ...]:
     keep, cross = (1 + 2 * c)[..., None], 2 * e[..., None]
     mean_a = jnp.mean(keep * a + cross * b, -2)
     (mean_b,) = mean_rows_p.bind(keep * b + cross * a)
-    mean_a = mean_a.at[..., 0].add(2 * jnp.mean(step_a, -1)).astype(dtypes[0])
-    mean_b = mean_b.at[..., 0].add(2 * jnp.mean(step_b, -2)).astype(dtypes[1])
+    mean_a = (mean_a + on_first(2 * jnp.mean(step_a, -1), mean_a)).astype(dtypes[0])
+    mean_b = (mean_b + on_first(2 * jnp.mean(step_b, -2), mean_b)).astype(dtypes[1])
     return c, e, step_a, step_b, output, mean_a, mean_b
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 State = tuple[tuple[Array, ...], ...]
@@ -28,6 +28,16 @@ class Placement:
     means: tuple[tuple[NamedSharding, ...], ...]
     copies: tuple[tuple[NamedSharding, ...], ...]
     state: tuple[tuple[NamedSharding, ...], ...]
+
+    @property
+    def whole(self) -> NamedSharding:
+        """That of what every device has whole."""
+        return NamedSharding(jax.tree.leaves(self.state)[0].mesh, PartitionSpec())
+
+    @property
+    def stacked_state(self) -> tuple[tuple[NamedSharding, ...], ...]:
+        """Those of several states in one, stacked along a new first axis."""
+        return jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(None, *x.spec)), self.state)
 
     def place_output(self, node: int, array: Array) -> Array:
         """A value in the shape of what a node produces."""

@@ -1,6 +1,6 @@
 """From a traced function to the direction in which pullbacks move its parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,15 @@ from .projections import Finite
 
 WEIGHT = 100.0
 """The weight of what a product's operands are multiplied with, by default."""
+
+
+def has_equation(closed: Any, wanted: Callable[[Any], bool]) -> bool:
+    """Whether a program, or one that it calls, has such an equation."""
+    jaxpr, _ = open_jaxpr(closed)
+    return any(
+        wanted(equation) or any(has_equation(x, wanted) for x in _programs(equation.params.values()))
+        for equation in jaxpr.eqns
+    )
 
 
 def settings_of(closed: Any, lam: Any, weight: Any) -> Settings:

@@ -21,6 +21,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation, open_jaxpr
+from .grouped import convolve, has_groups
 from .products import DAMPED, Product
 from .projections import Finite, constraint_of, projecting
 from .registry import bind_with_pullback, is_differentiable, pullback_of
@@ -47,7 +48,7 @@ class Entry(NamedTuple):
 class Settings:
     """What kind of pullbacks an interpretation takes.
 
-    - `weight`: see `pjp.displacement`.
+    - `weight`: see `pjp.displacement`; None takes no pullbacks: the derivatives are JAX's own.
     - `finite`: None takes those to first order.
     """
 
@@ -101,6 +102,8 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
     primitive = equation.primitive
     values = [entry.value for entry in entries]
     moves = [entry.moves for entry in entries]
+    if settings.weight is None:
+        return [Entry(value, True) for value in _bind(equation, *values)]
     if any(entry.soft is not None for entry in entries):
         found = _of_comparisons(equation, entries)
         if found is not None:
@@ -116,7 +119,7 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         return [Entry(value, True, soft=heaviside(_DIFFERENCES[primitive](*values), value))]
 
     def bind(*operands: Any) -> tuple[Any, ...]:
-        return bind_equation(equation, *operands)
+        return _bind(equation, *operands)
 
     pullback, weighs = pullback_of(primitive), [entry.weighs for entry in entries]
     if settings.finite is not None:
@@ -135,6 +138,13 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         results = (DAMPED[primitive](results[0], product),)
     weigh = primitive in _MOVEMENTS and all(w or not m for w, m in zip(weighs, moves, strict=True))
     return [Entry(value, True, weigh) for value in results]
+
+
+def _bind(equation: Any, *operands: Any) -> tuple[Any, ...]:
+    """One operation as it is, with a derivative that is right on every mesh."""
+    if has_groups(equation):
+        return (convolve(equation.params, *operands),)
+    return bind_equation(equation, *operands)
 
 
 # Comparisons, and what becomes of their results.

@@ -60,13 +60,13 @@ class Convolution(WeightedConstraint):
             precision=self.precision,
             output_dtype=self._output_dtype(*operands),
         )
-        return jnp.transpose(output, _inverse(self.dimensions.out_spec))
+        return jnp.transpose(output, inverse(self.dimensions.out_spec))
 
     def multiplicity(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Count, ...]:
         batch, channels, *positions = self._output_shape
-        sizes = _permuted(shapes[0], self.dimensions.lhs_spec)[2:]
+        sizes = permuted(shapes[0], self.dimensions.lhs_spec)[2:]
         counts = self.window.counts(sizes)[None, None] * (channels // self.window.groups)
-        return np.transpose(counts, _inverse(self.dimensions.lhs_spec)), batch * math.prod(positions)
+        return np.transpose(counts, inverse(self.dimensions.lhs_spec)), batch * math.prod(positions)
 
     def spanned(self, shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         return self._dot.spanned(shapes)
@@ -142,8 +142,8 @@ class Convolution(WeightedConstraint):
         )
         displacements: list[Array | None] = [None, None]
         for side, array in zip((i for i in (0, 1) if wanted[i]), results, strict=True):
-            displacements[side] = jnp.transpose(array, _inverse(self._specs[side]))
-        output = jnp.transpose(output, _inverse(self.dimensions.out_spec))
+            displacements[side] = jnp.transpose(array, inverse(self._specs[side]))
+        output = jnp.transpose(output, inverse(self.dimensions.out_spec))
         output = output.astype(self._output_dtype(lhs, rhs))
         scatter = self.scatter_of_means(operands, displacements, moved)
         return Projected(output, tuple(displacements), moved, scatter)
@@ -183,7 +183,7 @@ class Convolution(WeightedConstraint):
         """Channels-first."""
         operands = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in self.shapes)
         output = jax.eval_shape(lambda *x: self.forward(x, ()), *operands)
-        return _permuted(output.shape, self.dimensions.out_spec)
+        return permuted(output.shape, self.dimensions.out_spec)
 
     @cached_property
     def _dot(self) -> Linear:
@@ -221,14 +221,14 @@ class Convolution(WeightedConstraint):
         """The mean over patches and filters of rows, in the operands' shapes; 0 where none is."""
         filters, patches = rows
         lhs_shape, rhs_shape = (
-            _permuted(shape, spec) for shape, spec in zip(self.shapes, self._specs, strict=True)
+            permuted(shape, spec) for shape, spec in zip(self.shapes, self._specs, strict=True)
         )
         (total,) = jax.linear_transpose(self._patch_rows, jax.ShapeDtypeStruct(lhs_shape, patches.dtype))(
             patches
         )
         counts = np.maximum(self.window.counts(lhs_shape[2:]), 1)
         means = total / counts.astype(total.dtype), filters.reshape(rhs_shape)
-        return tuple(jnp.transpose(x, _inverse(spec)) for x, spec in zip(means, self._specs, strict=True))
+        return tuple(jnp.transpose(x, inverse(spec)) for x, spec in zip(means, self._specs, strict=True))
 
     def _row_target(self, target: Target) -> Array:
         """A value of the output's shape as (G, Q, P)."""
@@ -241,15 +241,28 @@ class Convolution(WeightedConstraint):
         """The inverse of `_row_target`."""
         y = rows.reshape(*rows.shape[:2], self._output_shape[0], -1)
         y = jnp.moveaxis(y, 2, 0).reshape(self._output_shape)
-        return jnp.transpose(y, _inverse(self.dimensions.out_spec))
+        return jnp.transpose(y, inverse(self.dimensions.out_spec))
 
 
-def _inverse(permutation: Sequence[int]) -> tuple[int, ...]:
+def inverse(permutation: Sequence[int]) -> tuple[int, ...]:
     return tuple(permutation.index(i) for i in range(len(permutation)))
 
 
-def _permuted(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+def permuted(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in axes)
+
+
+def window_of(params: dict[str, Any], kernel: Sequence[int]) -> Window:
+    """How the filter of a `conv_general_dilated` with these parameters slides."""
+    return Window(
+        tuple(kernel),
+        tuple(params["window_strides"]),
+        tuple((int(low), int(high)) for low, high in params["padding"]),
+        tuple(params["lhs_dilation"]),
+        tuple(params["rhs_dilation"]),
+        params["feature_group_count"],
+        params["batch_group_count"],
+    )
 
 
 def _convolution(ctx: RuleContext) -> ConstraintRule:
@@ -261,15 +274,7 @@ def _convolution(ctx: RuleContext) -> ConstraintRule:
         raise NotImplementedError(f"a convolution with an empty filter (shapes {shapes})")
     if math.prod(ctx.outputs[0].shape) == 0:
         raise NotImplementedError(f"a convolution without output (shapes {shapes})")
-    window = Window(
-        kernel,
-        tuple(params["window_strides"]),
-        tuple((int(low), int(high)) for low, high in params["padding"]),
-        tuple(params["lhs_dilation"]),
-        tuple(params["rhs_dilation"]),
-        params["feature_group_count"],
-        params["batch_group_count"],
-    )
+    window = window_of(params, kernel)
     dtype = jnp.result_type(*(x.dtype for x in ctx.inputs))
     constraint = Convolution(
         shapes,

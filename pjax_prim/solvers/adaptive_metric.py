@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
-from ..problem import AbstractProblem
+from ..problem import AbstractProblem, Placement
 from ..problem.base import Readout
 from ..settings import Setting, check_share
 from .wrapper import AbstractWrapper
@@ -47,6 +47,9 @@ class AdaptiveMetric(AbstractWrapper):
         given = problem.graph.factors or (1.0,) * len(problem.graph.nodes)
         factors = jnp.asarray(given, jnp.float32)
         return Memory(factors, factors)
+
+    def arrange_memory(self, placement: Placement) -> Memory:
+        return Memory(placement.whole, placement.whole)  # type: ignore[arg-type]
 
     def advance_both(
         self, problem: AbstractProblem, state: Any, memory: Memory

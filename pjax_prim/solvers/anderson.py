@@ -3,26 +3,29 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ..errors import ArgumentError
-from ..problem import AbstractProblem
-from .wrapper import AbstractWrapper
+from ..problem import AbstractProblem, Placement, State
+from .base import combine
+from .wrapper import AbstractWrapper, squared_length
 
 
 class Memory(NamedTuple):
     """What `Anderson` remembers.
 
     - `ahead`: the point that the next step is taken from.
-    - `images`, `residuals`: of the last steps T z and T z - z, one row for each.
+    - `images`, `residuals`: of the last steps T z and T z - z, stacked along a first axis.
     - `steps`: taken so far.
     - `least`: the norm of the least residual so far.
     """
 
-    ahead: Float[Array, " size"]
-    images: Float[Array, "memory size"]
-    residuals: Float[Array, "memory size"]
+    ahead: State
+    images: State
+    residuals: State
     steps: Int[Array, ""]
     least: Float[Array, ""]
 
@@ -51,28 +54,49 @@ class Anderson(AbstractWrapper):
             raise ArgumentError(f"memory: expected an integer of at least 2, given {self.memory!r}")
 
     def remember(self, problem: AbstractProblem, state: Any) -> Memory:
-        z = self.vector(state)
-        empty = jnp.zeros((self.memory, z.size), z.dtype)
-        largest = jnp.full((), jnp.finfo(z.dtype).max, z.dtype)
+        z = self.solver.point(state)
+        empty = jax.tree.map(lambda x: jnp.zeros((self.memory, *x.shape), x.dtype), z)
+        dtype = squared_length(z).dtype
+        largest = jnp.full((), jnp.finfo(dtype).max, dtype)
         return Memory(z, empty, empty, jnp.zeros((), jnp.int32), largest)
+
+    def arrange_memory(self, placement: Placement) -> Memory:
+        stacked, whole = placement.stacked_state, placement.whole
+        return Memory(placement.state, stacked, stacked, whole, whole)  # type: ignore[arg-type]
 
     def advance_both(
         self, problem: AbstractProblem, state: Any, memory: Memory
     ) -> tuple[Any, Memory, Float[Array, " nodes"]]:
         z, images, residuals, steps, best = memory
         stepped, squared = self.solver.step(problem, self.at(state, z))
-        image = self.vector(stepped)
-        residual = image - z
-        size = jnp.linalg.norm(residual)
+        image = self.solver.point(stepped)
+        residual = combine(jnp.subtract, image, z)
+        size = jnp.sqrt(squared_length(residual))
         place = steps % self.memory
-        images, residuals = images.at[place].set(image), residuals.at[place].set(residual)
+
+        def put(rows: Array, row: Array) -> Array:
+            return lax.dynamic_update_index_in_dim(rows, row, place, 0)
+
+        images, residuals = combine(put, images, image), combine(put, residuals, residual)
         known = jnp.arange(self.memory) <= steps
-        gram = jnp.where(known[:, None] & known[None], residuals @ residuals.T, 0)
+        products = [_products(rows) for rows in jax.tree.leaves(residuals)]
+        gram = jnp.where(known[:, None] & known[None], sum(products, jnp.zeros((), size.dtype)), 0)
         # Residuals are all but parallel: the ridge keeps the weights finite.
-        ridge = jnp.sqrt(jnp.finfo(z.dtype).eps) * 1e-4 * jnp.trace(gram) + jnp.finfo(z.dtype).tiny
-        weights = jnp.linalg.solve(gram + jnp.diag(jnp.where(known, ridge, 1)), known.astype(z.dtype))
+        ridge = jnp.sqrt(jnp.finfo(size.dtype).eps) * 1e-4 * jnp.trace(gram) + jnp.finfo(size.dtype).tiny
+        weights = jnp.linalg.solve(gram + jnp.diag(jnp.where(known, ridge, 1)), known.astype(size.dtype))
         total = jnp.sum(weights)
-        mixed = (weights / jnp.where(total == 0, 1, total)) @ images
+        share = weights / jnp.where(total == 0, 1, total)
         usable = (size <= 2 * best) & (total != 0) & jnp.all(jnp.isfinite(weights))
-        ahead = jnp.where(usable, mixed, image)
+
+        def mix(rows: Array, row: Array) -> Array:
+            mixed = jnp.tensordot(share.astype(rows.dtype), rows, 1, precision="highest")
+            return jnp.where(usable, mixed, row)
+
+        ahead = combine(mix, images, image)
         return stepped, Memory(ahead, images, residuals, steps + 1, jnp.minimum(size, best)), squared
+
+
+def _products(rows: Array) -> Array:
+    """The inner products of arrays that are stacked along the first axis; all other axes stay as they lie."""
+    axes = tuple(range(1, rows.ndim))
+    return lax.dot_general(rows, rows, ((axes, axes), ((), ())), precision=lax.Precision.HIGHEST)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
 from ..metric import Metric, metric_of
-from ..problem import AbstractProblem, Form, State
+from ..problem import AbstractProblem, Form, Placement, State
 from ..problem.base import Readout
 from ..settings import Setting
 
@@ -67,6 +67,10 @@ class AbstractSolver(eqx.Module, Generic[Problem]):
     def point(self, state: Any) -> State:
         """The arrays of the nodes among what the solver iterates, which leaves out a wrapper's memory."""
         return state
+
+    def arrange(self, placement: Placement) -> Any:
+        """Where the arrays of what the solver iterates lie on a mesh, a wrapper's memory among them."""
+        return placement.state
 
     def read(self, problem: Problem, state: State, readout: Readout) -> list[Array | None]:
         """The parameters that a state stands for; see `AbstractProblem.parameters`."""

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..problem import AbstractProblem
-from .wrapper import AbstractWrapper
+from ..problem import AbstractProblem, Placement, State
+from .base import combine
+from .wrapper import AbstractWrapper, squared_length
 
 
 class Memory(NamedTuple):
@@ -17,7 +18,7 @@ class Memory(NamedTuple):
     - `size`: the norm of the last residual.
     """
 
-    ahead: Float[Array, " size"]
+    ahead: State
     momentum: Float[Array, ""]
     size: Float[Array, ""]
 
@@ -37,17 +38,22 @@ class Restarted(AbstractWrapper):
     """
 
     def remember(self, problem: AbstractProblem, state: Any) -> Memory:
-        z = self.vector(state)
-        return Memory(z, jnp.zeros((), z.dtype), jnp.full((), jnp.finfo(z.dtype).max, z.dtype))
+        z = self.solver.point(state)
+        dtype = squared_length(z).dtype
+        return Memory(z, jnp.zeros((), dtype), jnp.full((), jnp.finfo(dtype).max, dtype))
+
+    def arrange_memory(self, placement: Placement) -> Memory:
+        return Memory(placement.state, placement.whole, placement.whole)  # type: ignore[arg-type]
 
     def advance_both(
         self, problem: AbstractProblem, state: Any, memory: Memory
     ) -> tuple[Any, Memory, Float[Array, " nodes"]]:
         z, momentum, size = memory
-        before = self.vector(state)
+        before = self.solver.point(state)
         stepped, squared = self.solver.step(problem, self.at(state, z))
-        image = self.vector(stepped)
-        new = jnp.linalg.norm(image - z)
+        image = self.solver.point(stepped)
+        new = jnp.sqrt(squared_length(combine(jnp.subtract, image, z)))
         momentum = jnp.where(new > size, 0, momentum + 1)
-        ahead = image + momentum / (momentum + 3) * (image - before)
+        factor = momentum / (momentum + 3)
+        ahead = combine(lambda x, y: x + factor.astype(x.dtype) * (x - y), image, before)
         return stepped, Memory(ahead, momentum, new), squared

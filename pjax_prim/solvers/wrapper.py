@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
-from jax.flatten_util import ravel_pytree
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
 from ..graph import ConstraintGraph
-from ..problem import AbstractProblem, Form, State
+from ..problem import AbstractProblem, Form, Placement, State
 from ..problem.base import Readout
 from .base import AbstractSolver
 
@@ -57,6 +58,10 @@ class AbstractWrapper(AbstractSolver[Any]):
         """The memory that goes with a first state of the inner solver."""
 
     @abc.abstractmethod
+    def arrange_memory(self, placement: Placement) -> Any:
+        """Where the arrays of a memory lie on a mesh."""
+
+    @abc.abstractmethod
     def advance_both(
         self, problem: AbstractProblem, state: Any, memory: Any
     ) -> tuple[Any, Any, Float[Array, " nodes"]]:
@@ -67,11 +72,20 @@ class AbstractWrapper(AbstractSolver[Any]):
 
     def init(self, problem: AbstractProblem, parameters: Sequence[Array]) -> Any:
         state = self.solver.init(problem, parameters)
-        return WrapperState(state, self.remember(problem, state))
+        return WrapperState(state, self._placed(problem, self.remember(problem, state)))
 
     def step(self, problem: AbstractProblem, state: Any) -> tuple[Any, Float[Array, " nodes"]]:
         moved, memory, squared = self.advance_both(problem, *state)
-        return WrapperState(moved, memory), squared
+        return WrapperState(moved, self._placed(problem, memory)), squared
+
+    def arrange(self, placement: Placement) -> Any:
+        return WrapperState(self.solver.arrange(placement), self.arrange_memory(placement))
+
+    def _placed(self, problem: AbstractProblem, memory: Any) -> Any:
+        if problem.placement is None:
+            return memory
+        places = self.arrange_memory(problem.placement)
+        return jax.tree.map(jax.lax.with_sharding_constraint, memory, places)
 
     def point(self, state: Any) -> State:
         return self.solver.point(state.state)
@@ -79,12 +93,12 @@ class AbstractWrapper(AbstractSolver[Any]):
     def read(self, problem: AbstractProblem, state: Any, readout: Readout) -> list[Array | None]:
         return self.solver.read(problem, state.state, readout)
 
-    def vector(self, state: Any) -> Array:
-        """The point of an inner state as one array."""
-        found: Array = ravel_pytree(self.solver.point(state))[0]
-        return found
-
-    def at(self, state: Any, vector: Array) -> Any:
+    def at(self, state: Any, point: State) -> Any:
         """An inner state with another point: what wrappers inside remember stays."""
-        point = self.solver.point(state)
-        return eqx.tree_at(self.solver.point, state, ravel_pytree(point)[1](vector)) if point else state
+        return eqx.tree_at(self.solver.point, state, point) if point else state
+
+
+def squared_length(point: State) -> Array:
+    """The sum of the squares of all numbers of a point."""
+    squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(point)]
+    return sum(squares[1:], squares[0]) if squares else jnp.zeros(())

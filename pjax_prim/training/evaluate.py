@@ -16,13 +16,19 @@ Place = Callable[[Any], Any]
 class Evaluator:
     """Evaluates models of a task; each kind of batch is compiled once.
 
-    **Arguments:** `place`: puts a batch that was read whole onto the devices.
+    **Arguments:** `place`: puts a batch that was read whole onto the devices; `gathering`: of the function
+    that gives the figures, the one that takes parameters as they lie.
     """
 
-    def __init__(self, task: Task, place: Place = jax.device_put):
+    def __init__(
+        self,
+        task: Task,
+        place: Place = jax.device_put,
+        gathering: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda figures: figures,
+    ):
         self._task = task
         self._place = place
-        self._figures = eqx.filter_jit(TaskLoss(task).figures)
+        self._figures = eqx.filter_jit(gathering(TaskLoss(task).figures))
 
     def __call__(self, model: Any, model_state: Any) -> dict[str, float]:
         """All figures on all evaluation sets of the task, as `SET_FIGURE`.

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,9 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array
 
 from ..errors import ArgumentError
+from ..explicit_axes import in_automatic_axes, is_other_set, on_mesh
 from ..problem import Placement
 from ..sharding import Plan, make_mesh, make_plan
-from ..sharding.gathering import gathered_by_layer, stacked_axes
+from ..sharding.gathering import gathered_by_layer, stacked_axes, with_right_derivatives
 from ..sharding.mesh import DATA, FSDP, MODEL, describe_parts, example_parts, examples
 from ..sharding.processes import distribute, from_local_rows, local_rows
 from ..sharding.rules import apply_rules, default_spec
@@ -97,6 +99,7 @@ class Placing:
         self.mesh = None if text is None else make_mesh(text, devices)
         self.placement: Placement | None = None
         self.plan: Plan | None = None
+        self._takes_gradients = config.method.solver != "displacement"
         self._parameters: dict[str, tuple[tuple[int, ...], NamedSharding]] = {}
         if self.mesh is None:
             return
@@ -155,7 +158,22 @@ class Placing:
         if self.mesh is None:
             return loss
         specs = [sharding.spec for _, sharding in self._parameters.values()]
-        return gathered_by_layer(loss, self.mesh, specs)
+        gathered = gathered_by_layer(loss, self.mesh, specs)
+        return with_right_derivatives(gathered) if self._takes_gradients else gathered
+
+    def evaluating(self, figures: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of a model in its place, and more. Where parameters are divided over `fsdp` on a mesh of
+        explicit axes, it runs with automatic ones."""
+        mesh = self.mesh
+        if mesh is None:
+            return figures
+        run = figures if mesh.shape[FSDP] == 1 else partial(in_automatic_axes, figures)
+
+        def evaluated(*arguments: Any) -> Any:
+            with on_mesh(mesh):
+                return run(*arguments)
+
+        return evaluated
 
     @property
     def devices(self) -> list[jax.Device]:
@@ -233,10 +251,13 @@ class Placing:
         shapes = eqx.filter_eval_shape(make, *given)
         packed = Packed.of(shapes, is_abstract)
         arrays, static = eqx.partition(given, eqx.is_array)
+        if is_other_set(self.mesh):  # whose type they have
+            arrays = jax.device_put(arrays, self.replicated)
 
         def leaves(arrays: Any) -> list[Array]:
-            made = jtu.tree_leaves(eqx.filter(make(*eqx.combine(arrays, static)), eqx.is_array))
-            return [_strong(x) for x in made]
+            with on_mesh(self.mesh):
+                made = jtu.tree_leaves(eqx.filter(make(*eqx.combine(arrays, static)), eqx.is_array))
+                return [_strong(x) for x in made]
 
         places = self.device if self.mesh is None else self.shardings(packed.arrays)
         return packed._replace(leaves=jax.jit(leaves, out_shardings=places)(arrays)).state
@@ -270,11 +291,13 @@ class Placing:
 
         def run(leaves: list[Array], batch: Any) -> tuple[list[Array], Metrics]:
             state: TrainState = eqx.combine(jtu.tree_unflatten(structure, leaves), static)
-            new, metrics = step(state, batch)
+            with on_mesh(self.mesh):
+                new, metrics = step(state, batch)
             arrays, rest = eqx.partition(new, eqx.is_array)
             found, tree = jtu.tree_flatten(arrays)
             after[:] = [tree, rest, arrays]
-            return [_strong(x) for x in found], metrics
+            with on_mesh(self.mesh):
+                return [_strong(x) for x in found], metrics
 
         if self.mesh is None:
             return jax.jit(run, donate_argnums=0), lambda: (after[0], after[1])
@@ -307,7 +330,8 @@ class Placing:
         An array belongs to a parameter if its path ends in the parameter's and it has its shape.
         """
         if self.placement is not None:
-            of_solver = iter(jtu.tree_leaves(self.placement.state))
+            assert self.plan is not None
+            of_solver = iter(jtu.tree_leaves(self.plan.state))
         found = []
         for path, leaf in jtu.tree_leaves_with_path(arrays):
             if self.placement is not None and path[0] == jtu.GetAttrKey("solver"):

@@ -203,7 +203,7 @@ class _Run:
         self.parts, self.record, self.progress = parts, record, progress
         self.clock, self.group, self.trackers, self.on_batch = clock, group, trackers, on_batch
         self.steps = steps
-        self.evaluator = Evaluator(parts.task, parts.placing.whole_batch)
+        self.evaluator = Evaluator(parts.task, parts.placing.whole_batch, parts.placing.evaluating)
         self.pending: deque[_Pending] = deque()
         self.before = progress.seconds
         self._spent = 0.0

@@ -200,6 +200,7 @@ pjax.absolute_error
 pjax.at_most
 pjax.binary_cross_entropy
 pjax.convolve
+pjax.correlate
 pjax.cross_entropy
 pjax.displace_cross_entropy
 pjax.displace_cumsum

@@ -209,6 +209,21 @@ def plain_convolve(*operands: jax.Array) -> jax.Array:
     return results.reshape(*outer, *results.shape[1:])
 
 
+def correlate(*operands: jax.Array) -> jax.Array:
+    return pp.correlate_p.bind(*operands, window=WINDOW, precision=None, dtype=None)[0]
+
+
+def plain_correlate(*operands: jax.Array) -> jax.Array:
+    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
+    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
+    filters = jnp.zeros((4, 2, *WINDOW.kernel))
+    results = [
+        jax.vjp(lambda w, x=x: WINDOW.convolve(x, w, None), filters)[1](y)[0]
+        for x, y in zip(*rows, strict=True)
+    ]
+    return jnp.stack(results).reshape(*outer, *filters.shape)
+
+
 def plain_project_convolution(*operands: jax.Array) -> jax.Array:
     """Copy by copy."""
     outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
@@ -336,6 +351,10 @@ OPERATIONS = [
     Operation(
         "convolve", pp.convolve_p, convolve, plain_convolve,
         lambda count: [normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 4, 2, 2, 3))],
+    ),
+    Operation(
+        "correlate", pp.correlate_p, correlate, plain_correlate,
+        lambda count: [normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 2, 4, 4, 3))],
     ),
     Operation(
         "normalize", pp.normalize_p,

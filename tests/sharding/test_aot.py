@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pjax_prim.sharding import Collective, collectives
+from pjax_prim.sharding.program import Program, size_of
 from pjax_prim.sharding.roofline import CHIPS, roofline
 from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
 
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError
+from pjax_prim.training import Task
 from pjax_prim.training.parts import Parts
 
 from .test_fsdp import INNER, LAYERS, TASK, WIDTH, config
@@ -110,14 +112,10 @@ def test_a_direction_is_compiled_for_a_pod(solver: str, capsys) -> None:
     assert found["chips"] == 4 and found["fits"] and "all-reduce" in found["collectives"]
 
 
-@pytest.mark.slow
-@pytest.mark.optimised
-@needs_libtpu
-@pytest.mark.parametrize("mesh", ["fsdp=4", "data=2,fsdp=2"])
-def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None:
-    """The TPU's compiler sums what flows back and leaves it in parts, layer by layer, in the loop."""
+def wide_task() -> Task:
+    """That of `test_fsdp` with layers 32 times as wide: of small arrays the compiler makes one sum."""
 
-    def wide(tree: Any) -> Any:  # of small arrays it makes one sum
+    def wide(tree: Any) -> Any:
         return jax.tree.map(lambda x: np.tile(x, 32 if x.ndim < 2 else (32, 32)), tree)
 
     def model(key: Any) -> Any:
@@ -126,13 +124,44 @@ def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None
 
         return jax.tree.map(widened, TASK.model(key))
 
-    task = replace(TASK, model=model, train=wide(TASK.train))
-    parts = Parts.make(task, config(mesh), topology_devices("v5e:2x2"))
+    return replace(TASK, model=model, train=wide(TASK.train))
+
+
+LAYER = 4 * 32**2 * WIDTH * INNER
+"""Bytes of a matrix of one of its layers."""
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+@needs_libtpu
+@pytest.mark.parametrize("mesh", ["fsdp=4", "data=2,fsdp=2"])
+def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None:
+    """The TPU's compiler sums what flows back and leaves it in parts, layer by layer, in the loop."""
+
+    parts = Parts.make(wide_task(), config(mesh), topology_devices("v5e:2x2"))
     found = collectives(parts.lower()[0].compile().as_text())
     stacked = [x for x in found if x.looped]
     assert {x.kind for x in stacked} == {"all-gather", "reduce-scatter", "all-reduce"}
-    layer = 4 * 32**2 * WIDTH * INNER
-    assert max(x.bytes for x in stacked if x.kind == "all-gather") <= layer
+    assert max(x.bytes for x in stacked if x.kind == "all-gather") <= LAYER
     # What is summed whole are the vectors of a layer.
-    assert max(x.bytes for x in stacked if x.kind == "all-reduce") < layer
-    assert sum(x.bytes for x in stacked if x.kind == "reduce-scatter") >= layer
+    assert max(x.bytes for x in stacked if x.kind == "all-reduce") < LAYER
+    assert sum(x.bytes for x in stacked if x.kind == "reduce-scatter") >= LAYER
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+@needs_libtpu
+@pytest.mark.parametrize("mesh", ["data=2,dcn.data=2,fsdp=4", "data=8,dcn.data=2"])
+def test_sums_over_slices_are_made_in_slices_first(mesh: str) -> None:
+    """Between the slices each chip exchanges its part of what its slice has summed."""
+    parts = Parts.make(wide_task(), config(mesh), topology_devices("v5e:2x2", slices=2))
+    assert parts.placing.mesh is not None
+    slices = [{x.slice_index for x in half.flat} for half in parts.placing.mesh.devices]
+    assert slices in ([{0}, {1}], [{0}] * 4 + [{1}] * 4)
+    program = Program.parse(parts.lower()[0].compile().as_text())
+    # Chips are numbered within their slice.
+    assert {x.devices for x in collectives(program)} <= {2, 4}
+    sent = [x for of in program.computations.values() for x in of.values() if x.kind == "send"]
+    assert sent and all("xla_megascale_runtime" in x.line for x in sent)
+    most = max(size_of(x.results[:1]) for x in sent)
+    assert LAYER / 8 <= most <= LAYER / 4

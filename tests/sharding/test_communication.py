@@ -1,5 +1,6 @@
 """What a step exchanges between devices, read from the compiled program."""
 
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from pjax_prim.sharding import Collective, Plan, collectives, make_mesh, make_plan
 
 import pjax_prim as pjp
@@ -32,17 +34,21 @@ def loss(model: Any, x: Any, labels: Any) -> Any:
     return pjp.cross_entropy(jax.vmap(model)(x), labels)
 
 
-def plan_of(solver: str, mesh: str) -> Plan:
+def plan_of(solver: str | pjp.AbstractSolver, mesh: str) -> Plan:
     model = MLP(FEATURES, CLASSES, WIDTHS, dtype=jnp.float32, key=jax.random.key(0))
     x = jax.ShapeDtypeStruct((B, FEATURES), jnp.float32)
     labels = jax.ShapeDtypeStruct((B,), jnp.int32)
-    return make_plan(loss, model, x, labels, solver=SOLVERS[solver], mesh=make_mesh(mesh))
+    chosen = SOLVERS[solver] if isinstance(solver, str) else solver
+    return make_plan(loss, model, x, labels, solver=chosen, mesh=make_mesh(mesh))
+
+
+def step_of(plan: Plan) -> Any:
+    return plan.step.lower(plan.abstract_state(), plan.abstract_arguments()[1]).compile()
 
 
 @cache
 def compiled(solver: str, mesh: str = f"data={DATA},model={MODEL}") -> Any:
-    plan = plan_of(solver, mesh)
-    return plan.step.lower(plan.abstract_state(), plan.abstract_arguments()[1]).compile()
+    return step_of(plan_of(solver, mesh))
 
 
 def exchanged(solver: str) -> list[Collective]:
@@ -74,6 +80,23 @@ def test_matrices_are_those_derived_on_paper(solver: str) -> None:
     rows, columns = B // DATA, max(SIZES) // MODEL
     # Means of coefficients and steps, biases, and sums of squares: vectors of rows or of columns.
     assert 0 < vectors <= 4 * len(SIZES) * (5 * rows + 5 * columns + 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapper", [pjp.Anderson, pjp.Restarted, pjp.AdaptiveMetric])
+def test_a_memory_lies_as_the_state_does(wrapper: Any) -> None:
+    """Of what a wrapper remembers nothing moves but inner products, in the collectives that are there."""
+    solver = wrapper(SOLVERS["ap"])
+    plan = plan_of(solver, f"data={DATA},model={MODEL}")
+    found = collectives(step_of(plan).as_text())
+    memory, kinds = getattr(solver, "memory", 0), Counter(matrices(found))
+    kinds.subtract(matrices(exchanged("ap")))
+    assert {shape for shape, count in kinds.items() if count} <= {(memory, memory)}
+    assert len(found) <= len(exchanged("ap")) + 1 and not any(x.looped for x in found)
+    specs = {x.spec for x in jax.tree.leaves(plan.placement.state)}
+    large = [x for x in jax.tree.leaves(plan.abstract_state().memory) if x.size > len(plan.graph.nodes)]
+    assert {x.sharding.spec for x in large} <= specs | {P(None, *spec) for spec in specs}
+    assert bool(large) == (wrapper is not pjp.AdaptiveMetric)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -180,7 +203,6 @@ def test_inputs_and_rules_are_followed() -> None:
     settings: dict[str, Any] = {"solver": pjp.AlternatingProjections(), "mesh": make_mesh("data=4,model=2")}
     with pytest.raises(pjp.ArgumentError, match="array 0 has 5 examples, which mesh axis data=4 does not"):
         make_plan(regression, model, x, y, **settings)
-    P = jax.sharding.PartitionSpec
     plan = make_plan(
         regression, model, x, y, inputs=[P(None, "data"), P()], rules=[("w", P("data", None))], **settings
     )

@@ -1,6 +1,7 @@
 """Parameters divided over `fsdp`: what is held, what is gathered, and that values do not depend on it."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -81,6 +82,28 @@ def test_losses_are_those_of_one_device(solver: str, mesh: str) -> None:
     expected, found = ([row["loss"] for row in train(TASK, config(x, **method)).rows] for x in (None, mesh))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert expected[0] != pytest.approx(expected[-1], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("solver", "mesh"),
+    [
+        ("displacement", "data=2,fsdp=4"),
+        *(pytest.param(x, "data=2,fsdp=4", marks=pytest.mark.slow) for x in ("adam", "ap")),
+    ],
+)
+def test_explicit_axes(solver: str, mesh: str) -> None:
+    """Losses, and figures of an evaluation, on an explicit mesh that is set are those on an automatic one."""
+    method = {"solver": solver, "learning_rate": None} if solver == "ap" else {"solver": solver}
+    task = replace(TASK, evaluate={"test": TASK.train[:1]})
+    expected = train(task, replace(config(mesh, **method), batches=2))
+    explicit = f"{mesh},axis_type=explicit"
+    with jax.set_mesh(make_mesh(explicit)):
+        found = train(task, replace(config(explicit, **method), batches=2))
+    for new, old in zip(found.rows, expected.rows, strict=True):
+        assert new["loss"] == pytest.approx(old["loss"], rel=1e-5)
+        assert new.get("test_loss") == pytest.approx(old.get("test_loss"), rel=1e-5)
+    for new, old in zip(*(jax.tree.leaves(x.state.model) for x in (found, expected)), strict=True):
+        assert new.sharding.spec == old.sharding.spec
 
 
 def test_everything_of_a_parameter_is_divided() -> None:

@@ -64,7 +64,6 @@ def test_slices() -> None:
         ("data=8,axis_type=manual", "mesh: axis_type: expected 'auto' or 'explicit', given 'manual'"),
         ("data=8,dcn.data=2", "mesh: dcn: expected sizes that multiply to the 1 slices"),
         ("data=8,dcn.dota=2", "mesh: no axis 'dota'"),
-        ("fsdp=8,axis_type=explicit", "mesh: fsdp: only with axis_type=auto, given with explicit"),
     ],
 )
 def test_bad_meshes(text: str, message: str) -> None:

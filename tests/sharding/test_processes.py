@@ -292,3 +292,40 @@ def test_rows_of_a_process() -> None:
     for array in (jax.numpy.asarray(x), jax.random.key(3)):
         again = distribute(array, spec)
         assert again.sharding.is_equivalent_to(spec, again.ndim) and again.dtype == array.dtype
+
+
+AOT = """
+import sys
+from pjax_prim.sharding.processes import start
+from pjax_prim.cli import main
+group = start(sys.argv[1], 2, int(sys.argv[2]), 200)
+raise SystemExit(main(["aot", "--topology", "here", *sys.argv[3:]]))
+"""
+"""What `aot` does, in one of two processes."""
+
+
+@pytest.mark.slow
+def test_two_processes_take_compiled_steps(tmp_path: Path) -> None:
+    """Steps that two processes have compiled are taken by two others, which compute the same."""
+    mesh, address = ["--mesh", "data=2,model=2"], f"localhost:{free_port()}"
+    options, file = [*SMALL, *mesh], tmp_path / "steps"
+    compiling = [
+        subprocess.Popen(
+            [sys.executable, "-c", AOT, address, str(number), *options, "--save", f"{file}{number}"],
+            cwd=tmp_path, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    try:
+        assert [process.wait(LIMIT) for process in compiling] == [0, 0]
+    finally:
+        for process in compiling:
+            process.kill()
+    found = []
+    for name, given in (("alone", []), ("compiled", ["--compiled", f"{file}0"])):
+        (tmp_path / name).mkdir()
+        with Run(tmp_path / name, [[*options, *given]] * 2) as run:
+            (status, out, err), (other, *_) = run.results()
+        assert (status, other) == (0, 0), err
+        found.append(json.loads(out.splitlines()[-1])["params_sha256"])
+    assert found[0] == found[1]
