@@ -39,7 +39,7 @@ OPTIMISERS: dict[str, str | None] = {
 LEARNING_RATES = {("displacement", "adam"): 2e-3, ("gradient", "adam"): 1e-3, ("gradient", "sgd"): 0.1}
 """By direction and optimiser; others have no default."""
 
-AVERAGED = {"jp": 0.99}
+AVERAGED = {"jp": 0.999}
 """By solver the decay of the moving average of the parameters; others have none unless it is asked for."""
 
 FROM_FORWARD_PASS = (*OPTIMISERS, "ep", "jp")
@@ -175,7 +175,7 @@ class TrainConfig:
         batches: the number of batches.
         eval_every: batches between evaluations (a tenth of the run by default; always at the end).
         average: decay of a moving average of the parameters over batches, which evaluations and the trained
-            model take; 0 for none (default: 0.99 for jp, else none).
+            model take; 0 for none (default: 0.999 for jp, else none).
         best: the figure of evaluations by which one is the best, "max NAME" or "min NAME" (default: the
             task's).
         patience: stop after so many evaluations without a better one.
