@@ -79,8 +79,9 @@ def project_reference(a: Array, z: Array, *, eps: float, center: bool, follow: b
         s = _length(curve)
     direction = x + curve.steepness(s)[..., None] * y
     norm = _norm(direction)
-    size = unit * s / jnp.where(norm > 0, norm, 1)
-    new = (wide - t) + size[..., None] * direction
+    size = s / jnp.where(norm > 0, norm, 1)
+    new = (wide - t) + unit[..., None] * (size[..., None] * direction)
+    fine &= curve.size() > 0  # the reciprocal of the largest numbers is zero
     new = jnp.where(fine[..., None], new, wide)
     return (arguments.missing_where(new, z).astype(a.dtype),)
 
@@ -108,6 +109,10 @@ class _Curve(NamedTuple):
     d: Array
     per_unit: Array
     root: Array
+
+    def size(self) -> Array:
+        """The sum of the lengths of x and y."""
+        return self.p + _hypot(self.c, self.d)
 
     def steepness(self, s: Array) -> Array:
         """g / s."""
@@ -161,6 +166,7 @@ def _length(curve: _Curve) -> Array:
     p, c, d, per_unit, root = curve
     size = _hypot(c, d)
     highest = 1.01 * (p + 0.57 * jnp.minimum(jnp.sqrt(root), 1) * size)
+    highest = jnp.where(highest > 0, highest, 1)
     lowest = 0.25 * (root / per_unit) / jnp.maximum(1, per_unit * size)
     ratio = jnp.clip(jnp.log(highest / lowest) / (_GRID - 1), 0.01, _RATIO)
 
