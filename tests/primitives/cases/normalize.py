@@ -24,6 +24,12 @@ def norm_case(eps: float, center: bool) -> Case:
         t, y, n = rows(a), rows(z), a.shape[-1]
         size = np.sqrt(norm2(t) + norm2(y)) + 1e-300
 
+        # In their plane: sums of products of opposite vectors would make minima of rounding.
+        p = np.sqrt(norm2(t))[:, None]
+        along = t / np.where(p > 0, p, 1)
+        c = np.sum(along * y, -1)[:, None]
+        d = np.sqrt(norm2(y - c * along))[:, None]
+
         def at(s: np.ndarray) -> np.ndarray:
             """The cost at the lengths s of the input, in the best direction for each."""
             s = s * size[:, None]
@@ -37,8 +43,7 @@ def norm_case(eps: float, center: bool) -> Case:
         def roughly(s: np.ndarray) -> np.ndarray:
             s = s * size[:, None]
             g = s / np.sqrt(s**2 / n + eps)
-            a, b, c = (np.sum(u * v, -1)[:, None] for u, v in ((t, t), (t, y), (y, y)))
-            return s**2 + g**2 - 2 * np.sqrt(np.maximum(a * s**2 + 2 * b * s * g + c * g**2, 0))
+            return s**2 + g**2 - 2 * np.hypot(p * s + c * g, d * g)
 
         s = np.broadcast_to(_GRID, (len(a), len(_GRID)))
         found = search(at, *around_minima(s, roughly(s), 3)).min(1)
