@@ -155,7 +155,7 @@ def seconds() -> Any:
     """Time of a batch, for the same runs."""
     rows = [row for row in rows_of("task", "method", file=QUICK) if row["task"] == "MNIST, MLP"]
     shown = [(NAMES[row["method"]], number(row["ms a batch"])) for row in rows if row["method"] in NAMES]
-    return bars(shown, "milliseconds for a batch of 256, on two CPU cores")
+    return bars(shown, "milliseconds for a batch of 256, on one CPU core")
 
 
 def pairs(rows: list[tuple[str, float, float]], names: tuple[str, str], label: str) -> Any:
