@@ -112,6 +112,11 @@ def rows(n: int) -> dict[str, Row]:
             {"window": window, "precision": None, "output_dtype": None},
             lambda x, w: window.convolve(x, w, None),
         ),
+        "correlate": Row(
+            (images, images),
+            {"window": window, "precision": None, "dtype": None},
+            lambda x, y: window.correlate(x, y, None),
+        ),
         "cross_entropy": Row((logits, labels, steps)),
         "displace_cross_entropy": Row((logits, labels, steps)),
         "displace_cumsum": Row((many,)),
