@@ -71,7 +71,7 @@ def expected() -> list[tuple[int, ...]]:
     return sorted(gathered + returned + weights)
 
 
-@pytest.mark.parametrize("solver", ["ap", "ap-expanded", "dr", "dm"])
+@pytest.mark.parametrize("solver", ["ap", "ap-expanded", "dr", pytest.param("dm", marks=pytest.mark.slow)])
 def test_matrices_are_those_derived_on_paper(solver: str) -> None:
     found = exchanged(solver)
     assert matrices(found) == expected()
@@ -99,7 +99,9 @@ def test_a_memory_lies_as_the_state_does(wrapper: Any) -> None:
     assert bool(large) == (wrapper is not pjp.AdaptiveMetric)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(x, marks=[pytest.mark.slow] * (x in ("ar", "dm"))) for x in SOLVERS]
+)
 def test_nothing_large_is_gathered(solver: str) -> None:
     found = exchanged(solver)
     weights = {frozenset(pair) for pair in zip(SIZES, SIZES[1:], strict=False)}

@@ -59,7 +59,9 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> dict:
 SMALL = ["--width", "8", "--batch-size", "16", "--batches", "4"]
 
 
-@pytest.mark.parametrize("solver", ["displacement", "adam", pytest.param("ap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "solver", ["displacement", *(pytest.param(x, marks=pytest.mark.slow) for x in ("adam", "ap"))]
+)
 def test_the_example_in_every_command(
     solver: str, waves: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,7 +291,7 @@ def test_a_step_is_compiled_once(caplog: pytest.LogCaptureFixture) -> None:
     assert len(compiled) == 1
 
 
-@pytest.mark.parametrize("solver", ["adam", "displacement"])
+@pytest.mark.parametrize("solver", [pytest.param("adam", marks=pytest.mark.slow), "displacement"])
 def test_the_state_of_a_model_is_carried_and_saved(solver: str, tmp_path: Path) -> None:
     task = replace(TASK, model=eqx.nn.make_with_state(Normed), loss=normed_loss, stateful=True)
     whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
@@ -370,7 +372,14 @@ def pipeline(kind: str, folder: Path) -> Any:
 
 
 @pytest.mark.usefixtures("shared_compilation")
-@pytest.mark.parametrize("kind", ["numbers", "states", "records, numbers", "records, states"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "numbers",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("states", "records, numbers")),
+        "records, states",
+    ],
+)
 def test_a_pipeline_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
     whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
     given = config(12, solver="adam")
