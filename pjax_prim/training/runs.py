@@ -27,17 +27,18 @@ def load_run_model(
         raise ArgumentError(f"parameters: expected one of {', '.join(WHICH)}, given {which!r}")
     config = folder.load_config()
     own = "averaged" if config.decay else "last"
+    which = which or own
     like, state = eqx.filter_eval_shape(lambda: task.make_model(jax.random.key(config.seed)))
     if folder.checkpoints.steps() or step is not None:
         model = restore_params(folder.path, like, step=step, which=which)
-        if (which or own) == "averaged":  # a mean of points of a set need not be in it
+        if which == "averaged":  # a mean of points of a set need not be in it
             trained, fixed = task.split(model)
             model = eqx.combine(task.restrict(trained), fixed)
         if state is not None:
             state = restore_part(folder.path, state, "model_state", step=step)
         return model, state
-    if which not in (None, own) or state is not None:
-        raise RunError(f"{folder.path}: holds no checkpoint, so no {which or own} parameters")
+    if which != own or state is not None:
+        raise RunError(f"{folder.path}: holds no checkpoint, so no {which} parameters")
     return folder.load_model(like), None
 
 
