@@ -20,6 +20,8 @@ from pjax_prim.primitives import Choice, Definition
 from pjax_prim.primitives import choice as _choice
 from pjax_prim.primitives._definition import traceable
 
+from .pointwise import gathered
+
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 Implementation = Callable[..., tuple[jax.Array, ...]]
@@ -85,9 +87,9 @@ def register(definition: Definition, rule: Rule | None = None, platform: Platfor
     rule = rule or Rule("reference", definition.reference)
     rules = RULES.setdefault(definition.name, {})
     rules[platform] = (rule, *rules.get(platform, ()))
-    register_lowering(
-        definition.primitive, partial(_lower, definition, platform), platform=platform, inline=False
-    )
+    for where in {platform, platform or "cpu"}:  # on CPU what all platforms share is gathered
+        lower = partial(_lower, definition, where)
+        register_lowering(definition.primitive, lower, platform=where, inline=False)
 
 
 def table() -> list[tuple[str, str, str, str]]:
@@ -108,9 +110,11 @@ def _lower(
     lowering: Choice = "auto",
     **static: Any,
 ) -> Any:
-    rule = _select(definition, platform, lowering, is_whole_on_each_device(ctx), ctx.avals_in, static)
-
+    local = is_whole_on_each_device(ctx)
+    rule = _select(definition, platform, lowering, local, ctx.avals_in, static)
     scoped = traceable(definition.name, rule.implementation, tuple(sorted(static.items())))
+    if platform == "cpu" and local and not rule.kernel:
+        scoped = gathered(definition.name, scoped)
     attributes = {**static, "rule": rule.name}
     if definition.chooses:
         attributes["lowering"] = lowering

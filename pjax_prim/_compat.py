@@ -326,6 +326,47 @@ def lower_as_composite(
     ).results
 
 
+_BODIES = ("branches", "body_jaxpr", "cond_jaxpr")
+
+
+def with_bodies(equation: Any, change: Callable[[Any], Any]) -> Any:
+    """A loop or branch with its jaxprs changed; any other equation as it is."""
+    params = equation.params
+    names = [name for name in _BODIES if name in params]
+    if equation.primitive is primitives.scan_p:
+        names = ["jaxpr"]
+    if not names:
+        return equation
+    changed = {
+        name: tuple(map(change, params[name])) if isinstance(params[name], tuple) else change(params[name])
+        for name in names
+    }
+    return equation.replace(params={**params, **changed})
+
+
+def lower_as_map(primitive: Any) -> None:
+    """Lowers a primitive on CPU as the map of its parameter `function`, a function of scalars."""
+
+    def rule(ctx: Any, *operands: ir.Value, function: Callable[..., Any], **_: Any) -> Any:
+        lowered = mlir.lower_fun(function, multiple_results=False)
+        scalars = [aval.update(shape=()) for aval in (*ctx.avals_in, *ctx.avals_out)]
+        dialect: Any = stablehlo
+        rank = len(ctx.avals_out[0].shape)
+        operation = dialect.MapOp(
+            _ir_type(ctx, ctx.avals_out[0]), list(operands), ir.DenseI64ArrayAttr.get(list(range(rank)))
+        )
+        block = operation.computation.blocks.append(*(_ir_type(ctx, aval) for aval in scalars[:-1]))
+        with ir.InsertionPoint(block):
+            inner = ctx.replace(avals_in=scalars[:-1], avals_out=scalars[-1:])
+            dialect.return_(list(lowered(inner, *block.arguments)))
+        if any(x.operation.name == "func.call" for x in block.operations):
+            operation.operation.erase()  # XLA's emitter of loops ends the process at a call
+            return lowered(ctx, *operands)
+        return operation.results
+
+    mlir.register_lowering(primitive, rule, platform="cpu")
+
+
 def _attribute(value: Any) -> ir.Attribute:
     if isinstance(value, bool | int | float | str):
         return mlir.ir_attribute(value)

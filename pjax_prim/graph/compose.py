@@ -62,13 +62,14 @@ def plan_compositions(
     """
     plans: list[Composition] = []
     taken = set(inside)
+    operations = groups.terms.operations
     for equation in reversed(tuple(equations)):
         if len(equation.outputs) != 1:
             continue
         (output,) = equation.outputs
         if output in taken or output not in groups.varying or not has_patterns(output.dtype):
             continue
-        found = _composition(equation, groups)
+        found = _composition(equation, groups, operations)
         if found is not None:
             group, function, parameters = found
             plans.append(Composition(group.root, output, function, parameters))
@@ -76,10 +77,12 @@ def plan_compositions(
     return plans
 
 
-def _composition(equation: Equation, groups: Groups) -> tuple[Group, str, tuple[float, ...]] | None:
+def _composition(
+    equation: Equation, groups: Groups, operations: frozenset[Any]
+) -> tuple[Group, str, tuple[float, ...]] | None:
     (output,) = equation.outputs
     term = groups.terms.of(output)
-    for example, pattern in patterns(output.dtype).get(term.operation, ()):
+    for example, pattern in patterns(output.dtype, operations).get(term.operation, ()):
         bindings = pattern.bind(term)
         if bindings is None:
             continue

@@ -8,7 +8,7 @@ elementary constraints meet far more slowly (`benchmarks/compositions.py`).
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -50,11 +50,17 @@ def plan_rows(equations: Iterable[Equation], groups: Groups) -> list[OverAxes]:
     Values inside must be used nowhere else: they have no copies then.
     """
     plans: list[OverAxes] = []
+    roots = tuple(root for root in _QUOTIENTS if root in groups.terms.operations)
+    finders: list[Callable[[Equation, Groups], OverAxes | None]] = []
+    if roots:
+        finders.append(partial(_norm_of, roots=roots))
+    if lax.exp_p in groups.terms.operations:
+        finders.append(_softmax_of)
     for last in equations:
         if last.primitive not in _LAST or last.outputs[0] not in groups.varying:
             continue
         if has_patterns(last.outputs[0].dtype):
-            plans += [x for find in (_norm_of, _softmax_of) if (x := find(last, groups)) is not None]
+            plans += [x for find in finders if (x := find(last, groups)) is not None]
     return plans
 
 
@@ -110,10 +116,11 @@ def _softmax_patterns(dtype: str, x64: bool) -> tuple[Pattern, ...]:
     return tuple(sorted(found, key=lambda pattern: -pattern.size))  # x less its maximum is a vector, too
 
 
-def _norm_of(last: Equation, groups: Groups) -> OverAxes | None:
+def _norm_of(last: Equation, groups: Groups, roots: tuple[Any, ...]) -> OverAxes | None:
     (output,) = last.outputs
     term = groups.terms.of(output)
-    for center, pattern in _patterns(jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))):
+    kind = jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))
+    for center, pattern in (x for root in roots for x in _patterns(root, *kind)):
         bindings = pattern.bind(term)
         if bindings is None:
             continue
@@ -149,21 +156,21 @@ _VARIANCES: tuple[Callable[[Any], Any], ...] = (
     lambda x: jnp.maximum(0.0, jnp.var(x, -1, keepdims=True)),
     lambda x: jnp.maximum(0.0, _squares(x) - _average(x) ** 2),
 )
-_QUOTIENTS: tuple[Callable[[Any, Any], Any], ...] = (
-    lambda t, v: t / jnp.sqrt(v),
-    lambda t, v: t * lax.rsqrt(v),
-    lambda t, v: t * (1 / jnp.sqrt(v)),
-    lambda t, v: t / v**0.5,
-)
+_QUOTIENTS: dict[Any, tuple[Callable[[Any, Any], Any], ...]] = {
+    lax.sqrt_p: (lambda t, v: t / jnp.sqrt(v), lambda t, v: t * (1 / jnp.sqrt(v))),
+    lax.rsqrt_p: (lambda t, v: t * lax.rsqrt(v),),
+    lax.pow_p: (lambda t, v: t / v**0.5,),
+}
+"""By the operation that takes the root: what a program has not is not traced."""
 
 
 @cache
-def _patterns(dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], ...]:
-    """The examples: for each whether it is centred, and its trace."""
+def _patterns(root: Any, dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], ...]:
+    """The examples with a root: for each whether it is centred, and its trace."""
     del x64
     x = jax.ShapeDtypeStruct((2, _COUNT), dtype)
     found = []
-    for variance, quotient in product((None, *_VARIANCES), _QUOTIENTS):
+    for variance, quotient in product((None, *_VARIANCES), _QUOTIENTS[root]):
 
         def norm(x: Any, eps: float, _: Any, variance: Any = variance, quotient: Any = quotient) -> Any:
             if variance is None:

@@ -99,6 +99,11 @@ class Terms:
                 self._of[value] = Term(value.dtype)
         return self._of[value]
 
+    @property
+    def operations(self) -> frozenset[Any]:
+        """Of all terms."""
+        return frozenset(term.operation for term in self._of.values())
+
     def values_of(self, term: Term) -> list[Value]:
         """The values that are known to be a term."""
         return [value for value, other in self._of.items() if other is term]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .. import primitives as pp
 from .inline import Inliner
@@ -25,7 +26,7 @@ from .trace import FlatFunction
 Function = Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LossExample:
     """Ways to write a loss out.
 
@@ -33,12 +34,14 @@ class LossExample:
     - `target`: "like" the outputs, "classes" (integers, one for the last axis), "column" (the same with an
       axis of size 1 in its place), or "none".
     - `by_library`: the same function of the same arguments, with a loss of the library.
+    - `needs`: an operation that each of them has. For a program without it nothing is traced.
     - `count`: of parameters, each a number above zero.
     """
 
     functions: Sequence[Function]
     target: str
     by_library: Function
+    needs: Any
     count: int = 0
 
 
@@ -109,6 +112,7 @@ LOSSES: tuple[LossExample, ...] = (
         ],
         "classes",
         _cross_entropy,
+        needs=lax.reduce_max_p,
     ),
     LossExample(
         [
@@ -118,11 +122,13 @@ LOSSES: tuple[LossExample, ...] = (
         ],
         "classes",
         _minus_cross_entropy,
+        needs=lax.reduce_max_p,
     ),
     LossExample(
         [lambda x, t: jnp.take_along_axis(jax.nn.log_softmax(x), t, -1)],
         "column",
         lambda x, t: _minus_cross_entropy(x, t[..., 0])[..., None],
+        needs=lax.reduce_max_p,
     ),
     LossExample(
         [
@@ -132,14 +138,26 @@ LOSSES: tuple[LossExample, ...] = (
         ],
         "like",
         _cross_entropy,
+        needs=lax.reduce_max_p,
     ),
-    LossExample([lambda x, t: jnp.sum(t * jax.nn.log_softmax(x), -1)], "like", _minus_cross_entropy),
+    LossExample(
+        [lambda x, t: jnp.sum(t * jax.nn.log_softmax(x), -1)],
+        "like",
+        _minus_cross_entropy,
+        needs=lax.reduce_max_p,
+    ),
     LossExample(
         [lambda x, t: jnp.sum(t * jax.nn.log_softmax(x))],
         "like",
         lambda x, t: jnp.sum(_minus_cross_entropy(x, t)),
+        needs=lax.reduce_max_p,
     ),
-    LossExample([_divergence], "like", lambda x, t: pp.kl_divergence(*_alike(x, t))),
+    LossExample(
+        [_divergence],
+        "like",
+        lambda x, t: pp.kl_divergence(*_alike(x, t)),
+        needs=lax.reduce_max_p,
+    ),
     LossExample(
         [
             _sigmoid,
@@ -149,26 +167,32 @@ LOSSES: tuple[LossExample, ...] = (
         ],
         "like",
         lambda x, t: pp.binary_cross_entropy(*_alike(x, t)),
+        needs=lax.log1p_p,
     ),
     LossExample(
         [lambda x, t, delta: _huber(x - t, delta), lambda x, t, delta: _huber(t - x, delta)],
         "like",
         lambda x, t, delta: pp.huber(*_alike(x, t), delta),
+        needs=lax.min_p,
         count=1,
     ),
-    LossExample([_huber], "none", lambda x, delta: pp.huber(x, jnp.zeros_like(x), delta), count=1),
+    LossExample(
+        [_huber], "none", lambda x, delta: pp.huber(x, jnp.zeros_like(x), delta), needs=lax.min_p, count=1
+    ),
     LossExample(
         [lambda x, t: jnp.abs(x - t), lambda x, t: jnp.abs(t - x)],
         "like",
         lambda x, t: pp.absolute_error(*_alike(x, t)),
+        needs=lax.abs_p,
     ),
-    LossExample([jnp.abs], "none", lambda x: pp.absolute_error(x, jnp.zeros_like(x))),
+    LossExample([jnp.abs], "none", lambda x: pp.absolute_error(x, jnp.zeros_like(x)), needs=lax.abs_p),
     LossExample(
         [lambda x, t: jnp.square(x - t), lambda x, t: jnp.square(t - x)],
         "like",
         _squared_error,
+        needs=lax.square_p,
     ),
-    LossExample([jnp.square], "none", lambda x: _squared_error(x, jnp.zeros_like(x))),
+    LossExample([jnp.square], "none", lambda x: _squared_error(x, jnp.zeros_like(x)), needs=lax.square_p),
 )
 
 
@@ -207,15 +231,16 @@ class _Outputs:
     def __init__(self, function: FlatFunction, varying: set[Value]):
         self._function, self._varying = function, varying
         self._loose = Terms(function.equations, "operations")
+        operations = self._loose.operations
+        self._examples = tuple(example for example in LOSSES if example.needs in operations)
 
     def written(self, equation: Equation) -> list[Equation] | None:
         """The equations of the library's loss in the place of one written out, or None."""
         if len(equation.outputs) != 1 or not has_patterns(equation.outputs[0].dtype):
             return None
         term = self._loose.of(equation.outputs[0])
-        for example, function, pattern in _skeletons(bool(jax.config.read("jax_enable_x64"))).get(
-            term.operation, ()
-        ):
+        skeletons = _skeletons(self._examples, bool(jax.config.read("jax_enable_x64")))
+        for example, function, pattern in skeletons.get(term.operation, ()):
             for bindings in pattern.bind_loosely(term):
                 values = [self._loose.values_of(bindings[x]) for x in pattern.inputs]
                 for arguments in _products(values):
@@ -285,29 +310,37 @@ def _products(choices: Sequence[Sequence[Value]]) -> Iterator[tuple[Value, ...]]
 
 
 @cache
-def _skeletons(x64: bool) -> dict[Any, list[tuple[LossExample, Function, Pattern]]]:
-    """The examples by the operation that they end in, compared by operations alone; the largest first."""
-    del x64
+def _skeletons(
+    examples: tuple[LossExample, ...], x64: bool
+) -> dict[Any, list[tuple[LossExample, Function, Pattern]]]:
+    """Examples by the operation that they end in, compared by operations alone; the largest first."""
     found: dict[Any, list[tuple[LossExample, Function, Pattern]]] = {}
+    for example in examples:
+        for function, pattern in _loosely_traced(example, x64):
+            found.setdefault(pattern.output.operation, []).append((example, function, pattern))
+    for rows in found.values():
+        rows.sort(key=lambda row: -row[2].size)
+    return found
+
+
+@cache
+def _loosely_traced(example: LossExample, x64: bool) -> list[tuple[Function, Pattern]]:
+    del x64
     x = jax.ShapeDtypeStruct((3, 4), "float32")
     targets = {
         "like": [x],
         "classes": [jax.ShapeDtypeStruct((3,), "int32")],
         "column": [jax.ShapeDtypeStruct((3, 1), "int32")],
         "none": [],
-    }
-    for example in LOSSES:
-        for function in example.functions:
-            forms = (function, jax.vmap(function)) if example.target in ("classes", "column") else (function,)
-            for form in forms:
-                with suppress(TypeError, ValueError, IndexError):  # an example is not of every rank
-                    pattern = make_pattern(
-                        form, [x, *targets[example.target]], PLACEHOLDERS[: example.count], "operations"
-                    )
-                    found.setdefault(pattern.output.operation, []).append((example, function, pattern))
-    for rows in found.values():
-        rows.sort(key=lambda row: -row[2].size)
-    return found
+    }[example.target]
+    traced = []
+    for function in example.functions:
+        forms = (function, jax.vmap(function)) if example.target in ("classes", "column") else (function,)
+        for form in forms:
+            with suppress(TypeError, ValueError, IndexError):  # an example is not of every rank
+                placeholders = PLACEHOLDERS[: example.count]
+                traced.append((function, make_pattern(form, [x, *targets], placeholders, "operations")))
+    return traced
 
 
 @lru_cache(maxsize=256)

@@ -57,17 +57,17 @@ def multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
     grow = jnp.where(finite, jnp.where(flip, d, s), 1)
     shrink = jnp.where(finite, jnp.where(flip, s, d), 1)
     bound = 1 + 0.75 * shrink  # what the other terms supply at most
-    unmet = r - bound  # what only the growing term can supply
+    missing = r - bound  # what only the growing term can supply
     tiny = float(jnp.finfo(r.dtype).max) ** -0.75
-    degenerate = (unmet >= 0) & (grow <= unmet * tiny)  # v = unmet / grow overflows
+    degenerate = (missing >= 0) & (grow <= missing * tiny)  # v = missing / grow overflows
     grow = jnp.where(degenerate, 1, grow)
-    far = _far_bound(grow, shrink, unmet + grow)
+    far = _far_bound(grow, shrink, missing + grow)
     u = jnp.where(far > 3, far - 1, _near_bound(grow, shrink, r, bound))
     low = 0.5 * u
     for _ in range(_STEPS[r.dtype.name]):
         u = jnp.maximum(low, u + _halley(u, grow, shrink, r))
     u = jnp.where(degenerate, degenerate_size(u.dtype), u)
-    return jnp.where(flip, -u, u), jnp.where(degenerate, unmet, 0)
+    return jnp.where(flip, -u, u), jnp.where(degenerate, missing, 0)
 
 
 def differentiable_multiplier(s: Array, d: Array, residual: Array) -> tuple[Array, Array]:
@@ -81,7 +81,12 @@ def differentiable_multiplier(s: Array, d: Array, residual: Array) -> tuple[Arra
     slope = (1 + size) ** -2 + 2 * (1 + size) * (grow + shrink / (1 + 2 * size) ** 3)
     moved = jnp.where(regular, (jnp.abs(residual) - left) / jax.lax.stop_gradient(slope), 0)
     moved = moved - jax.lax.stop_gradient(moved)
-    return u + jnp.where(flip, -moved, moved), jnp.where(extra > 0, jnp.abs(residual) - 1 - 0.75 * shrink, 0)
+    return u + jnp.where(flip, -moved, moved), jnp.where(extra > 0, unmet(residual, shrink), 0)
+
+
+def unmet(residual: Array, shrink: Array) -> Array:
+    """What is left of a residual, at least, where the vector that has to grow is zero: `extra`."""
+    return jnp.abs(residual) - 1 - 0.75 * shrink
 
 
 def square_root(x: Array) -> Array:
@@ -204,7 +209,7 @@ def displacement(s: Array, d: Array, residual: Array, z: Array) -> tuple[Array, 
 
 def degenerate_size(dtype: Any) -> float:
     """The value of u that stands for t = 1."""
-    return float(jnp.finfo(dtype).max) ** 0.25
+    return float(jnp.finfo(dtype).max) ** 0.5
 
 
 def row_dot(a: Array, b: Array) -> Array:

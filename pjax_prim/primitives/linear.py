@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from . import _arguments as arguments
 from ._definition import define
-from .dot import coefficients, is_near, multiplier, near_multiplier, scaled_residual
+from .dot import degenerate_size, is_near, multiplier, near_multiplier, scaled_residual, unmet
 
 
 class Query(NamedTuple):
@@ -76,35 +76,49 @@ class Solved(NamedTuple):
 
 def solve(query: Query) -> Solved:
     """Solves for any query."""
-    s, d, residual = query.equation()
-    u, extra = multiplier(s, d, residual)
-    c, k, sign = coefficients(u)
-    e, step = sign * (c + k), jnp.sqrt(extra)
-
-    def along(first: Array, first_other: Array, step: Array) -> Array:
-        return step * (2 * (c * first + e * first_other) + step)
-
-    stepped = along(query.first_a, query.first_b, step) + along(query.first_b, query.first_a, sign * step)
-    output = query.target - u / (1 + jnp.abs(u))
-    return Solved(e, output, c, step, sign * step, _moved(s, d, c, e) + stepped)
+    return _solved(query, multiplier(*query.equation())[0])
 
 
-def solve_near(query: Query, scaled: Array, store: Callable[[Array], Array] = lambda x: x) -> Solved:
+def solve_near(query: Query, scaled: Array) -> Solved:
     """A query whose targets are all near (`dot.is_near`): a third of the operations.
 
-    **Arguments:** `scaled`, of `dot.scaled_residual`; `store` is applied to what several results read.
+    **Arguments:** `scaled`, of `dot.scaled_residual`.
     """
     s, d, residual = query.equation()
-    t = store(near_multiplier(s, d, residual, scaled))
-    e = store(t / (1 - t * t))
-    c = store(t * e)
+    t = near_multiplier(s, d, residual, scaled)
+    e = t / (1 - t * t)
+    c = t * e
     zero = jnp.zeros_like(c)
     return Solved(e, query.target - t, c, zero, zero, _moved(s, d, c, e))
 
 
+def _solved(query: Query, u: Array) -> Solved:
+    """What follows from the first result of `dot.multiplier`; `dot.coefficients` has the formulas.
+
+    They share no quotient: what two results read would be an array, and a loop, of its own.
+    """
+    s, d, residual = query.equation()
+    size, negative = jnp.abs(u), u < 0
+    degenerate = size >= degenerate_size(u.dtype)
+    c = jnp.where(degenerate, 0, size * (size / (1 + 2 * size)))
+    e = jnp.where(degenerate, jnp.where(negative, -0.5, 0.5), u * ((1 + size) / (1 + 2 * size)))
+    output = query.target - u / (1 + size)
+    step_a = jnp.where(degenerate, jnp.sqrt(jnp.maximum(unmet(residual, jnp.where(negative, s, d)), 0)), 0)
+    step_b = jnp.where(negative, -step_a, step_a)
+
+    def along(first: Array, first_other: Array, step: Array) -> Array:
+        return step * (2 * (c * first + e * first_other) + step)
+
+    stepped = along(query.first_a, query.first_b, step_a) + along(query.first_b, query.first_a, step_b)
+    return Solved(e, output, c, step_a, step_b, _moved(s, d, c, e) + stepped)
+
+
 def answer(query: Query) -> Answer:
     """The solution of any query."""
-    found = solve(query)
+    return _answer(solve(query), lambda moved: jnp.sum(moved, (-2, -1)))
+
+
+def _answer(found: Solved, total: Callable[[Array], Array]) -> Answer:
     return Answer(
         mean(found.c, -1),
         mean(found.c, -2),
@@ -112,19 +126,8 @@ def answer(query: Query) -> Answer:
         found.output,
         mean(found.step_a, -1),
         mean(found.step_b, -2),
-        jnp.sum(found.moved, (-2, -1)),
+        total(found.moved),
     )
-
-
-def answer_near(query: Query, scaled: Array) -> Answer:
-    """The solution of a query whose targets are all near."""
-    # Barriers around what several results read, or a sum: XLA's CPU backend would compute it for each,
-    # and takes 5 times as long to sum what it has not stored.
-    found = solve_near(query, scaled, lax.optimization_barrier)
-    moved = lax.optimization_barrier(found.moved)
-    c_a, c_b = mean(found.c, -1), mean(found.c, -2)
-    rows, columns = jnp.zeros_like(c_a), jnp.zeros_like(c_b)
-    return Answer(c_a, c_b, found.e, found.output, rows, columns, _total(moved))
 
 
 def _total(x: Array) -> Array:
@@ -190,8 +193,15 @@ def answer_blockwise(query: Query, block_size: int) -> Answer:
 
 
 def _answer_block(query: Query) -> Answer:
+    """The scalar equation is solved in one of two ways; what follows from its root is one program."""
     scaled = lax.optimization_barrier(scaled_residual(*query.equation()))
-    return lax.cond(is_near(scaled), lambda: answer_near(query, scaled), lambda: answer(query))
+
+    def near(query: Query) -> Array:
+        t = near_multiplier(*query.equation(), scaled)
+        return t / (1 - jnp.abs(t))
+
+    u = lax.cond(is_near(scaled), near, lambda query: multiplier(*query.equation())[0], query)
+    return _answer(_solved(query, u), _total)
 
 
 def answer_weighted(
@@ -276,50 +286,60 @@ def reference(
         return (*results, found.moved)
     moves = iter(results[1:])
     mean_a, mean_b = (next(moves) if want else None for want in wanted)
-    # Seen from b, the same query with its axes exchanged.
-    exchanged = query._replace(product=_turn(p), norm_a=_turn(query.norm_b), norm_b=_turn(query.norm_a))
-    forms = scatter == "formed"
-    scatter_a = _scatter(query, a, b, found.e, mean_a, ratio, forms)
-    scatter_b = _scatter(exchanged, b, a, _turn(found.e), mean_b, 1 / ratio, forms)
-    # Where a vector that has to grow is zero, copies move by steps too: by what the rest does not tell.
-    stepped = jnp.sum(found.step_a, -1) > 0  # none is below zero
-    kept = jnp.zeros_like(found.moved)
+    moves = iter(results[1:])
+    mean_a, mean_b = (next(moves) if want else None for want in wanted)
     u, v = (x[..., 0, 0] for x in weights) if weights else (1.0, 1.0)
-    for weight, mean, copies in ((u, mean_a, b.shape[-2]), (v, mean_b, a.shape[-2])):
-        if mean is not None:
-            kept += weight * copies * jnp.sum(jnp.square(mean), (-2, -1))
-    rest = jnp.where(stepped, jnp.maximum(found.moved - kept, 0), 0)
-    sides = (jnp.where(stepped, 0, weight * x) for weight, x in ((u, scatter_a), (v, scatter_b)))
-    return (*results, jnp.stack([found.moved, rest + sum(sides)], -1))
+    sides = [_Side(u, a, b, found.e, mean_a, ratio), _Side(v, b, a, _turn(found.e), mean_b, 1 / ratio)]
+    if scatter == "formed" and math.prod(p.shape[-2:]) * a.shape[-1] <= _FEW:
+        formed = sum((side.weight * side.formed() for side in sides), jnp.zeros_like(found.moved))
+        # In the degenerate case copies move by steps too: by what the rest does not tell.
+        stepped = jnp.sum(found.step_a, -1) > 0  # none is below zero
+        apart = jnp.where(stepped, jnp.maximum(_left(found.moved, sides), 0), formed)
+    elif all(side.is_mean for side in sides):
+        apart = jnp.zeros_like(found.moved)
+    else:
+        unresolved = 2 * jnp.finfo(wide).eps * found.moved
+        apart = jnp.maximum(_left(found.moved, sides), unresolved)
+    return (*results, jnp.stack([found.moved, apart], -1))
 
 
 def _turn(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _scatter(
-    query: Query, a: Array, b: Array, e: Array, mean: Array | None, ratio: float | Array, forms: bool
-) -> Array:
-    """The squared distance of all copies of `a`, which moved by c a + ratio e b, from `a` + `mean`.
+class _Side(NamedTuple):
+    """One operand: its copies moved by c rows + ratio e others, their mean by `mean`; None for a constant."""
 
-    None stands for zero: a constant. With `forms`, small problems form each difference. In large ones it is
-    what the copies moved less what their mean did; what these sums cannot resolve is not taken for zero.
-    """
-    size, copies = jnp.abs(e), e.shape[-1]
-    c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)
-    across = ratio * e
-    if mean is not None and copies <= 1:
-        return jnp.zeros(e.shape[:-2], e.dtype)
-    if forms and math.prod(e.shape[-2:]) * a.shape[-1] <= _FEW:
-        moves = c[..., None] * a[..., :, None, :] + across[..., None] * b[..., None, :, :]
-        differences = moves if mean is None else moves - mean[..., :, None, :]
+    weight: float | Array
+    rows: Array
+    others: Array
+    e: Array
+    mean: Array | None
+    ratio: float | Array
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether its only copy is the mean."""
+        return self.mean is not None and self.e.shape[-1] <= 1
+
+    def formed(self) -> Array:
+        """The squared distance of all copies from their mean, or of a constant's from it, by differences."""
+        if self.is_mean:
+            return jnp.zeros(self.e.shape[:-2], self.e.dtype)
+        size = jnp.abs(self.e)
+        c = 2 * size * (size / (1 + jnp.sqrt(1 + 4 * size * size)))  # t e, where e = t / (1 - t^2)
+        across = (self.ratio * self.e)[..., None] * self.others[..., None, :, :]
+        moves = c[..., None] * self.rows[..., :, None, :] + across
+        differences = moves if self.mean is None else moves - self.mean[..., :, None, :]
         return jnp.sum(jnp.square(differences), (-3, -2, -1))
-    moved = c * c * query.norm_a + 2 * c * across * query.product + across * across * query.norm_b
-    moved = jnp.maximum(jnp.sum(moved, (-2, -1)), 0)
-    if mean is None:
-        return moved
-    apart = moved - copies * jnp.sum(jnp.square(mean), (-2, -1))
-    return jnp.maximum(apart, 2 * jnp.finfo(e.dtype).eps * moved)
+
+
+def _left(moved: Array, sides: Sequence[_Side]) -> Array:
+    """What copies moved less what their means did; a constant's copies have none."""
+    for side in sides:
+        if side.mean is not None:
+            moved = moved - side.weight * side.e.shape[-1] * jnp.sum(jnp.square(side.mean), (-2, -1))
+    return moved
 
 
 _FEW = 2**16

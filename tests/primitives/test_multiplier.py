@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pjax_prim.primitives.dot import is_near, multiplier, near_multiplier, scaled_residual
+import pjax_prim as pjp
+from pjax_prim.primitives.dot import degenerate_size, is_near, multiplier, near_multiplier, scaled_residual
 
 
 def left_side(u: np.ndarray, s: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -48,7 +49,7 @@ def rounding_errors(s: np.ndarray, d: np.ndarray, r: np.ndarray) -> tuple[np.nda
         + 2 * d.astype(np.longdouble) * (1 + exact) / (1 + 2 * exact) ** 3
     )  # fmt: skip
     unit = np.finfo(r.dtype).eps * np.maximum(r / slope, 1)
-    regular = (extra == 0) & (exact < float(np.finfo(r.dtype).max) ** 0.25)
+    regular = (extra == 0) & (exact < degenerate_size(r.dtype))
     return np.abs(u / exact - 1) / unit, regular
 
 
@@ -88,3 +89,14 @@ def test_overflow_and_degenerate_queries() -> None:
     # a = b = 0 with a far target: only a sphere of answers, at a squared radius of 4 (r - 1).
     u, extra = multiplier(jnp.zeros(()), jnp.zeros(()), jnp.asarray(3.0))
     assert float(extra) == 2.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_vectors_of_any_length_grow(dtype: str, sign: int) -> None:
+    """Equal (or opposite) vectors whose product is to be 100: the nearest of length sqrt(99)."""
+    exponents = np.linspace(-8, -18 if dtype == "float32" else -150, 60)
+    a = jnp.asarray(10.0 ** exponents[:, None] * [3, 4], dtype)
+    found, other = jax.vmap(pjp.project_dot)(a, sign * a, jnp.full(60, sign * 100.0, dtype))
+    np.testing.assert_allclose(jnp.linalg.norm(found, axis=1), 99**0.5, rtol=1e-5)
+    np.testing.assert_allclose(sign * other, found, rtol=1e-5, atol=1e-5)

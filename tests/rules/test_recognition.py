@@ -224,7 +224,8 @@ def test_settings_change_nothing_and_nothing_is_compiled(name: str, value: Any) 
     before = getattr(jax.config, name)
     jax.config.update(name, value)
     try:
-        examples._patterns.cache_clear()
+        examples._traced.cache_clear()
+        examples._by_end.cache_clear()
         rows._patterns.cache_clear()
         COMPILED.clear()
         assert str(pjp.constraint_graph(lambda *args: loss(*args))(params, x)) == expected
@@ -238,6 +239,12 @@ def test_nothing_is_traced_before_it_is_asked_for() -> None:
     import sys
 
     code = "import pjax_prim.graph.examples as e, pjax_prim.graph.rows as r; " \
-           "print(e._patterns.cache_info().currsize, r._patterns.cache_info().currsize)"  # fmt: skip
+           "print(e._traced.cache_info().currsize, r._patterns.cache_info().currsize)"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0"]
+
+
+def test_what_a_program_cannot_contain_is_not_traced() -> None:
+    assert not examples.patterns("float32", frozenset())
+    found = examples.patterns("float32", frozenset({jax.lax.tanh_p}))
+    assert {example.name for rows in found.values() for example, _ in rows} == {"gelu_tanh", "logistic"}

@@ -1,0 +1,204 @@
+"""Elementwise operations gathered into few loops, for XLA's CPU backend.
+
+That backend compiles every loop on its own, some 15 ms each, and begins another wherever two operations read
+a third that is dear: a step of Newton's method becomes three. A `stablehlo.map` is one loop, whatever the
+length of its scalar function. So a function of arrays is walked once, and elementwise operations of one shape
+that end in a single result become one map.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Literal, Primitive
+from jaxtyping import Array
+
+from pjax_prim._compat import called_jaxpr, evaluator, lower_as_map, open_jaxpr, with_bodies
+
+_CHEAP = frozenset(
+    {
+        lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.max_p, lax.min_p, lax.abs_p, lax.sign_p, lax.square_p,
+        lax.select_n_p, lax.clamp_p, lax.eq_p, lax.ne_p, lax.lt_p, lax.le_p, lax.gt_p, lax.ge_p, lax.and_p,
+        lax.or_p, lax.not_p, lax.xor_p, lax.convert_element_type_p, lax.is_finite_p, lax.integer_pow_p,
+    }
+)  # fmt: skip
+"""What XLA computes again for each reader."""
+
+_DEAR = frozenset(
+    {
+        lax.div_p, lax.sqrt_p, lax.rsqrt_p, lax.cbrt_p, lax.exp_p, lax.exp2_p, lax.expm1_p, lax.log_p,
+        lax.log1p_p, lax.tanh_p, lax.logistic_p, lax.erf_p, lax.sin_p, lax.cos_p, lax.pow_p, lax.floor_p,
+        lax.ceil_p, lax.round_p, lax.bitcast_convert_type_p,
+    }
+)  # fmt: skip
+"""What it stores, a loop each, where there are several readers."""
+
+_ELEMENTWISE = _CHEAP | _DEAR
+
+_MANY = 6
+"""From how many operations on a group of cheap ones is a loop of its own."""
+
+pointwise_p = Primitive("pjax_pointwise")
+"""A scalar function of the elements of arrays of one shape; `dtype` is that of its result."""
+
+
+@pointwise_p.def_abstract_eval
+def _abstract(first: Any, *others: Any, function: Any, dtype: Any, weak_type: bool) -> Any:
+    return first.update(dtype=dtype, weak_type=weak_type)
+
+
+lower_as_map(pointwise_p)
+
+
+_WIDE = {frozenset(), *(frozenset({jnp.dtype(name)}) for name in ("float32", "float64"))}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An equation of inlined jaxprs. An input is the number of a value, or a literal.
+
+    `elements` are inputs as well: where one repeats a scalar, the scalar.
+    """
+
+    equation: Any
+    inputs: tuple[Any, ...]
+    elements: tuple[Any, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.equation.outvars[0].aval.shape
+        return shape
+
+    @property
+    def floats(self) -> frozenset[Any]:
+        """The dtypes of its numbers; a map may have one, which XLA does not widen."""
+        dtypes = {x.aval.dtype for x in (*self.equation.invars, *self.equation.outvars)}
+        return frozenset(x for x in dtypes if jnp.issubdtype(x, jnp.inexact))
+
+    @property
+    def is_elementwise(self) -> bool:
+        return self.equation.primitive in _ELEMENTWISE and self.floats in _WIDE
+
+
+def gathered(name: str, jitted: Any) -> Callable[..., tuple[Array, ...]]:
+    """A jitted function of arrays, with the same values from fewer loops; `name` is their scope."""
+
+    def apply(*arrays: Array) -> tuple[Array, ...]:
+        with jax.named_scope(name):
+            return tuple(_evaluate(jitted.trace(*arrays).jaxpr, arrays))
+
+    return apply
+
+
+def _body(closed: Any) -> Any:
+    """The same for the body of a loop or branch."""
+    avals = [x.aval for x in open_jaxpr(closed)[0].invars]
+    return jax.jit(lambda *arrays: _evaluate(closed, arrays)).trace(*avals).jaxpr
+
+
+def _evaluate(closed: Any, arrays: Sequence[Any]) -> list[Any]:
+    jaxpr, constants = open_jaxpr(closed)
+    steps: list[_Step] = []
+    numbers = itertools.count()
+    values = dict(zip(numbers, (*constants, *arrays), strict=False))
+    results = _flatten(jaxpr, list(values), numbers, steps, {})
+
+    def read(x: Any) -> Any:
+        return values[x] if isinstance(x, int) else x.val
+
+    for group in _groups(steps, results):
+        last = group[-1]
+        if len(group) > 1:
+            values[last.outputs[0]] = _map(group, read)
+        else:
+            run = evaluator(with_bodies(last.equation, _body))
+            values.update(zip(last.outputs, run(*map(read, last.inputs)), strict=True))
+    return [read(x) for x in results]
+
+
+def _flatten(
+    jaxpr: Any, inputs: Sequence[Any], numbers: Iterator[int], steps: list[_Step], scalars: dict[int, Any]
+) -> list[Any]:
+    """Appends the equations of a jaxpr, those of calls among them; gives its results.
+
+    `scalars` are those that values repeat.
+    """
+    names = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
+
+    def name(atom: Any) -> Any:
+        return atom if isinstance(atom, Literal) else names[atom]
+
+    for equation in jaxpr.eqns:
+        given = tuple(map(name, equation.invars))
+        called = called_jaxpr(equation)
+        if called is None:
+            found = [next(numbers) for _ in equation.outvars]
+            elements = tuple(scalars.get(x, x) if isinstance(x, int) else x for x in given)
+            steps.append(_Step(equation, given, elements, tuple(found)))
+            if equation.primitive is lax.broadcast_in_dim_p and not equation.invars[0].aval.shape:
+                (scalars[found[0]],) = elements
+        else:
+            inner, constants = open_jaxpr(called)
+            assert not constants
+            found = _flatten(inner, given, numbers, steps, scalars)
+        names.update(zip(equation.outvars, found, strict=True))
+    return [name(atom) for atom in jaxpr.outvars]
+
+
+def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]:
+    """The steps in an order in which they can run; those of one loop together, its result last.
+
+    An operation belongs to the loop of its readers if that is one and of its shape.
+    """
+    readers: dict[Any, set[int]] = {x: {-1} for x in results if isinstance(x, int)}
+    group_of: dict[int, int] = {}  # position of a step -> that of the last one of its loop
+    floats: dict[int, frozenset[Any]] = {}
+    for position in reversed(range(len(steps))):
+        step = steps[position]
+        last = position
+        if step.is_elementwise:
+            several = {group_of.get(x, -1) for x in readers.get(step.outputs[0], ())}
+            only = several.pop() if len(several) == 1 else -1
+            if only >= 0 and steps[only].shape == step.shape and len(floats[only] | step.floats) <= 1:
+                last = only
+            group_of[position] = last
+            floats[last] = floats.get(last, frozenset()) | step.floats
+        for x in (*step.inputs, *step.elements):
+            if isinstance(x, int):
+                readers.setdefault(x, set()).add(position)
+    members: dict[int, list[int]] = {}
+    for position in range(len(steps)):
+        members.setdefault(group_of.get(position, position), []).append(position)
+    groups: list[list[_Step]] = []
+    for last in sorted(members):
+        group = [steps[x] for x in members[last]]
+        inside = {x.outputs[0] for x in group}
+        dear = any(x.equation.primitive in _DEAR for x in group)
+        known = all(isinstance(x, Literal) or x in inside for step in group for x in step.elements)
+        groups += [group] if (dear or len(group) >= _MANY) and not known else [[x] for x in group]
+    return groups
+
+
+def _map(group: Sequence[_Step], read: Callable[[Any], Any]) -> Array:
+    """The result of a group as one loop."""
+    last = group[-1]
+    inside = {x.outputs[0] for x in group}
+    elements = (x for step in group for x in step.elements if isinstance(x, int))
+    operands = list(dict.fromkeys(x for x in elements if x not in inside))
+
+    def function(*scalars: Any) -> Any:
+        values = dict(zip(operands, scalars, strict=True))
+        for step in group:
+            given = (values[x] if isinstance(x, int) else x.val for x in step.elements)
+            (values[step.outputs[0]],) = evaluator(step.equation)(*given)
+        return values[last.outputs[0]]
+
+    aval = last.equation.outvars[0].aval
+    arrays = [jnp.broadcast_to(read(x), aval.shape) for x in operands]
+    result: Array = pointwise_p.bind(*arrays, function=function, dtype=aval.dtype, weak_type=aval.weak_type)
+    return result
