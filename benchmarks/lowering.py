@@ -117,6 +117,11 @@ def rows(n: int) -> dict[str, Row]:
             {"window": window, "precision": None, "dtype": None},
             lambda x, y: window.correlate(x, y, None),
         ),
+        "spread": Row(
+            (images, filters),
+            {"window": window, "precision": None, "dtype": jnp.dtype("float32"), "shape": images},
+            lambda y, w: window.convolve(y, w, None),  # as many products
+        ),
         "cross_entropy": Row((logits, labels, steps)),
         "displace_cross_entropy": Row((logits, labels, steps)),
         "displace_cumsum": Row((many,)),

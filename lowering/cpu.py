@@ -23,6 +23,7 @@ from jaxtyping import Array
 from pjax_prim._compat import KEEPS_BARRIERS, evaluator, open_jaxpr
 from pjax_prim.primitives import (
     convolve_p,
+    correlate_p,
     displace_dot_p,
     displace_scalar_p,
     displace_sum_relu_p,
@@ -33,6 +34,7 @@ from pjax_prim.primitives import (
     project_scalar_p,
     project_softmax_p,
     reflect_dot_p,
+    spread_p,
 )
 from pjax_prim.primitives._window import Window
 from pjax_prim.primitives.convolution import reference as convolution_reference
@@ -118,9 +120,16 @@ def _convolve(params: dict[str, Any], lhs: Array, rhs: Array) -> tuple[Array]:
     return (jnp.transpose(lax.optimization_barrier(result), [order.index(i) for i in range(last + 1)]),)
 
 
+for _definition in (convolve_p, correlate_p, spread_p):
+    register(
+        _definition,
+        Rule("channels_last", _channels_last(_definition.reference), when="always: fast inside loops, too"),
+        "cpu",
+    )
+_at_once = _channels_last(partial(correlate_p.reference, correlate=Window.correlate_at_once))
 register(
-    convolve_p,
-    Rule("channels_last", _channels_last(convolve_p.reference), when="always: fast inside loops, too"),
+    correlate_p,
+    Rule("channels_last_at_once", _at_once, local=True, when="one device: one convolution, with groups, too"),
     "cpu",
 )
 register(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal, Primitive
+from jax.interpreters.ad import add_jaxvals_p
 from jaxtyping import Array
 
 from pjax_prim._compat import called_jaxpr, evaluator, lower_as_map, open_jaxpr, with_bodies
@@ -24,6 +25,7 @@ _CHEAP = frozenset(
         lax.add_p, lax.sub_p, lax.mul_p, lax.neg_p, lax.max_p, lax.min_p, lax.abs_p, lax.sign_p, lax.square_p,
         lax.select_n_p, lax.clamp_p, lax.eq_p, lax.ne_p, lax.lt_p, lax.le_p, lax.gt_p, lax.ge_p, lax.and_p,
         lax.or_p, lax.not_p, lax.xor_p, lax.convert_element_type_p, lax.is_finite_p, lax.integer_pow_p,
+        add_jaxvals_p, lax.copy_p,
     }
 )  # fmt: skip
 """What XLA computes again for each reader."""

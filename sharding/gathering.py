@@ -27,8 +27,8 @@ from .._compat import (
     scan_operands,
 )
 from ..graph.program import trace
+from ..pullbacks.convolutions import has_groups
 from ..pullbacks.directions import has_equation
-from ..pullbacks.grouped import has_groups
 from ..pullbacks.interpreter import Entry, Settings, interpret, register_movement
 from .mesh import FSDP
 from .propagation import Labels, propagate, through
@@ -174,7 +174,7 @@ def from_trace(
 
 
 def with_right_derivatives(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn(params, *args)`, whose gradient is right on every mesh: see `pullbacks.grouped`.
+    """`fn(params, *args)`, whose gradient is right on every mesh: see `pullbacks.convolutions`.
 
     A displacement needs none of this. What is inside a function with a derivative of its own
     (`jax.custom_jvp`, `jax.custom_vjp`) keeps that.

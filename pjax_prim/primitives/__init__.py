@@ -29,6 +29,7 @@ from .binary_cross_entropy import prox_binary_cross_entropy_p as prox_binary_cro
 from .convolution import convolve_p as convolve_p
 from .convolution import correlate_p as correlate_p
 from .convolution import project_convolution_p as project_convolution_p
+from .convolution import spread_p as spread_p
 from .cross_entropy import cross_entropy as cross_entropy
 from .cross_entropy import cross_entropy_p as cross_entropy_p
 from .cross_entropy import displace_cross_entropy_p as displace_cross_entropy_p

@@ -72,6 +72,8 @@ class Definition:
         return tuple(self.primitive.bind(*arrays, **static))
 
 
+Transpose = Callable[..., jax.Array]
+
 DEFINITIONS: dict[str, Definition] = {}
 """Every primitive of the library by name; `pjax_prim.lowering` gives each its lowerings."""
 
@@ -83,6 +85,7 @@ def define(
     differentiable: bool = False,
     steps: bool = False,
     derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
+    transposes: tuple[Transpose, Transpose] | None = None,
     version: int = 1,
 ) -> Definition:
     """Makes the primitive `name` from its reference and records it in `DEFINITIONS`.
@@ -97,6 +100,9 @@ def define(
       its proximal operator): batching gives that operand the whole size of each axis.
     - `derivative`: a function like the reference, whose derivative is that of what the primitive computes,
       for a reference that searches; by default the reference.
+    - `transposes`: of an operation of two operands that is linear in either: its transposes by each of them,
+      functions of the cotangent, the other operand and the operand's shape and dtype. Its derivative is then
+      made of itself and of these.
     - `version`: see `Definition`.
     """
     if name in DEFINITIONS:
@@ -104,6 +110,8 @@ def define(
     DEFINITIONS[name] = make(
         name, reference, differentiable=differentiable, steps=steps, derivative=derivative, version=version
     )
+    if transposes is not None:
+        _make_bilinear(DEFINITIONS[name].primitive, transposes)
     return DEFINITIONS[name]
 
 
@@ -184,3 +192,30 @@ def make(
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     return Definition(name, primitive, reference, version, not differentiable)
+
+
+def _make_bilinear(primitive: Primitive, transposes: tuple[Transpose, Transpose]) -> None:
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+        (result,) = primitive.bind(*primals, **static)
+        moved = []
+        for index, tangent in enumerate(tangents):
+            if type(tangent) is not ad.Zero:
+                operands = [tangent if i == index else primal for i, primal in enumerate(primals)]
+                moved += primitive.bind(*operands, **static)
+        return [result], [sum(moved[1:], moved[0])]
+
+    def transpose(cotangents: Sequence[Any], *operands: Any, **static: Any) -> list[Any]:
+        (cotangent,) = cotangents
+        found: list[Any] = [None, None]
+        for index, operand in enumerate(operands):
+            if ad.is_undefined_primal(operand):
+                zero = type(cotangent) is ad.Zero
+                other = operands[1 - index]
+                rule = transposes[index]
+                found[index] = (
+                    ad.Zero(operand.aval) if zero else rule(cotangent, other, operand.aval, **static)
+                )
+        return found
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose

@@ -29,11 +29,6 @@ def _convolve_reference(
     return over_leading_axes(convolve, window)(lhs, rhs)
 
 
-convolve_p = define("pjax_convolve", _convolve_reference, differentiable=True)
-"""(..., N, C, *S), (..., O, C / feature groups, *K) -> (..., N / batch groups, O, *P): the convolution. A
-primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
-
-
 def _correlate_reference(
     lhs: Array,
     output: Array,
@@ -52,6 +47,53 @@ def _correlate_reference(
 correlate_p = define("pjax_correlate", _correlate_reference, differentiable=True)
 """(..., N, C, *S), (..., N / batch groups, O, *P) -> (..., O, C / feature groups, *K): the sum over outputs
 of each times its window, the derivative of a convolution by its filters (`Window.correlate`)."""
+
+
+def _spread_reference(
+    output: Array, rhs: Array, *, window: Window, precision: Any, dtype: Any, shape: tuple[int, ...]
+) -> tuple[Array, ...]:
+    def run(y: Array, w: Array) -> tuple[Array]:
+        image = jax.ShapeDtypeStruct(shape, dtype)
+        (found,) = jax.linear_transpose(lambda x: window.convolve(x, w, precision, y.dtype), image)(y)
+        return (found,)
+
+    return over_leading_axes(run, window)(output, rhs)
+
+
+spread_p = define("pjax_spread", _spread_reference, differentiable=True)
+"""(..., N / batch groups, O, *P), (..., O, C / feature groups, *K) -> (..., *shape): the sum over the outputs
+that each element of an image reaches, times its weight there; the derivative of a convolution by its image,
+which has this `shape`, (N, C, *S), and `dtype`."""
+
+
+def _of_image(
+    cotangent: Array, rhs: Array, image: Any, *, window: Window, precision: Any, output_dtype: Any
+) -> Array:
+    shape = image.shape[image.ndim - window.dims - 2 :]
+    (found,) = spread_p.bind(
+        cotangent, rhs, window=window, precision=precision, dtype=image.dtype, shape=shape
+    )
+    return _over_shared(found, image)
+
+
+def _of_filters(
+    cotangent: Array, lhs: Array, filters: Any, *, window: Window, precision: Any, output_dtype: Any
+) -> Array:
+    (found,) = correlate_p.bind(lhs, cotangent, window=window, precision=precision, dtype=filters.dtype)
+    return _over_shared(found, filters)
+
+
+def _over_shared(found: Array, operand: Any) -> Array:
+    """Summed over the leading axes that all had this operand in common."""
+    shared = [i for i, (n, size) in enumerate(zip(found.shape, operand.shape, strict=True)) if n != size]
+    return jnp.sum(found, shared, keepdims=True) if shared else found
+
+
+convolve_p = define(
+    "pjax_convolve", _convolve_reference, differentiable=True, transposes=(_of_image, _of_filters)
+)
+"""(..., N, C, *S), (..., O, C / feature groups, *K) -> (..., N / batch groups, O, *P): the convolution. A
+primitive because its layout decides on its speed on CPU (see `pjax_prim.lowering`)."""
 
 
 def over_leading_axes(

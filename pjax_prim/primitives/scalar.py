@@ -108,45 +108,57 @@ def _cost(x: Array, y: Array, a: Array, z: Array) -> Array:
     return jnp.square((0.25 * x - 0.25 * a) / unit) + jnp.square((0.25 * y - 0.25 * z) / unit)
 
 
-def _ends(arcs: Arcs, p: Array, q: Array, apart: bool) -> list[tuple[Array, Array]]:
-    """Of each arc the least and the greatest coordinate at which it can be nearest.
+def _ends(arcs: Arcs, lows: Any, highs: Any, p: Array, q: Array) -> tuple[Array, Array]:
+    """The least and the greatest coordinate at which arcs can be nearest; of each its knots `lows`, `highs`.
 
     From the finite end of an infinite arc nothing is nearer than that end but within its distance.
     """
     largest = float(jnp.finfo(p.dtype).max) / 4
+    known = jnp.asarray(np.where(np.isinf(lows), highs, lows), p.dtype)
+    if not known.shape:
+        known = jnp.full(p.shape, known)
+    reach = jnp.minimum(jnp.abs(p - known) + jnp.abs(q - arcs.jet(known)[0]), largest)
+    first = jnp.where(np.isinf(lows), jnp.minimum(p - reach, known), jnp.asarray(lows, p.dtype))
+    last = jnp.where(np.isinf(highs), jnp.maximum(p + reach, known), jnp.asarray(highs, p.dtype))
     both = (p == p) | (q == q)  # a loop wants its values to vary with both operands
-    ends = []
-    for low, high in zip(arcs.knots[:-1], arcs.knots[1:], strict=True):
-        known = jnp.full(p.shape if apart else (), high if np.isinf(low) else low, p.dtype)
-        reach = jnp.abs(p - known) + jnp.abs(q - arcs.jet(known)[0])
-        reach = jnp.minimum(reach, largest)
-        first = jnp.minimum(p - reach, known) if np.isinf(low) else jnp.full_like(p, low)
-        last = jnp.maximum(p + reach, known) if np.isinf(high) else jnp.full_like(p, high)
-        first, last = (jnp.clip(x, -largest, largest) for x in (first, last))
-        ends.append((jnp.where(both, first, first), jnp.where(both, last, last)))
-    return ends
+    first, last = (jnp.clip(x, -largest, largest) for x in (first, last))
+    return jnp.where(both, first, first), jnp.where(both, last, last)
 
 
 def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -> tuple[Array, Array]:
     """The nearest point (t, f(t)) of (p, q) on any of the arcs, if one is within `reach`."""
-    ends = _ends(arcs, p, q, mode.apart)
+    knots = np.asarray(arcs.knots)
     if mode.apart:
-        found = [_nearest_between(*pair, arcs, p, q, reach, mode) for pair in ends]
+        best: tuple[Array, ...] | None = None
+        for ends in zip(knots[:-1], knots[1:], strict=True):
+            best = _cheaper(best, _nearest_between(*_ends(arcs, *ends, p, q), arcs, p, q, reach, mode))
+        assert best is not None
+        point = best[1]
     else:
-        low, high = map(jnp.stack, zip(*ends, strict=True))
-        cost, points, values = _nearest_between(low, high, arcs, p, q, reach, mode)
-        found = list(zip(cost, points, values, strict=True))
-    best: tuple[Array, ...] | None = None
-    for other in found:
-        best = _cheaper(best, other)
-    assert best is not None
-    return best[1], best[2]
+        lows, highs = (x.reshape(-1, *[1] * p.ndim) for x in (knots[:-1], knots[1:]))
+        found = _nearest_between(*_ends(arcs, lows, highs, p, q), arcs, p, q, reach, mode)
+        point = _point_of_least(*found)
+    return point, arcs.jet(point)[0]
+
+
+def _point_of_least(cost: Array, point: Array) -> Array:
+    """Of arrays with a first axis the point whose cost is least, the first of several."""
+    start = jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), point.dtype)
+
+    def less(best: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, ...]:
+        cheaper = _cheaper(best, other)
+        assert cheaper is not None
+        return cheaper
+
+    _, found = jax.lax.reduce((cost, point), start, less, (0,))
+    result: Array = found
+    return result
 
 
 def _nearest_between(
     low: Array, high: Array, arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode
-) -> tuple[Array, ...]:
-    """The cost, t and f(t) of the best point of an arc, for one or a stack of arcs.
+) -> tuple[Array, Array]:
+    """The cost and the coordinate of the best point of an arc, for one or a stack of arcs.
 
     Every loop carries one array: of several that are made of the same values, each would compute them anew.
     """
@@ -169,9 +181,6 @@ def _nearest_between(
         below = jnp.where(k > 0, g > 0, convex_below)
         return jnp.where(below, start, middle)
 
-    def bisect(first: int, last: int, start: Array) -> Array:
-        return _repeat(first, last, halve, start, mode.straight)
-
     def polish(start: Array, left: Array) -> Array:
         """Newton's method, kept in the bracket of size `left`."""
 
@@ -183,30 +192,44 @@ def _nearest_between(
 
     few, most = _HALVINGS[p.dtype.name]
 
-    def fully(start: Array, first: int) -> Array:
-        return polish(bisect(first, most, start), width * 2.0**-most)
+    def search(first: Any, last: Any, start: Array) -> tuple[Array, Array]:
+        """The bracket and its polished point after the halvings up to the last."""
+        start = _repeat(first, last, halve, start, mode.straight)
+        return start, polish(start, width * jnp.exp2(-jnp.asarray(last, p.dtype)))
 
-    def found(start: Array, t: Array) -> Array:
-        """Whether a polished point will not move, or the cost is flat in its bracket."""
+    def are_found(start: Array, t: Array) -> Array:
+        """Whether no polished point will move, or the cost is flat in its bracket."""
         left = width * 2.0**-few
         g, k = derivatives(t)
         rounding = 4 * eps * (jnp.abs(t) + jnp.abs(p) + jnp.abs(q))
         still = (k > 0) & (jnp.abs(g) <= rounding * k)
         at_end = (t <= start) | (t >= start + left) | (k <= 0)
-        return still | (at_end & (left <= eps**0.4))
+        return jnp.min(jnp.where(still | (at_end & (left <= eps**0.4)), 1, 0)) > 0
 
-    if mode.stops:
-        start = bisect(0, few, low)
-        t = polish(start, width * 2.0**-few)
-        t = jax.lax.cond(jnp.min(jnp.where(found(start, t), 1, 0)) > 0, lambda: t, lambda: fully(start, few))
-    else:
-        t = fully(low, 0)
+    def next_round(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """The first few halvings, then the others; no more (2) once all points are found."""
+        count, start, _ = carry
+        begins = count == 0
+        first, last = jnp.where(begins, jnp.array([0, few], jnp.int32), jnp.array([few, most], jnp.int32))
+        start, t = search(first, last, start)
+        return jnp.where(begins & ~are_found(start, t), count + 1, jnp.full_like(count, 2)), start, t
+
+    if not mode.stops:
+        _, t = search(0, most, low)
+    elif mode.straight or mode.apart:
+        start, t = search(0, few, low)
+        t = jax.lax.cond(are_found(start, t), lambda: t, lambda: search(few, most, start)[1])
+    else:  # one program for both rounds
+        greatest = jnp.max(low, initial=0)
+        count = jnp.where(greatest == greatest, jnp.int32(0), 0)  # varies as the queries do
+        carry = count, low, low
+        *_, t = jax.lax.while_loop(lambda carry: carry[0] < 2, next_round, carry)
     best: tuple[Array, ...] | None = None
     for points in (low, high, t):
-        values = arcs.jet(points)[0]
-        best = _cheaper(best, (_cost(points, values, p, q), points, values))
+        best = _cheaper(best, (_cost(points, arcs.jet(points)[0], p, q), points))
     assert best is not None
-    return best
+    cost, point = best
+    return (cost if mode.apart else _cost(point, arcs.jet(point)[0], p, q)), point
 
 
 def _cheaper(best: tuple[Array, ...] | None, other: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -1,6 +1,7 @@
 """The consensus form: all copies agree with a forward pass, and only parameters are stored."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ class ConsensusProblem(AbstractProblem):
         )
         assert function.program is not None
         closed = close_jaxpr(function.program.jaxpr, captured)
-        settings = settings_of(closed, lam, weight)
+        settings = replace(settings_of(closed, lam, weight), loops=True)
         _, found = directions(closed, given, others, settings, function.program.results)
         moves = [tuple(map(jnp.zeros_like, arrays)) for arrays in state]
         for index, move in zip(self.graph.parameters, found, strict=True):

@@ -21,7 +21,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation, open_jaxpr
-from .grouped import convolve, has_groups
+from .convolutions import convolve, has_groups, is_convolution
 from .products import DAMPED, Product
 from .projections import Finite, constraint_of, projecting
 from .registry import bind_with_pullback, is_differentiable, pullback_of
@@ -50,10 +50,12 @@ class Settings:
 
     - `weight`: see `pjp.displacement`; None takes no pullbacks: the derivatives are JAX's own.
     - `finite`: None takes those to first order.
+    - `loops`: whether the program runs inside of a loop, where convolutions are slow on CPU as they are.
     """
 
     weight: Any
     finite: Finite | None = None
+    loops: bool = False
 
 
 Call = Callable[[Settings, Any, Sequence[Entry]], list[Entry]]
@@ -103,7 +105,7 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
     values = [entry.value for entry in entries]
     moves = [entry.moves for entry in entries]
     if settings.weight is None:
-        return [Entry(value, True) for value in _bind(equation, *values)]
+        return [Entry(value, True) for value in _bind(settings, equation, *values)]
     if any(entry.soft is not None for entry in entries):
         found = _of_comparisons(equation, entries)
         if found is not None:
@@ -119,7 +121,7 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
         return [Entry(value, True, soft=heaviside(_DIFFERENCES[primitive](*values), value))]
 
     def bind(*operands: Any) -> tuple[Any, ...]:
-        return _bind(equation, *operands)
+        return _bind(settings, equation, *operands)
 
     pullback, weighs = pullback_of(primitive), [entry.weighs for entry in entries]
     if settings.finite is not None:
@@ -140,9 +142,9 @@ def _operation(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
     return [Entry(value, True, weigh) for value in results]
 
 
-def _bind(equation: Any, *operands: Any) -> tuple[Any, ...]:
-    """One operation as it is, with a derivative that is right on every mesh."""
-    if has_groups(equation):
+def _bind(settings: Settings, equation: Any, *operands: Any) -> tuple[Any, ...]:
+    """One operation as it is, with a derivative that is right on every mesh, and fast in loops."""
+    if has_groups(equation) or (settings.loops and is_convolution(equation)):
         return (convolve(equation.params, *operands),)
     return bind_equation(equation, *operands)
 

@@ -256,6 +256,7 @@ pjax.reflect_dot
 pjax.scalar
 pjax.select
 pjax.softmax
+pjax.spread
 pjax.squared_error
 pjax.sum_relu
 pjax.threshold_dot

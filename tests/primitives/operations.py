@@ -224,6 +224,23 @@ def plain_correlate(*operands: jax.Array) -> jax.Array:
     return jnp.stack(results).reshape(*outer, *filters.shape)
 
 
+def spread(*operands: jax.Array) -> jax.Array:
+    return pp.spread_p.bind(
+        *operands, window=WINDOW, precision=None, dtype=jnp.dtype("float64"), shape=(2, 4, 5, 3)
+    )[0]
+
+
+def plain_spread(*operands: jax.Array) -> jax.Array:
+    outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
+    rows = [jnp.broadcast_to(x, outer + x.shape[-4:]).reshape(-1, *x.shape[-4:]) for x in operands]
+    image = jnp.zeros((2, 4, 5, 3))
+    results = [
+        jax.vjp(lambda x, w=w: WINDOW.convolve(x, w, None), image)[1](y)[0]
+        for y, w in zip(*rows, strict=True)
+    ]
+    return jnp.stack(results).reshape(*outer, *image.shape)
+
+
 def plain_project_convolution(*operands: jax.Array) -> jax.Array:
     """Copy by copy."""
     outer = jnp.broadcast_shapes(*(x.shape[:-4] for x in operands))
@@ -355,6 +372,10 @@ OPERATIONS = [
     Operation(
         "correlate", pp.correlate_p, correlate, plain_correlate,
         lambda count: [normal(count, 2, 4, 5, 3), jnp.cos(normal(count, 2, 4, 4, 3))],
+    ),
+    Operation(
+        "spread", pp.spread_p, spread, plain_spread,
+        lambda count: [normal(count, 2, 4, 4, 3), jnp.cos(normal(count, 4, 2, 2, 3))],
     ),
     Operation(
         "normalize", pp.normalize_p,
