@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .errors import ArgumentError
-from .feasibility import FeasibilityProblem, check_data, check_parameters, pair_of
+from .feasibility import FeasibilityProblem, check_are_arrays, check_data, check_parameters, pair_of
 from .graph.program import trace
 from .pullbacks import WEIGHT, directions, settings_of
 from .settings import Setting, check_positive, check_scalar
@@ -101,6 +101,7 @@ def value_and_displacement(
         raise ArgumentError(f"fn: expected a function of (params, *args), given {fn!r}")
 
     def both(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        check_are_arrays(params, args)
         check_parameters(params, jnp.inexact)
         check_data((*args, kwargs) if kwargs else args)
         trained, fixed = eqx.partition(params, eqx.is_inexact_array)
@@ -156,6 +157,7 @@ def gap(fn: Callable[..., Any]) -> Callable[..., Float[Array, ""]]:
     """
 
     def measure(params: Any, *args: Any) -> Float[Array, ""]:
+        check_are_arrays(params, args)
         problem = FeasibilityProblem.of(fn, params, *args)
         problem.check()
         gaps = [jnp.square(gap) for gap in problem.gaps().values()]

@@ -6,7 +6,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jax.sharding import AxisType, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def in_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Sequence[Any] = ()) -> Any:
@@ -72,6 +73,34 @@ def automatic_trace(arrays: Sequence[Any]) -> Iterator[list[Any]]:
         return
     with jax.sharding.use_abstract_mesh(_automatic(meshes[0])):
         yield [x if isinstance(x, jax.ShapeDtypeStruct) else _without_sharding(x) for x in arrays]
+
+
+@contextmanager
+def without_mesh(arguments: Any) -> Iterator[Any]:
+    """For eager loops of several programs, which say themselves where they run: no mesh is set.
+
+    It gives the arguments, a pytree, whose arrays are divided as before over axes that are not explicit.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        yield arguments
+        return
+    automatic = with_automatic_axes(mesh)
+
+    def retyped(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(automatic, sharding.spec))
+
+    with jax.set_mesh(Mesh(np.empty((), object), ())):
+        yield jax.tree.map(retyped, arguments)
+
+
+def with_automatic_axes(mesh: Mesh) -> Mesh:
+    """A mesh of the same devices whose explicit axes are automatic."""
+    kinds = (AxisType.Auto if kind == AxisType.Explicit else kind for kind in mesh.axis_types)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=tuple(kinds))
 
 
 def _split(returned: Any) -> tuple[list[Any], list[Any]]:

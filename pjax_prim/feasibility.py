@@ -368,6 +368,17 @@ def pair_of(returned: Any) -> tuple[Any, Any]:
     return returned
 
 
+def check_are_arrays(params: Any, args: Any) -> None:
+    """A shape where an array is needed is an error that names it."""
+    for name, tree in (("params", params), ("args", args)):
+        for path, leaf in jtu.tree_leaves_with_path(tree):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise ArgumentError(
+                    f"{name}{jtu.keystr(path)}: expected an array, given a jax.ShapeDtypeStruct; "
+                    "pjp.constraint_graph takes shapes alone"
+                )
+
+
 def check_data(args: tuple[Any, ...]) -> None:
     """What JAX takes for no array is an error that names the argument."""
     for path, leaf in jtu.tree_leaves_with_path(args):

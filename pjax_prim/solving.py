@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from .errors import ArgumentError
 from .explicit_axes import in_automatic_axes, on_mesh
-from .feasibility import Arrays, FeasibilityProblem, make_problem
+from .feasibility import Arrays, FeasibilityProblem, check_are_arrays, make_problem
 from .graph import ConstraintGraph
 from .primitives._arguments import standard_promotion
 from .problem import (
@@ -156,15 +156,10 @@ def solve(
     check_arguments(solver, max_steps, tol, readout)
     if not (placement is None or isinstance(placement, Placement)):
         raise ArgumentError(f"placement: expected that of a pjax_prim.sharding.Plan, given {placement!r}")
+    check_are_arrays(params, args)
     mesh = None if placement is None else placement.whole.mesh
     with on_mesh(mesh):
         problem = FeasibilityProblem.of(fn, params, *args, has_aux=has_aux, restrictions=restrictions)
-        for kind, several in (("params", problem.trained), ("args", problem.data)):
-            if any(isinstance(x, jax.ShapeDtypeStruct) for x in several):
-                raise ArgumentError(
-                    f"{kind}: expected arrays, given a jax.ShapeDtypeStruct; pjp.constraint_graph takes "
-                    "shapes alone"
-                )
         problem.check(solver)
     graph, arrays = problem.graph_for(solver), problem.arrays
     if placement is not None:

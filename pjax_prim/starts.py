@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from ._compat import is_jit_disabled
 from .errors import ArgumentError
+from .explicit_axes import with_automatic_axes, without_mesh
 from .feasibility import Arrays, FeasibilityProblem, is_data, is_trained, make_problem
 from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
@@ -111,6 +112,33 @@ def solve_starts(
     if mesh is not None and "data" not in mesh.axis_names:
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
     check_arguments(solver, max_steps, tol, "shadow")
+    try:
+        jax.eval_shape(lambda key: jax.random.split(key, starts), key)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"key: expected one of jax.random.key, given {key!r}") from None
+    mesh = None if mesh is None else with_automatic_axes(mesh)
+    with without_mesh((args, key)) as (args, key):
+        return _solve_starts(
+            fn, make_params, args, key, starts, solver, max_steps, tol, is_solved, lanes, chunk, mesh,
+            restrictions,
+        )  # fmt: skip
+
+
+def _solve_starts(
+    fn: Callable[..., Any],
+    make_params: Callable[[PRNGKeyArray], Any],
+    args: tuple[Any, ...],
+    key: PRNGKeyArray,
+    starts: int,
+    solver: AbstractSolver,
+    max_steps: int,
+    tol: Setting | None,
+    is_solved: Callable[[Any], Bool[Array, ""]] | None,
+    lanes: int,
+    chunk: int,
+    mesh: Mesh | None,
+    restrictions: Restrictions,
+) -> Starts:
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
     keys = jax.random.split(key, starts)
     first = eqx.filter_jit(make_params)(_first(keys))

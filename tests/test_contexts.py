@@ -383,3 +383,28 @@ def test_known_labels_are_checked_while_something_is_traced(classes: int) -> Non
     else:
         with pytest.raises(pjp.ArgumentError, match="labels.*: expected one-hot vectors.* at index \\(5,\\)"):
             jax.jit(run)(params)
+
+
+@pytest.mark.parametrize("divided", [False, True])
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto])
+def test_starts_while_a_mesh_is_set(kind: Any, divided: bool) -> None:
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    x, target = jax.random.normal(jax.random.key(0), (6, 4)), jnp.ones((6, 1))
+
+    def run(x: Array, mesh: Any = None) -> Any:
+        return pjp.solve_starts(
+            lambda w, x: pjp.squared_error((x @ w)[:, None], target),
+            lambda key: jax.random.normal(key, (4,)),
+            x,
+            key=jax.random.key(1),
+            starts=4,
+            max_steps=2,
+            solver=pjp.AlternatingProjections(),
+            mesh=mesh,
+        ).params
+
+    expected = run(x)
+    with jax.set_mesh(mesh):
+        found = run(jax.device_put(x, jax.NamedSharding(mesh, jax.P("data"))) if divided else x)
+        chex.assert_trees_all_close(found, expected, rtol=1e-10)
+        chex.assert_trees_all_close(run(x, mesh), expected, rtol=1e-10)

@@ -178,12 +178,28 @@ def test_a_wrapper_of_a_class() -> None:
 
 
 def test_shapes_alone() -> None:
+    runs = [
+        solve,
+        *(lambda fn, *x, f=f: f(fn)(*x) for f in (pjp.displacement, pjp.value_and_displacement, pjp.gap)),
+    ]
     for params, x, name in (
-        ({"w": AS_WEIGHT}, X, "params"),
-        (PARAMS, jax.ShapeDtypeStruct((3, 4), X.dtype), "args"),
+        ({"w": AS_WEIGHT}, X, r"params\['w'\]"),
+        (PARAMS, jax.ShapeDtypeStruct((3, 4), X.dtype), r"args\[0\]"),
     ):
-        with pytest.raises(pjp.ArgumentError, match=f"{name}: expected arrays, given a jax.ShapeDtypeStruct"):
-            solve(network, params, x, HOT)
+        for run in runs:
+            with pytest.raises(
+                pjp.ArgumentError, match=f"{name}: expected an array, given a jax.ShapeDtypeStruct"
+            ):
+                run(network, params, x, HOT)
+
+
+@pytest.mark.parametrize("key", [None, 0, X])
+def test_a_key_that_is_none(key: Any) -> None:
+    with pytest.raises(pjp.ArgumentError, match=r"key: expected one of jax.random.key, given "):
+        pjp.solve_starts(
+            network, lambda key: PARAMS, X, HOT, key=key, starts=2, max_steps=1,
+            solver=pjp.AlternatingProjections(),
+        )  # fmt: skip
 
 
 def test_function_that_is_none() -> None:
