@@ -199,8 +199,8 @@ def _displacement(a: Array, z: Array, stops: bool) -> Array:
         return curve.at(_search(curve, low, high, start, stops)).u
 
     def both() -> Array:
-        ends = (low, one), (high, end), (start, end)
-        found = curve.at(_search(curve, *map(jnp.stack, ends), stops))
+        lows, highs, starts = (jnp.stack(x) for x in ((low, one), (high, end), (start, end)))
+        found = curve.at(_search(curve, lows, highs, starts, stops))
         costs = found.cost(gamma)
         return jnp.where(costs[1] < costs[0], found.u[1], found.u[0])
 
