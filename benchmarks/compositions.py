@@ -1,4 +1,4 @@
-"""Softmax and layer norm by the library's constraints and as one: `python -m benchmarks.compositions`.
+"""Softmax, logsumexp and layer norm as the library has them and as one: `python -m benchmarks.compositions`.
 
 A vector x is to be such that f(x) is a target, f(x') of a random x'. Alternating projections between f's
 constraints and the loss, once with f as the library takes it apart, once with {(x, y): y = f(x)} as one
@@ -19,6 +19,7 @@ import pjax_prim as pjp
 STEPS = (1, 10, 100, 1000)
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "softmax": jax.nn.softmax,
+    "logsumexp": lambda x: jax.nn.logsumexp(x, keepdims=True),
     "layer norm": lambda x: (x - jnp.mean(x)) * jax.lax.rsqrt(jnp.var(x) + 1e-5),
 }
 

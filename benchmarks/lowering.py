@@ -148,6 +148,8 @@ def rows(n: int) -> dict[str, Row]:
         "project_max": Row((many, few), in_place=(0,)),
         "project_mean": Row((many, few), in_place=(0,)),
         "project_normalize": Row((many, many), norm, in_place=(0,)),
+        "project_logsumexp": Row((many, few), in_place=(0,)),
+        "logsumexp": Row((many,), {"axes": (-1,)}),
         "project_softmax": Row((logits, labels), in_place=(0,)),
         "softmax": Row((logits,), {"axes": (-1,)}, in_place=(0,)),
         "project_product": Row((one, one, one), in_place=(0, 1)),

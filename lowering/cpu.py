@@ -31,6 +31,7 @@ from pjax_prim.primitives import (
     mean_rows_p,
     project_convolution_p,
     project_linear_p,
+    project_logsumexp_p,
     project_scalar_p,
     project_softmax_p,
     reflect_dot_p,
@@ -201,6 +202,26 @@ register(
     Rule(
         "blocks",
         blocks.rows(partial(project_softmax_p.reference, stops=True), block_size=2**15),
+        local=True,
+        when="one device: block after block, short where targets are near",
+    ),
+    "cpu",
+)
+
+
+def _project_logsumexp(a: Array, z: Array) -> tuple[Array, ...]:
+    """Block after block; targets are vectors of one number."""
+    of_rows = blocks.rows(
+        lambda a, z: project_logsumexp_p.reference(a, z[..., 0], stops=True), block_size=2**15
+    )
+    return of_rows(a, z[..., None])
+
+
+register(
+    project_logsumexp_p,
+    Rule(
+        "blocks",
+        _project_logsumexp,
         local=True,
         when="one device: block after block, short where targets are near",
     ),

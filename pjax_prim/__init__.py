@@ -34,6 +34,7 @@ from .primitives import project_cumsum as project_cumsum
 from .primitives import project_dot as project_dot
 from .primitives import project_equality as project_equality
 from .primitives import project_identity as project_identity
+from .primitives import project_logsumexp as project_logsumexp
 from .primitives import project_margin as project_margin
 from .primitives import project_max as project_max
 from .primitives import project_mean as project_mean

@@ -60,7 +60,7 @@ def lipschitz_bound(fn: Callable[[Any], Any], x: Any) -> float:
     | convolution with a constant kernel | of three bounds the least (below) |
     | relu, tanh, gelu and other functions of one number | the steepest slope |
     | scaling; sums, means, pooling, copies | the largest factor; the root of most terms times most copies |
-    | layer norm, softmax | 1 / root of epsilon; 1/2 |
+    | layer norm, softmax, logsumexp | 1 / root of epsilon; 1/2; 1 |
 
     Of a convolution, with any padding, strides, dilation and groups: the sum over offsets of the largest
     singular value of the channel matrix there; that of the kernel as a matrix times the root of the number
@@ -324,5 +324,6 @@ _RULES: dict[Primitive, Callable[[_Step], float]] = {
     lax.reduce_window_max_p: _pooled,
     lax.reduce_window_min_p: _pooled,
     pp.normalize_p.primitive: _normalised,
+    pp.logsumexp_p.primitive: _root,
     pp.softmax_p.primitive: lambda step: step.given[0] / 2,
 }

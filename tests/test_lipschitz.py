@@ -49,6 +49,7 @@ EXACT: dict[str, tuple[Function, tuple[int, ...], float]] = {
     "written leaky": (lambda x: jnp.where(x > 0, x, 0.1 * x), VECTOR, 1.0),
     "sigmoid": (jax.nn.sigmoid, VECTOR, 0.25),
     "softmax": (lambda x: jax.nn.softmax(x), VECTOR, 0.5),
+    "logsumexp": (lambda x: jax.nn.logsumexp(x), VECTOR, 1.0),
     "mask": (lambda x: jnp.where(jnp.arange(5) > 2, x, 1.0), VECTOR, 1.0),
     "held": (lambda x: lax.stop_gradient(x) + x, VECTOR, 2.0),
     "constant": (lambda x: jnp.ones(3), VECTOR, 0.0),

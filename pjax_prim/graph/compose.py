@@ -2,7 +2,7 @@
 
 - A composition of elementwise operations on one value that is one of the `examples` (`jax.nn.gelu` and
   its like arrive as such chains).
-- A layer norm or a softmax (`rows`).
+- A layer norm, a softmax or a logsumexp (`rows`).
 - `jnp.where` with comparisons of values that depend on parameters (`selections`).
 
 `plan_compositions` only analyses; `compose` makes the new equations. Nothing is compiled or evaluated.
@@ -46,8 +46,9 @@ def compose(function: FlatFunction, varying: set[Value]) -> FlatFunction:
     for equation in function.equations:
         first = equation.outputs[0] if equation.outputs else None
         if first in rows:
-            equation = _over_axes(equation, rows[first])
-        elif first in compositions:
+            composed += _over_axes(equation, rows[first])
+            continue
+        if first in compositions:
             equation = _composed(equation, compositions[first])
         composed.append(equation)
     return replace(function, equations=tuple(select(composed, varying)))
@@ -120,9 +121,29 @@ def _composed(equation: Equation, plan: Composition) -> Equation:
     return _as(equation, pp.scalar_p, plan.root, function=plan.function, parameters=plan.parameters)
 
 
-def _over_axes(equation: Equation, plan: OverAxes) -> Equation:
-    axes = tuple(axis - len(plan.root.shape) for axis in plan.axes)
-    return _as(equation, plan.definition, plan.root, axes=axes, **plan.static)
+def _over_axes(equation: Equation, plan: OverAxes) -> list[Equation]:
+    shape = plan.root.shape
+    axes = tuple(axis - len(shape) for axis in plan.axes)
+    new = _as(equation, plan.definition, plan.root, axes=axes, **plan.static)
+    left = tuple(size for axis, size in enumerate(shape) if axis not in plan.axes)
+    if plan.definition is not pp.logsumexp_p or plan.output.shape == left:
+        return [new]
+    # Axes of size 1 are where others were.
+    reduced = Value(left, plan.output.dtype)
+    return [replace(new, outputs=(reduced,)), _reshaped(equation, reduced, plan.output)]
+
+
+def _reshaped(equation: Equation, given: Value, wanted: Value) -> Equation:
+    params = {"new_sizes": wanted.shape, "dimensions": None, "sharding": None}
+    apply = partial(lax.reshape_p.bind, **params)
+    return replace(
+        equation,
+        primitive=lax.reshape_p,
+        params=params,
+        inputs=(given,),
+        outputs=(wanted,),
+        apply=lambda x: (apply(x),),
+    )
 
 
 def _as(equation: Equation, definition: pp.Definition, *inputs: Value, **params: Any) -> Equation:

@@ -1,8 +1,9 @@
-"""Layer norms and softmax, however they are written, become one constraint.
+"""Layer norms, softmax and logsumexp, however they are written, become one constraint.
 
 A group of equations with one input and one output of its shape is a norm if it is one of the examples below:
 t / sqrt(mean t^2 + eps) over some axes, with t = x or x - mean x and eps a number written in the program.
-It is a softmax if it is exp(x) / sum exp(x) over some axes, with or without the largest x taken off. Their
+It is a softmax if it is exp(x) / sum exp(x) over some axes, with or without the largest x taken off, and a
+logsumexp if it is log sum exp(x), also where axes of size 1 are in the place of those that are gone. Their
 elementary constraints meet far more slowly (`benchmarks/compositions.py`).
 """
 
@@ -45,7 +46,7 @@ class OverAxes:
 
 
 def plan_rows(equations: Iterable[Equation], groups: Groups) -> list[OverAxes]:
-    """All groups that are norms or softmax.
+    """All groups that are norms, softmax or logsumexp.
 
     Values inside must be used nowhere else: they have no copies then.
     """
@@ -55,7 +56,7 @@ def plan_rows(equations: Iterable[Equation], groups: Groups) -> list[OverAxes]:
     if roots:
         finders.append(partial(_norm_of, roots=roots))
     if lax.exp_p in groups.terms.operations:
-        finders.append(_softmax_of)
+        finders += [partial(_exponentials_of, definition=x) for x in (pp.softmax_p, pp.logsumexp_p)]
     for last in equations:
         if last.primitive not in _LAST or last.outputs[0] not in groups.varying:
             continue
@@ -64,7 +65,7 @@ def plan_rows(equations: Iterable[Equation], groups: Groups) -> list[OverAxes]:
     return plans
 
 
-_LAST = (lax.mul_p, lax.div_p, lax.exp_p)
+_LAST = (lax.mul_p, lax.div_p, lax.exp_p, lax.log_p, lax.add_p)
 
 
 def _plan(group: Group, axes: tuple[int, ...], definition: pp.Definition, **static: Any) -> OverAxes:
@@ -72,15 +73,17 @@ def _plan(group: Group, axes: tuple[int, ...], definition: pp.Definition, **stat
     return OverAxes(group.root, group.output, axes, inside, definition, static)
 
 
-def _softmax_of(last: Equation, groups: Groups) -> OverAxes | None:
+def _exponentials_of(last: Equation, groups: Groups, definition: pp.Definition) -> OverAxes | None:
+    """A softmax or a logsumexp."""
     (output,) = last.outputs
     term = groups.terms.of(output)
-    for pattern in _softmax_patterns(jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))):
+    dtype, x64 = jnp.dtype(output.dtype).name, bool(jax.config.read("jax_enable_x64"))
+    for pattern in _patterns_of_exponentials(definition, dtype, x64):
         bindings = pattern.bind(term)
         group = None if bindings is None else groups.between(bindings[pattern.inputs[0]], last)
-        axes = None if group is None else _averaged(group, groups.varying)
+        axes = None if group is None else _averaged(group, groups.varying, definition is pp.logsumexp_p)
         if group is not None and axes is not None:
-            return _plan(group, axes, pp.softmax_p)
+            return _plan(group, axes, definition)
     return None
 
 
@@ -108,11 +111,24 @@ _SOFTMAXES: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+_LOGSUMEXPS: tuple[Callable[[Any], Any], ...] = (
+    lambda x: jax.nn.logsumexp(x, -1),
+    lambda x: jnp.log(jnp.sum(jnp.exp(x), -1)),
+    *(
+        lambda x, hold=hold, joined=joined: joined(m := hold(jnp.max(x, -1, keepdims=True)), x - m)
+        for hold in (lambda m: m, lax.stop_gradient)
+        for joined in (lambda m, t: jnp.log(jnp.sum(jnp.exp(t), -1, keepdims=True)) + m,)
+    ),
+)
+"""Patterns do not tell an axis of size 1 from none."""
+
+
 @cache
-def _softmax_patterns(dtype: str, x64: bool) -> tuple[Pattern, ...]:
+def _patterns_of_exponentials(definition: pp.Definition, dtype: str, x64: bool) -> tuple[Pattern, ...]:
     del x64
     x = jax.ShapeDtypeStruct((2, _COUNT), dtype)
-    found = (make_pattern(function, [x], ()) for function in _SOFTMAXES)
+    examples = _SOFTMAXES if definition is pp.softmax_p else _LOGSUMEXPS
+    found = (make_pattern(function, [x], ()) for function in examples)
     return tuple(sorted(found, key=lambda pattern: -pattern.size))  # x less its maximum is a vector, too
 
 
@@ -185,8 +201,11 @@ def _patterns(root: Any, dtype: str, x64: bool) -> tuple[tuple[bool, Pattern], .
 _REDUCTIONS = (lax.reduce_sum_p, lax.psum_p, lax.reduce_max_p, lax.pmax_p)
 
 
-def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
-    """The axes of the root that every sum and maximum of a group is over; None if they differ or are lost."""
+def _averaged(group: Group, varying: set[Value], reduces: bool = False) -> tuple[int, ...] | None:
+    """The axes of the root that every sum and maximum of a group is over; None if they differ or are lost.
+
+    With `reduces` the output has the others, in their order, and else all.
+    """
     root = group.root
     known: dict[Value, Axes] = {root: tuple(None if n == 1 else i for i, n in enumerate(root.shape))}
     summed: set[tuple[int, ...]] = set()
@@ -208,9 +227,15 @@ def _averaged(group: Group, varying: set[Value]) -> tuple[int, ...] | None:
         if found is None:
             return None
         known[output] = found
-    if len(summed) != 1 or 0 in root.shape or known[group.output] != known[root]:
+    if len(summed) != 1 or 0 in root.shape:
         return None
-    return summed.pop() or None
+    (axes,) = summed
+    if reduces:
+        left = [axis for axis in known[group.output] if axis is not None]
+        is_output = left == [axis for axis in known[root] if axis is not None and axis not in axes]
+    else:
+        is_output = known[group.output] == known[root]
+    return axes or None if is_output else None
 
 
 def _common_axes(given: list[Axes]) -> Axes | None:

@@ -52,6 +52,9 @@ from .identity import project_identity_p as project_identity_p
 from .kl_divergence import kl_divergence as kl_divergence
 from .kl_divergence import kl_divergence_p as kl_divergence_p
 from .linear import project_linear_p as project_linear_p
+from .logsumexp import logsumexp_p as logsumexp_p
+from .logsumexp import project_logsumexp as project_logsumexp
+from .logsumexp import project_logsumexp_p as project_logsumexp_p
 from .margin import margin_loss as margin_loss
 from .margin import margin_loss_p as margin_loss_p
 from .margin import project_margin as project_margin

@@ -6,6 +6,7 @@ from . import (  # noqa: F401  registers the rules
     elementwise,
     indexing,
     linear,
+    logsumexp,
     losses,
     normalize,
     pooling,

@@ -73,6 +73,7 @@ PLAIN: dict[str, Forward] = {
     "tanh": lambda a, b: jnp.tanh(a),
     "scalar": lambda a, b: (jax.nn.gelu(a), jax.nn.silu(b)),
     "normalize": lambda a, b: (a - a.mean(1, keepdims=True)) * lax.rsqrt(a.var(1, keepdims=True) + 0.1),
+    "logsumexp": lambda a, b: jax.nn.logsumexp(a, 1, keepdims=True) * b,
     "softmax": lambda a, b: jax.nn.softmax(a) * b,
     "select": lambda a, b: (jnp.where(a > C, b, 2 * a), jnp.where(a <= b, 1.0, a)),
     "ceil": lambda a, b: jnp.ceil(3 * a),

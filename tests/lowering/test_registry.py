@@ -213,6 +213,7 @@ pjax.equality
 pjax.huber
 pjax.kl_divergence
 pjax.leave_dot
+pjax.logsumexp
 pjax.margin_loss
 pjax.mean_rows
 pjax.minimise
@@ -230,6 +231,7 @@ pjax.project_dot
 pjax.project_equality
 pjax.project_identity
 pjax.project_linear
+pjax.project_logsumexp
 pjax.project_margin
 pjax.project_max
 pjax.project_mean

@@ -384,6 +384,12 @@ OPERATIONS = [
         lambda count: [normal(count, 3, 7)],
     ),
     Operation(
+        "logsumexp", pp.logsumexp_p,
+        lambda x: pp.logsumexp_p.bind(x, axes=(-1,))[0],
+        lambda x: jnp.log(jnp.exp(x).sum(-1)),
+        lambda count: [normal(count, 3, 7)],
+    ),
+    Operation(
         "softmax", pp.softmax_p,
         lambda x: pp.softmax_p.bind(x, axes=(-1,))[0],
         lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True),

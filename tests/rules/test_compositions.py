@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim.rules.logsumexp import LogSumExp
 from pjax_prim.rules.normalize import Normalize
 from pjax_prim.rules.scalar import Scalar
 from pjax_prim.rules.softmax import Softmax
@@ -78,6 +79,33 @@ SOFTMAXES: dict[str, tuple[Callable[[Array], Array], str]] = {
     "by its logarithm": (lambda x: jnp.exp(jax.nn.log_softmax(x)), "softmax axes=(1,)"),
     "by the normaliser": (lambda x: jnp.exp(x - jax.nn.logsumexp(x, -1, keepdims=True)), "softmax axes=(1,)"),
 }
+LOGSUMEXPS: dict[str, tuple[Callable[[Array], Array], str]] = {
+    "jax.nn.logsumexp": (lambda x: jax.nn.logsumexp(x, -1), "logsumexp axes=(1,)"),
+    "jax.scipy.special.logsumexp": (lambda x: jax.scipy.special.logsumexp(x, 0), "logsumexp axes=(0,)"),
+    "with its axis": (lambda x: jax.nn.logsumexp(x, 0, keepdims=True), "logsumexp axes=(0,)"),
+    "with both": (lambda x: jax.nn.logsumexp(x, (0, 1), keepdims=True), "logsumexp axes=(0, 1)"),
+    "of all": (jax.nn.logsumexp, "logsumexp axes=(0, 1)"),
+    "of each row": (jax.vmap(jax.nn.logsumexp), "logsumexp axes=(1,)"),
+    "by hand": (lambda x: jnp.log(jnp.sum(jnp.exp(x), 0)), "logsumexp axes=(0,)"),
+    "by hand, with its axis": (
+        lambda x: jnp.log(jnp.exp(x).sum(1, keepdims=True)), "logsumexp axes=(1,)"
+    ),
+    "less the largest": (
+        lambda x: (m := x.max(-1)) + jnp.log(jnp.exp(x - m[:, None]).sum(-1)), "logsumexp axes=(1,)"
+    ),
+    "less the largest, held": (
+        lambda x: jnp.log(
+            jnp.sum(jnp.exp(x - (m := jax.lax.stop_gradient(x.max(0, keepdims=True)))), 0, keepdims=True)
+        ) + m,
+        "logsumexp axes=(0,)",
+    ),
+}  # fmt: skip
+NO_LOGSUMEXPS: dict[str, Callable[[Array], Array]] = {
+    "one more": lambda x: jnp.log(1 + jnp.exp(x).sum(-1)),
+    "in another base": lambda x: jnp.log2(jnp.exp2(x).sum(-1)),
+    "with factors": lambda x: jnp.log(jnp.sum(2 * jnp.exp(x), -1)),
+    "its sum is used": lambda x: jnp.log(t := jnp.exp(x).sum(-1)) + t,
+}
 ROUNDING = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 4e-2}
 """Of the examples, which round on the way to each value."""
 NO_SOFTMAXES: dict[str, Callable[[Array], Array]] = {
@@ -98,7 +126,7 @@ MANY: dict[str, tuple[Callable[[Array], Array], list[str]]] = {
 
 def constraints(f: Callable[[Array], Array], x: Array = X) -> list[str]:
     """All but the loss and identities."""
-    graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape)))(x)
+    graph = pjp.constraint_graph(lambda x: pjp.equality(y := jnp.atleast_1d(f(x)), jnp.zeros(y.shape)))(x)
     kinds = [node.constraint for node in graph.nodes if node.constraint is not None]
     found = [f"{kind.kind} {kind.describe()}" for kind in kinds]
     return [text for text in found if not text.startswith(("loss", "identity"))]
@@ -135,6 +163,34 @@ def test_softmax(row: str, dtype: str) -> None:
     graph = pjp.constraint_graph(lambda x: pjp.equality(f(x), jnp.zeros(x.shape, dtype)))(x)
     (softmax,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, Softmax))
     chex.assert_trees_all_close(softmax.forward((3 * x,), ()), f(3 * x), rtol=ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("row", LOGSUMEXPS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_logsumexp(row: str, dtype: str) -> None:
+    f, text = LOGSUMEXPS[row]
+    x = X.astype(dtype)
+    assert constraints(f, x) == [text]
+    assert constraints(jax.jit(f), x) == [text]
+    graph = pjp.constraint_graph(lambda x: pjp.equality(y := jnp.atleast_1d(f(x)), jnp.zeros_like(y)))(x)
+    (found,) = (n.constraint for n in graph.nodes if isinstance(n.constraint, LogSumExp))
+    chex.assert_trees_all_close(
+        found.forward((3 * x,), ()), f(3 * x).reshape(found.forward((x,), ()).shape), rtol=ROUNDING[dtype]
+    )
+
+
+@pytest.mark.parametrize("row", NO_LOGSUMEXPS)
+def test_what_is_no_logsumexp(row: str) -> None:
+    assert not any("logsumexp" in text for text in constraints(NO_LOGSUMEXPS[row]))
+
+
+def test_a_logsumexp_with_its_axis_is_solved() -> None:
+    def loss(x: Array) -> Array:
+        return pjp.squared_error(jax.nn.logsumexp(x, 1, keepdims=True), jnp.array([[3.0], [0.0], [-4.0]]))
+
+    for form in ("compressed", "expanded"):
+        found = pjp.solve(loss, X, solver=pjp.AlternatingProjections(form=form), max_steps=300)
+        assert jnp.sum(loss(found.params)) < 1e-6
 
 
 @pytest.mark.parametrize("row", NO_SOFTMAXES)

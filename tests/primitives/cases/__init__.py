@@ -7,14 +7,14 @@ searches, bisection with SciPy's Wright omega function. One file per family.
 
 import pytest
 
-from . import affine, losses, normalize, pieces, products, scalar, softmax
+from . import affine, logsumexp, losses, normalize, pieces, products, scalar, softmax
 from .case import Case as Case
 from .case import Rows as Rows
 from .case import norm2 as norm2
 
 CASES = [
     *affine.CASES, *normalize.CASES, *pieces.CASES, *products.CASES, *losses.CASES, *scalar.CASES,
-    *softmax.CASES,
+    *softmax.CASES, *logsumexp.CASES,
 ]  # fmt: skip
 
 _COMMON = ("abs", "tanh", "exp", "log", "gelu", "sqrt", "sin", "reciprocal", "clamp")
