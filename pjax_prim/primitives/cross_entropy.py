@@ -10,20 +10,18 @@ from jaxtyping import Array, Bool, Float, Int
 from . import _arguments as arguments
 from . import _losses as losses
 from ._definition import define
+from ._omega import refined
 
 
 def _log_exp_root(z: Array) -> Array:
     """The root v of v + log v = z (the Wright omega function), to the last digits.
 
-    The first value is within 2%; each step of Fritsch, Shafer and Crowley (1973) takes the
-    fourth power of the error. `z` must not be far below zero, where v underflows.
+    The first value is within 2%. `z` must not be far below zero, where v underflows.
     """
     s = jnp.where(z > 40, z, jnp.log1p(jnp.exp(jnp.minimum(z, 40))))
     v = s * (1 - jnp.log(1 + s) / (2 + s))
     for _ in range(1 if z.dtype == jnp.float32 else 2):
-        rest, w = z - v - jnp.log(v), 1 + v
-        a = 2 * w * (w + 2 / 3 * rest)
-        v = v * (1 + rest / w * (a - rest) / (a - 2 * rest))
+        v = refined(v, z - v - jnp.log(v))
     return v
 
 

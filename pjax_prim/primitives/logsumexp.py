@@ -47,6 +47,7 @@ from jaxtyping import Array, Float
 
 from . import _arguments as arguments
 from ._definition import define
+from ._omega import refined
 
 _STEPS = {"float32": 16, "float64": 20}
 """Of Newton's method; 12 were found to suffice, and 15 from the far side of a place that is nearly flat."""
@@ -77,8 +78,7 @@ def _near_one(q: Array) -> Array:
 def _moves(y: Array, delta: Array) -> tuple[Array, Array]:
     r"""u and u / y of $u - \log |u| = y - \log |y| + \delta$, the one solution below zero or from 0 to 1.
 
-    -u is a value w of the Lambert W function, $w + \log |w| = x$, found by steps of Fritsch, Shafer and
-    Crowley (1973).
+    -u is a value w of the Lambert W function, $w + \log |w| = x$.
     """
     single = y.dtype == jnp.float32
     above, size = y > 0, jnp.abs(y)
@@ -97,9 +97,7 @@ def _moves(y: Array, delta: Array) -> tuple[Array, Array]:
     w = jnp.where(above, -small, s * (1 - jnp.log(1 + s) / (2 + s)))
     w = jnp.where(edge, -0.5, w)
     for _ in range(1 if single else 2):
-        rest, one = x - w - jnp.log(jnp.abs(w)), 1 + w
-        part, double = rest / one, 2 * (one + 2 / 3 * rest)
-        w = w * (1 + part * (double - part) / (double - 2 * part))
+        w = refined(w, x - w - jnp.log(jnp.abs(w)))
     u = jnp.where(edge, series, -w)
     large = ~above & (w > 1)
     ratio = jnp.where(large, w / jnp.where(large, size, 1), jnp.exp(jnp.minimum(u - y - delta, 0)))
