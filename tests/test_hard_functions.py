@@ -66,7 +66,10 @@ def make(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task
     return file, file.make(file.read_options(options, file.default_options()))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow if x in ("attention", "staircase") else ()) for x in ROWS],
+)
 def test_tasks_train_as_they_are_written(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: None
 ) -> None:

@@ -118,7 +118,9 @@ def test_results_stored_block_after_block_are_the_same(shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.02, 3.0], ids="{:g}".format)
-@pytest.mark.parametrize("function", ["tanh", "sqrt", "gelu"])
+@pytest.mark.parametrize(
+    "function", ["sqrt", *(pytest.param(x, marks=pytest.mark.slow) for x in ("tanh", "gelu"))]
+)
 def test_scalar_functions_of_large_arrays(function: str, scale: float) -> None:
     """Blocks whose targets are all very near, near, or far, and one that is both."""
     x, apart = jnp.abs(queries(3 * 2**14 + 5)[0]), scale * queries(3 * 2**14 + 5)[1]

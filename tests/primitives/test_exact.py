@@ -131,7 +131,15 @@ def test_nearest_point(case: Case, dtype: str, sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("case", [case for case in CASES if "vector" in case.operands], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Many descents of long vectors, each as those of short ones.
+        pytest.param(case, id=str(case), marks=pytest.mark.slow if case.name == "project_softmax" else ())
+        for case in CASES
+        if "vector" in case.operands
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_nearest_point_of_long_vectors(case: Case, dtype: str) -> None:
     n = case.long if case.name != "prox_cross_entropy" else 300  # the minimiser is quadratic in n

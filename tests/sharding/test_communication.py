@@ -71,7 +71,9 @@ def expected() -> list[tuple[int, ...]]:
     return sorted(gathered + returned + weights)
 
 
-@pytest.mark.parametrize("solver", ["ap", "ap-expanded", "dr", pytest.param("dm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "solver", ["ap", "ap-expanded", *(pytest.param(x, marks=pytest.mark.slow) for x in ("dr", "dm"))]
+)
 def test_matrices_are_those_derived_on_paper(solver: str) -> None:
     found = exchanged(solver)
     assert matrices(found) == expected()

@@ -35,7 +35,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-6}
 LARGE = ("rnn", "reductions", "movements", "tied")
 """Long to compile: only if asked for."""
 FIRST_SETTINGS = (
-    "douglas_rachford_0.5", "alternating_reflections", "alternating_projections_compressed", "nested",
+    "douglas_rachford_0.5", "alternating_projections_compressed", "nested",
 )  # fmt: skip
 """One of each kind of step; the others are run if asked for."""
 

@@ -58,7 +58,7 @@ def run(solver: str, mesh: str | None) -> Any:
     return jax.device_get((state, gaps))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["ap", pytest.param("dr", marks=pytest.mark.slow)])
 def test_values_do_not_depend_on_the_stages(solver: str) -> None:
     alone, divided = run(solver, None), run(solver, "stage=4,data=2")
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(divided), strict=True):

@@ -134,7 +134,7 @@ def network(params: Any, x: Any) -> Any:
     ("kind", "metric"),
     [
         (pjp.AlternatingProjections, METRIC),
-        (pjp.CyclicProjections, "full-outputs"),
+        pytest.param(pjp.CyclicProjections, "full-outputs", marks=SLOW),
         pytest.param(pjp.AlternatingProjections, "slow-weights", marks=SLOW),
         pytest.param(pjp.CyclicProjections, METRIC, marks=SLOW),
     ],

@@ -23,7 +23,11 @@ def problem():
     return model, x, jnp.arange(16) % 3
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "solver",
+    [SOLVERS[0], pytest.param(SOLVERS[1], marks=pytest.mark.slow)],
+    ids=lambda s: type(s).__name__,
+)
 def test_a_batch_spread_over_devices_gives_the_same_solution(solver: pjp.AbstractSolver) -> None:
     model, x, labels = problem()
     mesh = Mesh(np.array(jax.devices()), ("data",))

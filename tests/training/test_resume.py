@@ -35,7 +35,7 @@ SOLVERS = [
     ({"solver": "cp", "form": "expanded"}, True),
     ({"solver": "cdr"}, True),
     ({"solver": "ep", "acceleration": "restarted"}, True),
-    ({"solver": "cp", "acceleration": "anderson"}, False),
+    ({"solver": "cp", "acceleration": "anderson"}, True),
     ({"solver": "cp", "metric": "full-outputs"}, True),
     ({"solver": "adam"}, False),
     ({"solver": "sgd"}, True),

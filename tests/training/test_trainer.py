@@ -72,7 +72,10 @@ def test_the_last_short_batch_counts_for_its_rows() -> None:
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(x, marks=pytest.mark.slow if x in ("ar", "dm", "cp", "cdr") else ()) for x in SOLVERS],
+)
 def test_every_solver_trains(solver: str) -> None:
     result = run({**SMALL, "solver": solver})
     assert [row["batch"] for row in result.rows] == [1, 2, 3, 4]
