@@ -9,6 +9,7 @@ that end in a single result become one map.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -76,7 +77,7 @@ class _Step:
         shape: tuple[int, ...] = self.equation.outvars[0].aval.shape
         return shape
 
-    @property
+    @cached_property
     def floats(self) -> frozenset[Any]:
         """The dtypes of its numbers; a map may have one, which XLA does not widen."""
         dtypes = {x.aval.dtype for x in (*self.equation.invars, *self.equation.outvars)}

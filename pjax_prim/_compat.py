@@ -326,22 +326,21 @@ def lower_as_composite(
     ).results
 
 
-_BODIES = ("branches", "body_jaxpr", "cond_jaxpr")
+_BODIES: dict[Any, tuple[str, ...]] = {
+    cond_p: ("branches",),
+    primitives.scan_p: ("jaxpr",),
+    primitives.while_p: ("cond_jaxpr", "body_jaxpr"),
+}
 
 
 def with_bodies(equation: Any, change: Callable[[Any], Any]) -> Any:
     """A loop or branch with its jaxprs changed; any other equation as it is."""
-    params = equation.params
-    names = [name for name in _BODIES if name in params]
-    if equation.primitive is primitives.scan_p:
-        names = ["jaxpr"]
-    if not names:
-        return equation
+    params, names = equation.params, _BODIES.get(equation.primitive, ())
     changed = {
         name: tuple(map(change, params[name])) if isinstance(params[name], tuple) else change(params[name])
         for name in names
     }
-    return equation.replace(params={**params, **changed})
+    return equation.replace(params={**params, **changed}) if changed else equation
 
 
 def lower_as_map(primitive: Any) -> None:

@@ -113,13 +113,13 @@ def solve_starts(
         raise ArgumentError(f'mesh: expected an axis "data", given {mesh.axis_names}')
     check_arguments(solver, max_steps, tol, "shadow")
     try:
-        jax.eval_shape(lambda key: jax.random.split(key, starts), key)
+        keys = jax.random.split(key, starts)
     except (TypeError, ValueError):
         raise ArgumentError(f"key: expected one of jax.random.key, given {key!r}") from None
     mesh = None if mesh is None else with_automatic_axes(mesh)
-    with without_mesh((args, key)) as (args, key):
+    with without_mesh((args, keys)) as (args, keys):
         return _solve_starts(
-            fn, make_params, args, key, starts, solver, max_steps, tol, is_solved, lanes, chunk, mesh,
+            fn, make_params, args, keys, starts, solver, max_steps, tol, is_solved, lanes, chunk, mesh,
             restrictions,
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ def _solve_starts(
     fn: Callable[..., Any],
     make_params: Callable[[PRNGKeyArray], Any],
     args: tuple[Any, ...],
-    key: PRNGKeyArray,
+    keys: PRNGKeyArray,
     starts: int,
     solver: AbstractSolver,
     max_steps: int,
@@ -140,7 +140,6 @@ def _solve_starts(
     restrictions: Restrictions,
 ) -> Starts:
     solver, tol, chunk = operands(solver), operands(tol), min(chunk, max_steps)
-    keys = jax.random.split(key, starts)
     first = eqx.filter_jit(make_params)(_first(keys))
     prepared = FeasibilityProblem.of(fn, first, *args, restrictions=restrictions)
     prepared.check(solver)

@@ -19,7 +19,7 @@ from jax import lax
 from .. import primitives as pp
 from .examples import patterns
 from .groups import Group, Groups
-from .ir import Equation, Value
+from .ir import Equation, Value, reshaping
 from .match import has_patterns
 from .rows import OverAxes, plan_rows
 from .selections import select
@@ -130,20 +130,10 @@ def _over_axes(equation: Equation, plan: OverAxes) -> list[Equation]:
         return [new]
     # Axes of size 1 are where others were.
     reduced = Value(left, plan.output.dtype)
-    return [replace(new, outputs=(reduced,)), _reshaped(equation, reduced, plan.output)]
-
-
-def _reshaped(equation: Equation, given: Value, wanted: Value) -> Equation:
-    params = {"new_sizes": wanted.shape, "dimensions": None, "sharding": None}
-    apply = partial(lax.reshape_p.bind, **params)
-    return replace(
-        equation,
-        primitive=lax.reshape_p,
-        params=params,
-        inputs=(given,),
-        outputs=(wanted,),
-        apply=lambda x: (apply(x),),
-    )
+    return [
+        replace(new, outputs=(reduced,)),
+        reshaping(reduced, plan.output, equation.source, equation.loops),
+    ]
 
 
 def _as(equation: Equation, definition: pp.Definition, *inputs: Value, **params: Any) -> Equation:

@@ -18,7 +18,7 @@ from ..rules import AbstractConstraint, Movement, RuleContext, is_loss, rule_of
 from ..rules.remedies import remedy
 from .compose import compose
 from .endings import Endings, plan_endings, weights_of
-from .ir import FORWARD, Equation, Loop, Value, closure
+from .ir import FORWARD, Equation, Loop, Value, closure, reshaping
 from .linearise import TOGETHER, hold_inside, join, linearised
 from .trace import FlatFunction
 from .written_losses import write_losses
@@ -101,17 +101,7 @@ class Draft:
             Equation(lax.slice_p, params, (flat,), (part,), lambda x: (x[..., start:stop],), source),
             Movement("partial"),
         )
-        self.move(
-            Equation(
-                lax.reshape_p,
-                {"new_sizes": value.shape, "dimensions": None, "sharding": None},
-                (part,),
-                (value,),
-                lambda x: (x.reshape(value.shape),),
-                source,
-            ),
-            Movement("bijective"),
-        )
+        self.move(reshaping(part, value, source), Movement("bijective"))
 
     def count_uses(self) -> Counter[Value]:
         """How many constraints and movements read each value."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jaxtyping import Array
 
@@ -67,6 +68,14 @@ class Equation:
     apply: Callable[..., tuple[Array, ...]]
     source: str
     loops: tuple[Loop, ...] = ()
+
+
+def reshaping(given: Value, wanted: Value, source: str, loops: tuple[Loop, ...] = ()) -> Equation:
+    """The equation that reshapes one value into another."""
+    params = {"new_sizes": wanted.shape, "dimensions": None, "sharding": None}
+    return Equation(
+        lax.reshape_p, params, (given,), (wanted,), lambda x: (x.reshape(wanted.shape),), source, loops
+    )
 
 
 Environment = dict[Value, Array]

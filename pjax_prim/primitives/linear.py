@@ -286,8 +286,6 @@ def reference(
         return (*results, found.moved)
     moves = iter(results[1:])
     mean_a, mean_b = (next(moves) if want else None for want in wanted)
-    moves = iter(results[1:])
-    mean_a, mean_b = (next(moves) if want else None for want in wanted)
     u, v = (x[..., 0, 0] for x in weights) if weights else (1.0, 1.0)
     sides = [_Side(u, a, b, found.e, mean_a, ratio), _Side(v, b, a, _turn(found.e), mean_b, 1 / ratio)]
     if scatter == "formed" and math.prod(p.shape[-2:]) * a.shape[-1] <= _FEW:

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from .constraint import Arrays, Target
-from .reductions import Reduction
+from .reductions import Reduction, axes_of
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -21,7 +21,7 @@ class Normalize(Reduction):
     kind: ClassVar[str] = "normalize"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        axes = tuple(axis - operands[0].ndim for axis in self.axes)
+        axes = self.from_last(operands[0].ndim)
         return pp.normalize_p.bind(*operands, axes=axes, **self._static)[0]
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
@@ -41,9 +41,7 @@ class Normalize(Reduction):
 
 
 def _normalize(ctx: RuleContext) -> ConstraintRule:
-    ndim = len(ctx.inputs[0].shape)
-    axes = tuple(axis % ndim for axis in ctx.params["axes"])
-    return ConstraintRule(Normalize(axes, ctx.params["eps"], ctx.params["center"]), (0,))
+    return ConstraintRule(Normalize(axes_of(ctx), ctx.params["eps"], ctx.params["center"]), (0,))
 
 
 register_projection(pp.normalize_p.primitive, _normalize)

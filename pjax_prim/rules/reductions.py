@@ -17,7 +17,7 @@ from .registry import ConstraintRule, Movement, Rule, RuleContext, register_proj
 
 @dataclass(frozen=True)
 class Reduction(AbstractConstraint):
-    """Of axes of its one operand."""
+    """A constraint over some axes of its one operand."""
 
     axes: tuple[int, ...]
 
@@ -35,8 +35,18 @@ class Reduction(AbstractConstraint):
         sizes = tuple(shape[axis] for axis in self.axes)
         return jnp.moveaxis(rows.reshape(*rows.shape[:-1], *sizes), last, self.axes)
 
+    def from_last(self, ndim: int) -> tuple[int, ...]:
+        """The axes as operations of this library count them, from the last one, -1."""
+        return tuple(axis - ndim for axis in self.axes)
+
     def describe(self) -> str:
         return f"axes={self.axes}"
+
+
+def axes_of(ctx: RuleContext) -> tuple[int, ...]:
+    """The axes of an operation of this library, counted from the first one."""
+    ndim = len(ctx.inputs[0].shape)
+    return tuple(axis % ndim for axis in ctx.params["axes"])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from .constraint import Arrays, Target
-from .reductions import Reduction
+from .reductions import Reduction, axes_of
 from .registry import ConstraintRule, RuleContext, register_projection
 
 
@@ -18,7 +18,7 @@ class Softmax(Reduction):
     kind: ClassVar[str] = "softmax"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        axes = tuple(axis - operands[0].ndim for axis in self.axes)
+        axes = self.from_last(operands[0].ndim)
         return pp.softmax_p.bind(*operands, axes=axes)[0]
 
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
@@ -28,8 +28,7 @@ class Softmax(Reduction):
 
 
 def _softmax(ctx: RuleContext) -> ConstraintRule:
-    ndim = len(ctx.inputs[0].shape)
-    return ConstraintRule(Softmax(tuple(axis % ndim for axis in ctx.params["axes"])), (0,))
+    return ConstraintRule(Softmax(axes_of(ctx)), (0,))
 
 
 register_projection(pp.softmax_p.primitive, _softmax)

@@ -109,7 +109,7 @@ def test_numbers_of_two_sizes_are_two_loops() -> None:
     chex.assert_trees_all_close(lowered.compile()(*operands), function(*operands), rtol=1e-6)
 
 
-def test_a_call_is_no_part_of_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_is_no_part_of_a_map() -> None:
     """XLA's emitter of loops ends the process at one: then there is no map."""
     from pjax_prim import _compat
 
