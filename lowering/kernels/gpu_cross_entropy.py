@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from pjax_prim.primitives.cross_entropy import displace_columns
+from pjax_prim.primitives.cross_entropy import displace_along
 
 from .arrays import varying
 from .pallas import pl, triton
@@ -41,7 +41,7 @@ def displace(logits: Array, labels: Array, lam: Array, *, interpret: bool = Fals
         y = triton.load(labels_ref.at[column, row], mask=inside, other=0).astype(jnp.float32)
         each = pl.program_id(0) * columns + lax.broadcasted_iota(jnp.int32, (columns,), 0)
         steps = triton.load(lam_ref.at[each], mask=each < count, other=0).astype(jnp.float32)
-        step = displace_columns(jnp.where(row < n, x, FAR_BELOW), y, steps, n)
+        step = displace_along(0, jnp.where(row < n, x, FAR_BELOW), y, steps[None], n)
         triton.store(step_ref.at[column, row], step.astype(step_ref.dtype), mask=inside)
 
     with jax.enable_x64(False):

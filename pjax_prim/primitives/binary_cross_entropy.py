@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Real
 from . import _arguments as arguments
 from . import _losses as losses
 from ._definition import define
-from .cross_entropy import displace_columns
+from .cross_entropy import displace_along
 
 
 def displace_binary(x: Array, labels: Array, step: Array) -> Array:
@@ -19,7 +19,7 @@ def displace_binary(x: Array, labels: Array, step: Array) -> Array:
     dtype = x.dtype
     x, labels, step = jnp.broadcast_arrays(*arguments.widen(x, labels, step))
     pair, both = jnp.stack([x, jnp.zeros_like(x)]), jnp.stack([labels, 1 - labels])
-    return (2 * displace_columns(pair, both, step / 2, 2)[0]).astype(dtype)
+    return (2 * displace_along(0, pair, both, step[None] / 2, 2)[0]).astype(dtype)
 
 
 def _prox_reference(x: Array, labels: Array, step: Array) -> tuple[Array]:

@@ -13,18 +13,6 @@ from ._definition import define
 from ._omega import refined
 
 
-def _log_exp_root(z: Array) -> Array:
-    """The root v of v + log v = z (the Wright omega function), to the last digits.
-
-    The first value is within 2%. `z` must not be far below zero, where v underflows.
-    """
-    s = jnp.where(z > 40, z, jnp.log1p(jnp.exp(jnp.minimum(z, 40))))
-    v = s * (1 - jnp.log(1 + s) / (2 + s))
-    for _ in range(1 if z.dtype == jnp.float32 else 2):
-        v = refined(v, z - v - jnp.log(v))
-    return v
-
-
 def _newton_steps(classes: int) -> int:
     """How many Newton steps `prox_reference` takes: as many as any query was found to need.
 
@@ -36,73 +24,90 @@ def _newton_steps(classes: int) -> int:
 
 
 def displace_reference(logits: Array, labels: Array, step: Array) -> tuple[Array]:
-    """The classes become the first axis, so that sums over few of them run along the batch."""
     dtype = logits.dtype
     logits, labels, step = arguments.widen(logits, labels, step)
     logits, labels = jnp.broadcast_arrays(logits, labels)
-    moved = displace_columns(jnp.moveaxis(logits, -1, 0), jnp.moveaxis(labels, -1, 0), step, logits.shape[-1])
-    return (jnp.moveaxis(moved, 0, -1).astype(dtype),)
+    n = logits.shape[-1]
+    if n >= _MANY:
+        return (displace_along(-1, logits, labels, step[..., None], n).astype(dtype),)
+    logits, labels = (jnp.moveaxis(x, -1, 0) for x in (logits, labels))
+    return (jnp.moveaxis(displace_along(0, logits, labels, step[None], n), 0, -1).astype(dtype),)
 
 
-def displace_columns(logits: Array, labels: Array, lam: Array, n: int) -> Array:
-    r"""Of columns (classes, ...), `n` of whose rows are classes; others are far below, without labels.
+_MANY = 32
+"""Sums over fewer classes run along the examples."""
 
-    `lam` has one step for each column, at least zero.
+
+def displace_along(axis: int, logits: Array, labels: Array, lam: Array, n: int) -> Array:
+    r"""Of logits with `n` classes along an axis; what else is there is far below, without labels.
+
+    `lam` has one step for each example, at least zero, and length 1 along that axis.
 
     With Y the sum of the labels and p the softmax of the solution, $x = l + \lambda (y - Y p)$.
     Let m be the largest entry of $l + \lambda y$, hence of x. Differences to it give, for j != m,
+    with $v = \lambda Y p$,
 
-    $$\log p_j + \lambda Y p_j = (l_j - l_m) + \lambda (y_j - y_m) + \lambda Y p_m + \log p_m,$$
+    $$\log v_j + v_j = (l_j - l_m) + \lambda (y_j - y_m) + \lambda Y p_m + \log (\lambda Y p_m),$$
 
-    which determines $p_j$ from $p_m$ (`_log_exp_root`); the scalar equation is that all sum to
-    1. Every $p_j$ is an increasing convex function of $p_m$, so in $R = 1 - p_m$ Newton's method
+    which determines $v_j$ from $p_m$ (the Wright omega function); the scalar equation is that all $p_j$ sum to
+    1. Every $v_j$ is an increasing convex function of $p_m$, so in $R = 1 - p_m$ Newton's method
     started at or below the root climbs to it and cannot pass it. R, rather than $p_m$, keeps
     the digits where nearly all of the probability is on the label.
 
-    The loop carries the probabilities, which stores them: fused with the sums that read them, they would be
-    computed for each.
+    The loop carries v, which stores it: fused with the sums that read it, it would be computed for each.
     """
-    total = jnp.sum(labels, 0)
-    t = lam * total
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 0)
-    largest = classes == jnp.argmax(logits + lam * labels, 0)[None]
 
-    def at_largest(x: Array) -> Array:
-        return jnp.sum(jnp.where(largest, x, 0), 0)
+    def total(x: Array) -> Array:
+        return jnp.sum(x, axis, keepdims=True)
 
-    def others(x: Array) -> Array:
-        return jnp.sum(jnp.where(largest, 0, x), 0)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis % logits.ndim)
+    largest = classes == jnp.argmax(logits + lam * labels, axis, keepdims=True)
+    label = total(jnp.where(largest, labels, 0))
+    labelled = total(jnp.where(largest, 0, labels))  # Y - y_m, without cancellation
+    t = lam * (label + labelled)
+    tiny = float(jnp.finfo(t.dtype).tiny)
+    # What has a logarithm is computed for each class: where there are few examples, a loop over these alone
+    # takes XLA's CPU backend long to compile.
+    log_t = jnp.log(jnp.maximum(jnp.broadcast_to(t, logits.shape), tiny))
+    gap = logits - total(jnp.where(largest, logits, 0))
+    # Not the least number there is, so that what is made of it stays above zero.
+    least = math.log(tiny) + 3
+    constant = jnp.where(largest, least, gap + lam * (labels + labelled) + log_t)
 
-    gap = logits - at_largest(logits)
-    labelled = others(labels)  # Y - y_m, without cancellation
-    log_t = jnp.log(jnp.maximum(t, float(jnp.finfo(t.dtype).tiny)))
-    small = math.log(float(jnp.finfo(t.dtype).eps)) - 3
-
-    def probabilities(r: Array) -> tuple[Array, Array]:
-        h = gap + lam * (labels + labelled) - t * r + jnp.log1p(-r)
-        v = _log_exp_root(jnp.maximum(h + log_t, small))
-        p = jnp.where(v > 1, v / jnp.where(v > 1, t, 1), jnp.exp(jnp.minimum(h - v, 0)))
-        return p, v
+    def log_rest(r: Array) -> Array:
+        return jnp.log1p(-jnp.broadcast_to(r, logits.shape))
 
     def newton(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        r, p, v = carry
-        slope = 1 + others(p / (1 + v)) * (t + 1 / (1 - r))
-        r = jnp.clip(r + (others(p) - r) / slope, r, 1 - 1 / n)
-        return r, *probabilities(r)
+        r, _, _ = carry
+        v = _omega(jnp.maximum(constant - t * r + log_rest(r), least))
+        slope = t + total(v / (1 + v)) * (t + 1 / (1 - r))
+        step = (total(v) - t * r) / jnp.maximum(slope, tiny)
+        return jnp.clip(r + step, r, 1 - 1 / n), v, r
 
-    odds = others(jnp.exp(jnp.minimum(gap + lam * (labels - at_largest(labels)), 0)))
+    odds = total(jnp.where(largest, 0, jnp.exp(jnp.minimum(gap + lam * (labels - label), 0))))
     r = odds / (1 + odds)
-    r, p, v = jax.lax.fori_loop(0, _newton_steps(n), newton, (r, *probabilities(r)))
-    # lambda (y - Y p) for p of the size of 1/lambda; else, where that would cancel, from
+    _, v, r = jax.lax.fori_loop(0, 1 + _newton_steps(n), newton, (r, constant, r))
+    # lambda y - v for v of the size of 1; else, where that would cancel, from
     # x_j - x_m = log (p_j / p_m) and the sum of the displacement, which is zero.
-    logs = (v > 1) & ~largest
-    lead = gap - (jnp.log(v) - log_t - jnp.log1p(-r))  # of the displacement of m over that of j
-    step = lam * (labels * (1 - p) - (total - labels) * p)
-    step_m = (jnp.sum(jnp.where(logs, lead, 0), 0) - others(jnp.where(logs, 0, step))) / (
-        1 + jnp.sum(logs, 0)
-    )
+    logs = v > 1
+    lead = gap - (jnp.log(v) - log_t - log_rest(r))  # of the displacement of m over that of j
+    step = lam * labels - v
+    balance = total(jnp.where(logs, lead, jnp.where(largest, 0, -step)))
+    step_m = balance / (1 + total(jnp.where(logs, 1.0, 0.0)))
     step = jnp.where(largest, step_m, jnp.where(logs, step_m - lead, step))
-    return step
+    return jnp.where(t == 0, 0, step)
+
+
+def _omega(z: Array) -> Array:
+    """The root v of v + log v = z (the Wright omega function), to the last digits.
+
+    The first value is within 2%. `z` must not be so far below zero that v underflows.
+    """
+    s = jnp.where(z > 40, z, jnp.log1p(jnp.exp(jnp.minimum(z, 40))))
+    v = s * (1 - jnp.log(1 + s) / (2 + s))
+    for _ in range(1 if z.dtype == jnp.float32 else 2):
+        v = refined(v, z - v - jnp.log(v))
+    return v
 
 
 class _Shares(NamedTuple):
