@@ -33,10 +33,14 @@ def elementwise(
     """
 
     def apply(*arrays: Array, **static: Any) -> tuple[Array, ...]:
-        results = jax.eval_shape(partial(function, **static), *arrays)
-        shape, size = results[0].shape, results[0].size
+        shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
+        size = math.prod(shape)
         if size < 2 * block_size:
             return function(*arrays, **static)
+        results = jax.eval_shape(partial(function, **static), *arrays)
+        # A rest is a second program, so blocks are of one size where they can be.
+        equal = size // block_count(size, size, block_size)
+        length = equal if 4 * equal >= block_size else block_size
         dtypes = [x.dtype for x in (*results, *arrays[len(results) :])]
         flat = tuple(
             jnp.broadcast_to(x, shape).reshape(-1).astype(dtype)
@@ -51,10 +55,8 @@ def elementwise(
             )
             return (*placed, *held[len(new) :])
 
-        flat = lax.fori_loop(
-            0, size // block_size, lambda i, held: block(i * block_size, block_size, held), flat
-        )
-        if rest := size % block_size:
+        flat = lax.fori_loop(0, size // length, lambda i, held: block(i * length, length, held), flat)
+        if rest := size % length:
             flat = block(size - rest, rest, flat)
         return tuple(x.reshape(shape) for x in flat[: len(results)])
 

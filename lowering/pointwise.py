@@ -14,12 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Literal, Primitive
 from jax.interpreters.ad import add_jaxvals_p
 from jaxtyping import Array
 
 from pjax_prim._compat import called_jaxpr, evaluator, lower_as_map, open_jaxpr, with_bodies
+
+from .reductions import grouped
 
 _CHEAP = frozenset(
     {
@@ -34,8 +37,9 @@ _CHEAP = frozenset(
 _DEAR = frozenset(
     {
         lax.div_p, lax.sqrt_p, lax.rsqrt_p, lax.cbrt_p, lax.exp_p, lax.exp2_p, lax.expm1_p, lax.log_p,
-        lax.log1p_p, lax.tanh_p, lax.logistic_p, lax.erf_p, lax.sin_p, lax.cos_p, lax.pow_p, lax.floor_p,
-        lax.ceil_p, lax.round_p, lax.bitcast_convert_type_p,
+        lax.log1p_p, lax.tanh_p, lax.logistic_p, lax.erf_p, lax.erfc_p, lax.erf_inv_p, lax.sin_p, lax.cos_p,
+        lax.tan_p, lax.asin_p, lax.acos_p, lax.atan_p, lax.atan2_p, lax.sinh_p, lax.cosh_p, lax.asinh_p,
+        lax.acosh_p, lax.atanh_p, lax.pow_p, lax.floor_p, lax.ceil_p, lax.round_p, lax.bitcast_convert_type_p,
     }
 )  # fmt: skip
 """What it stores, a loop each, where there are several readers."""
@@ -44,6 +48,9 @@ _ELEMENTWISE = _CHEAP | _DEAR
 
 _MANY = 6
 """From how many operations on a group of cheap ones is a loop of its own."""
+
+_FEW, _FEW_DEAR = 120, 4
+"""How many operations, and dear ones of them, are computed again rather than stored."""
 
 pointwise_p = Primitive("pjax_pointwise")
 """A scalar function of the elements of arrays of one shape; `dtype` is that of its result."""
@@ -109,7 +116,7 @@ def _evaluate(closed: Any, arrays: Sequence[Any]) -> list[Any]:
     steps: list[_Step] = []
     numbers = itertools.count()
     values = dict(zip(numbers, (*constants, *arrays), strict=False))
-    results = _flatten(jaxpr, list(values), numbers, steps, {})
+    results = _flatten(jaxpr, list(values), numbers, steps, {}, {})
 
     def read(x: Any) -> Any:
         return values[x] if isinstance(x, int) else x.val
@@ -119,17 +126,22 @@ def _evaluate(closed: Any, arrays: Sequence[Any]) -> list[Any]:
         if len(group) > 1:
             values[last.outputs[0]] = _map(group, read)
         else:
-            run = evaluator(with_bodies(last.equation, _body))
+            run = grouped(last.equation) or evaluator(with_bodies(last.equation, _body))
             values.update(zip(last.outputs, run(*map(read, last.inputs)), strict=True))
     return [read(x) for x in results]
 
 
 def _flatten(
-    jaxpr: Any, inputs: Sequence[Any], numbers: Iterator[int], steps: list[_Step], scalars: dict[int, Any]
+    jaxpr: Any,
+    inputs: Sequence[Any],
+    numbers: Iterator[int],
+    steps: list[_Step],
+    scalars: dict[int, Any],
+    known: dict[Any, list[int]],
 ) -> list[Any]:
     """Appends the equations of a jaxpr, those of calls among them; gives its results.
 
-    `scalars` are those that values repeat.
+    `scalars` are those that values repeat, `known` the results of elementwise operations.
     """
     names = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
 
@@ -139,8 +151,13 @@ def _flatten(
     for equation in jaxpr.eqns:
         given = tuple(map(name, equation.invars))
         called = called_jaxpr(equation)
-        if called is None:
+        same = _same_as(equation, given)
+        if same in known:
+            found = known[same]
+        elif called is None:
             found = [next(numbers) for _ in equation.outvars]
+            if same is not None:
+                known[same] = found
             elements = tuple(scalars.get(x, x) if isinstance(x, int) else x for x in given)
             steps.append(_Step(equation, given, elements, tuple(found)))
             if equation.primitive is lax.broadcast_in_dim_p and not equation.invars[0].aval.shape:
@@ -148,43 +165,81 @@ def _flatten(
         else:
             inner, constants = open_jaxpr(called)
             assert not constants
-            found = _flatten(inner, given, numbers, steps, scalars)
+            found = _flatten(inner, given, numbers, steps, scalars, known)
         names.update(zip(equation.outvars, found, strict=True))
     return [name(atom) for atom in jaxpr.outvars]
+
+
+def _same_as(equation: Any, inputs: Sequence[Any]) -> Any:
+    """What two equal elementwise operations have in common; None for others."""
+    if equation.primitive not in _ELEMENTWISE:
+        return None
+    values = (x if isinstance(x, int) else (x.aval.str_short(), np.asarray(x.val).tobytes()) for x in inputs)
+    return equation.primitive, tuple(values), str(equation.params)
 
 
 def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]:
     """The steps in an order in which they can run; those of one loop together, its result last.
 
-    An operation belongs to the loop of its readers if that is one and of its shape.
+    An operation belongs to the loop of its readers if these are loops of its shape; to several, if it is
+    computed again for little.
     """
     readers: dict[Any, set[int]] = {x: {-1} for x in results if isinstance(x, int)}
-    group_of: dict[int, int] = {}  # position of a step -> that of the last one of its loop
-    floats: dict[int, frozenset[Any]] = {}
     for position in reversed(range(len(steps))):
         step = steps[position]
-        last = position
-        if step.is_elementwise:
-            several = {group_of.get(x, -1) for x in readers.get(step.outputs[0], ())}
-            only = several.pop() if len(several) == 1 else -1
-            if only >= 0 and steps[only].shape == step.shape and len(floats[only] | step.floats) <= 1:
-                last = only
-            group_of[position] = last
-            floats[last] = floats.get(last, frozenset()) | step.floats
+        if readers.keys().isdisjoint(step.outputs):
+            continue  # nothing reads it
         for x in (*step.inputs, *step.elements):
             if isinstance(x, int):
                 readers.setdefault(x, set()).add(position)
+    made_by = {x: position for position, step in enumerate(steps) for x in step.outputs}
+
+    def is_inner(position: int) -> bool:
+        """Whether elementwise operations of its shape alone read it."""
+        step = steps[position]
+        read_by = readers.get(step.outputs[0], ())
+        same = (i >= 0 and steps[i].is_elementwise and steps[i].shape == step.shape for i in read_by)
+        return step.is_elementwise and all(same)
+
+    inner = [is_inner(position) for position in range(len(steps))]
+    again: list[frozenset[int]] = []  # what is computed, too, where a step is computed again
+    for position, step in enumerate(steps):
+        before = (made_by[x] for x in step.elements if isinstance(x, int) and x in made_by)
+        whole = (again[i] for i in before if inner[i] and steps[i].shape == step.shape)
+        again.append(frozenset({position}).union(*whole))
+    loops: list[set[int]] = [set() for _ in steps]  # of each step, by the positions of their results
+    floats: dict[int, frozenset[Any]] = {}
+    for position in reversed(range(len(steps))):
+        step = steps[position]
+        if inner[position]:
+            loops[position] = set().union(*(loops[i] for i in readers.get(step.outputs[0], ())))
+            fits = all(len(floats[i] | step.floats) <= 1 for i in loops[position])
+            if not fits or (len(loops[position]) > 1 and not _is_little(steps, again[position])):
+                loops[position] = set()
+        loops[position] = loops[position] or {position}
+        for i in loops[position]:
+            floats[i] = floats.get(i, frozenset()) | step.floats
     members: dict[int, list[int]] = {}
-    for position in range(len(steps)):
-        members.setdefault(group_of.get(position, position), []).append(position)
-    groups: list[list[_Step]] = []
+    for position, ends in enumerate(loops):
+        for end in ends:
+            members.setdefault(end, []).append(position)
+    groups: dict[int, list[_Step]] = {}
     for last in sorted(members):
         group = [steps[x] for x in members[last]]
         inside = {x.outputs[0] for x in group}
         dear = any(x.equation.primitive in _DEAR for x in group)
         known = all(isinstance(x, Literal) or x in inside for step in group for x in step.elements)
-        groups += [group] if (dear or len(group) >= _MANY) and not known else [[x] for x in group]
-    return groups
+        if (dear or len(group) >= _MANY) and not known:
+            groups[last] = group
+        else:
+            groups |= {x: [steps[x]] for x in members[last] if x not in groups}
+    used = (x for x in sorted(groups) if not readers.keys().isdisjoint(steps[x].outputs))
+    return [groups[x] for x in used]
+
+
+def _is_little(steps: Sequence[_Step], positions: frozenset[int]) -> bool:
+    dear = sum(steps[i].equation.primitive in _DEAR for i in positions)
+    return dear <= _FEW_DEAR and len(positions) <= _FEW
 
 
 def _map(group: Sequence[_Step], read: Callable[[Any], Any]) -> Array:

@@ -12,7 +12,7 @@ from pjax_prim.primitives import (
     project_scalar_p,
 )
 from pjax_prim.primitives._window import Window
-from pjax_prim.primitives.max import find_by_search
+from pjax_prim.primitives.max import find_by_comparing, find_by_search
 from pjax_prim.primitives.scalar import Mode
 
 from .registry import Rule, register
@@ -23,6 +23,13 @@ for _definition in DEFINITIONS.values():
 for _definition in (project_max_p, displace_max_p):
     _search = partial(_definition.reference, find=find_by_search)
     register(_definition, Rule("search", _search, local=True, when="one device: no sort"))
+    _compare = Rule(
+        "comparisons",
+        partial(_definition.reference, find=find_by_comparing),
+        supports=lambda a, *_, **__: a.shape[-1] <= 16,
+        when="up to 16 entries",
+    )
+    register(_definition, _compare)
 # So would the choice between the two ways to solve.
 for _definition in (project_scalar_p, displace_scalar_p):
     _branch = partial(_definition.reference, mode=Mode(stops=True, straight=True))

@@ -96,6 +96,8 @@ from .squared_error import prox_squared_error as prox_squared_error
 from .squared_error import prox_squared_error_p as prox_squared_error_p
 from .squared_error import squared_error as squared_error
 from .squared_error import squared_error_p as squared_error_p
+from .squared_norm import squared_norm as squared_norm
+from .squared_norm import squared_norm_p as squared_norm_p
 from .sum import displace_sum_p as displace_sum_p
 from .sum import project_sum as project_sum
 from .sum import project_sum_p as project_sum_p

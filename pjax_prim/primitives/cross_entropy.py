@@ -49,8 +49,8 @@ def displace_along(axis: int, logits: Array, labels: Array, lam: Array, n: int) 
 
     $$\log v_j + v_j = (l_j - l_m) + \lambda (y_j - y_m) + \lambda Y p_m + \log (\lambda Y p_m),$$
 
-    which determines $v_j$ from $p_m$ (the Wright omega function); the scalar equation is that all $p_j$ sum to
-    1. Every $v_j$ is an increasing convex function of $p_m$, so in $R = 1 - p_m$ Newton's method
+    which determines $v_j$ from $p_m$ (the Wright omega function); the scalar equation is that all $p_j$ sum
+    to 1. Every $v_j$ is an increasing convex function of $p_m$, so in $R = 1 - p_m$ Newton's method
     started at or below the root climbs to it and cannot pass it. R, rather than $p_m$, keeps
     the digits where nearly all of the probability is on the label.
 

@@ -11,7 +11,6 @@ a few Newton steps from the query do.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +22,11 @@ from . import _arguments as arguments
 from ._definition import define
 from .curves import Arcs, Curve, Line, Parameters, curve
 
-_NEAR = 0.25
-_VERY_NEAR = 0.005
-"""Bounds of `_nearness` b. Newton's first step leaves a relative error near b, k more b^(2^(k + 1) - 1)."""
+_NEAR = 0.09
+"""The bound of `_nearness` b. Newton's first step leaves a relative error near b, k more b^(2^(k+1) - 1)."""
 
-_NEWTON_STEPS = {"float32": (1, 3), "float64": (2, 4)}
-"""How many more, up to `_VERY_NEAR` and up to `_NEAR`."""
+_NEWTON_STEPS = {"float32": 2, "float64": 3}
+"""How many more."""
 
 
 _HALVINGS = {"float32": (12, 26), "float64": (24, 56)}
@@ -76,36 +74,32 @@ def _repeat(
     return start
 
 
-def _nearness(x: Array, residual: Array, known: Curve) -> Array:
-    """How far from quadratic the cost is where its minimum is; `residual` is f(x) - z."""
+def _nearness(x: Array, z: Array, known: Curve) -> Array:
+    """How far from quadratic the cost is where its minimum is."""
     assert known.jet is not None and known.bend is not None
-    radius = jnp.abs(residual)
-    _, slope, _ = known.jet(x)
+    value, slope, _ = known.jet(x)
+    radius = jnp.abs(value - z)
     bend = known.bend(x, radius)
     return bend * radius * (1 + jnp.abs(slope) + bend * radius)
 
 
-def solve_near(x: Array, z: Array, known: Curve, *, steps: int, straight: bool = True) -> Array:
-    """The displacement of a query with a near target."""
+def solve_near(x: Array, z: Array, known: Curve) -> Array:
+    """The displacement of a query with a near target, not finite where the target is not."""
     assert known.jet is not None
-    jet = known.jet
-    value, slope, bend = jet(x)
+    value, slope, bend = known.jet(x)
     residual = value - z
     step = -residual * slope / (1 + slope * slope + residual * bend)
-
-    def newton(_: Any, step: Array) -> Array:
-        value, slope, bend = jet(x + step)
+    for _ in range(_NEWTON_STEPS[x.dtype.name]):
+        value, slope, bend = known.jet(x + step)
         left = value - z
-        return step - (step + left * slope) / (1 + slope * slope + left * bend)
-
-    # A short loop is cheaper to compile, straight code cheaper to run.
-    return _repeat(0, steps, newton, step, straight)
+        step = step - (step + left * slope) / (1 + slope * slope + left * bend)
+    return step
 
 
 def _cost(x: Array, y: Array, a: Array, z: Array) -> Array:
     """The squared distance of (x, y) and (a, z), in units that no finite query overflows."""
-    unit = jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(z)), 1)
-    return jnp.square((0.25 * x - 0.25 * a) / unit) + jnp.square((0.25 * y - 0.25 * z) / unit)
+    unit = 1 / jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(z)), 1)
+    return jnp.square((0.25 * x - 0.25 * a) * unit) + jnp.square((0.25 * y - 0.25 * z) * unit)
 
 
 def _ends(arcs: Arcs, lows: Any, highs: Any, p: Array, q: Array) -> tuple[Array, Array]:
@@ -163,22 +157,27 @@ def _nearest_between(
     Every loop carries one array: of several that are made of the same values, each would compute them anew.
     """
     eps = float(jnp.finfo(p.dtype).eps)
-    reach = reach + 4 * eps * jnp.abs(p)  # of an arc that is out of reach its nearer end remains
-    low, high = jnp.clip(p - reach, low, high), jnp.clip(p + reach, low, high)
-    width = high - low
+
+    def each(x: Array) -> Array:
+        """Of the arcs' shape: operations of one shape are one loop on CPU."""
+        return jnp.broadcast_to(x, low.shape)
+
+    reach = each(reach) + 4 * eps * jnp.abs(each(p))  # of an arc that is out of reach its nearer end remains
+    low, high = (jnp.clip(each(p) + side, low, high) for side in (-reach, reach))
 
     def derivatives(t: Array) -> tuple[Array, Array]:
         f, slope, bend = arcs.jet(t)
         left = f - q
         return (t - p) + left * slope, 1 + slope * slope + left * bend
 
-    convex_below = derivatives(low)[1] >= derivatives(high)[1]
+    # Below zero where the cost is convex above. Both in one array is a loop less on CPU.
+    signed = jnp.where(derivatives(low)[1] >= derivatives(high)[1], high - low, low - high)
 
-    def halve(i: Array, start: Array) -> Array:
-        half = width * jnp.exp2(-jnp.asarray(i + 1, p.dtype))
-        middle = start + half
+    def halve(part: Array, start: Array) -> Array:
+        """One half of the bracket from `start`, which is twice this part of the whole."""
+        middle = start + jnp.abs(signed) * part
         g, k = derivatives(middle)
-        below = jnp.where(k > 0, g > 0, convex_below)
+        below = jnp.where(k > 0, g > 0, signed >= 0)
         return jnp.where(below, start, middle)
 
     def polish(start: Array, left: Array) -> Array:
@@ -188,31 +187,39 @@ def _nearest_between(
             g, k = derivatives(t)
             return jnp.where(k > 0, jnp.clip(t - g / k, start, start + left), t)
 
-        return _repeat(0, _POLISHING, newton, start + 0.5 * left, mode.straight)
+        # Straight, this is one loop over the elements on CPU.
+        return _repeat(0, _POLISHING, newton, start + 0.5 * left, mode.stops and not mode.apart)
 
     few, most = _HALVINGS[p.dtype.name]
 
+    def part_of(halvings: Any) -> Array:
+        return jnp.exp2(-jnp.asarray(halvings, p.dtype))
+
     def search(first: Any, last: Any, start: Array) -> tuple[Array, Array]:
         """The bracket and its polished point after the halvings up to the last."""
-        start = _repeat(first, last, halve, start, mode.straight)
-        return start, polish(start, width * jnp.exp2(-jnp.asarray(last, p.dtype)))
+        start = _repeat(first, last, lambda i, x: halve(part_of(i + 1), x), start, mode.straight)
+        return start, polish(start, jnp.abs(signed) * part_of(last))
 
     def are_found(start: Array, t: Array) -> Array:
         """Whether no polished point will move, or the cost is flat in its bracket."""
-        left = width * 2.0**-few
+        left = jnp.abs(signed) * 2.0**-few
         g, k = derivatives(t)
-        rounding = 4 * eps * (jnp.abs(t) + jnp.abs(p) + jnp.abs(q))
+        rounding = 4 * eps * (jnp.abs(t) + jnp.abs(each(p)) + jnp.abs(each(q)))
         still = (k > 0) & (jnp.abs(g) <= rounding * k)
         at_end = (t <= start) | (t >= start + left) | (k <= 0)
-        return jnp.min(jnp.where(still | (at_end & (left <= eps**0.4)), 1, 0)) > 0
+        return jnp.max(jnp.where(still | (at_end & (left <= eps**0.4)), 0.0, 1.0)) == 0
 
-    def next_round(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """The first few halvings, then the others; no more (2) once all points are found."""
-        count, start, _ = carry
-        begins = count == 0
-        first, last = jnp.where(begins, jnp.array([0, few], jnp.int32), jnp.array([few, most], jnp.int32))
-        start, t = search(first, last, start)
-        return jnp.where(begins & ~are_found(start, t), count + 1, jnp.full_like(count, 2)), start, t
+    def next_round(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+        """The first few halvings, then the others; no more (a last part of 1) once all points are found."""
+        part, last, start, _ = carry
+        part, start = jax.lax.while_loop(
+            lambda carry: carry[0] > last,
+            lambda carry: (0.5 * carry[0], halve(0.5 * carry[0], carry[1])),
+            (part, start),
+        )
+        t = polish(start, jnp.abs(signed) * last)
+        done = (last < 2.0**-few) | are_found(start, t)
+        return part, jnp.where(done, 1, jnp.asarray(2.0**-most, p.dtype)), start, t
 
     if not mode.stops:
         _, t = search(0, most, low)
@@ -221,15 +228,15 @@ def _nearest_between(
         t = jax.lax.cond(are_found(start, t), lambda: t, lambda: search(few, most, start)[1])
     else:  # one program for both rounds
         greatest = jnp.max(low, initial=0)
-        count = jnp.where(greatest == greatest, jnp.int32(0), 0)  # varies as the queries do
-        carry = count, low, low
-        *_, t = jax.lax.while_loop(lambda carry: carry[0] < 2, next_round, carry)
+        one = jnp.where(greatest == greatest, 1, jnp.ones_like(greatest))  # varies as the queries do
+        carry = one, one * 2.0**-few, low, low
+        *_, t = jax.lax.while_loop(lambda carry: carry[1] < 1, next_round, carry)
     best: tuple[Array, ...] | None = None
     for points in (low, high, t):
-        best = _cheaper(best, (_cost(points, arcs.jet(points)[0], p, q), points))
+        best = _cheaper(best, (_cost(points, arcs.jet(points)[0], each(p), each(q)), points))
     assert best is not None
     cost, point = best
-    return (cost if mode.apart else _cost(point, arcs.jet(point)[0], p, q)), point
+    return (cost if mode.apart else _cost(point, arcs.jet(point)[0], each(p), each(q))), point
 
 
 def _cheaper(best: tuple[Array, ...] | None, other: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -265,36 +272,29 @@ def solve_far(x: Array, target: Array, value: Array, known: Curve, mode: Mode) -
     assert best is not None
     _, step, new, value = best
     fine = jnp.isfinite(step)
-    return Solution(jnp.where(fine, step, 0), jnp.where(fine, new + turns, x), value)
+    step, new = jnp.where(fine, step, 0), jnp.where(fine, new + turns, x)
+    return Solution(arguments.missing_where(step, target), arguments.missing_where(new, target), value)
 
 
 def _solve(x: Array, z: Array, function: str, parameters: Parameters, mode: Mode) -> Solution:
     known = curve(function, parameters)
-    value = known.extended(x)
 
     def far() -> Solution:
-        return solve_far(x, z, value, known, mode)
-
-    def near(steps: int, straight: bool = True) -> Solution:
-        step = solve_near(x, z, known, steps=steps, straight=straight)
-        new = x + step
-        return Solution(step, new, known.value(new))
+        return solve_far(x, z, known.extended(x), known, mode)
 
     if known.bend is None:
         return far()
-    nearness = _nearness(x, value - z, known)
-    few, more = _NEWTON_STEPS[nearness.dtype.name]
+    nearness = _nearness(x, z, known)
+    step = solve_near(x, z, known)
+    near = Solution(step, x + step, known.value(x + step))
 
-    def anywhere() -> Solution:
-        pairs = zip(near(more, straight=False), far(), strict=True)
+    def anywhere(near: Solution) -> Solution:
+        pairs = zip(near, far(), strict=True)
         return Solution(*(jnp.where(nearness <= _NEAR, here, there) for here, there in pairs))
 
-    def not_very_near() -> Solution:
-        return jax.lax.cond(jnp.max(nearness) <= _NEAR, partial(near, more), anywhere)
-
     if not mode.stops:
-        return anywhere()
-    return jax.lax.cond(jnp.max(nearness) <= _VERY_NEAR, partial(near, few), not_very_near)
+        return anywhere(near)
+    return jax.lax.cond(jnp.max(nearness) <= _NEAR, lambda near: near, anywhere, near)
 
 
 def displace_reference(
@@ -307,7 +307,7 @@ def displace_reference(
 ) -> tuple[Array, ...]:
     x, z = arguments.widen(x, z)
     found = _solve(x, z, function, parameters, mode)
-    return arguments.missing_where(found.step, z), found.output
+    return found.step, found.output
 
 
 def project_reference(
@@ -315,8 +315,7 @@ def project_reference(
 ) -> tuple[Array]:
     dtype = a.dtype
     a, z = arguments.widen(a, z)
-    new = _solve(a, z, function, parameters, mode).new
-    return (arguments.missing_where(new, z).astype(dtype),)
+    return (_solve(a, z, function, parameters, mode).new.astype(dtype),)
 
 
 def _followed(

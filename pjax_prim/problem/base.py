@@ -4,7 +4,7 @@ import abc
 import copy
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 import jax.numpy as jnp
@@ -291,6 +291,14 @@ class AbstractProblem(abc.ABC):
         return value if self.placement is None else self.placement.place_output(node, value)
 
 
-def per_node(graph: ConstraintGraph, values: dict[int, Array]) -> Float[Array, " nodes"]:
-    """Scalars of some nodes as an array over all nodes."""
-    return jnp.stack([jnp.asarray(values.get(i, 0.0)) for i in range(len(graph.nodes))])
+def per_node(graph: ConstraintGraph, terms: Mapping[int, Sequence[Array]]) -> Float[Array, " nodes"]:
+    """The sums of some nodes' scalars as an array over all nodes; zero where there are none.
+
+    Stacked, they are added in one loop, where sums of scalars would be a loop each.
+    """
+    flat = [term for of_node in terms.values() for term in of_node]
+    if not flat:
+        return jnp.zeros(len(graph.nodes))
+    nodes = np.array([node for node, of_node in terms.items() for _ in of_node])
+    belongs = nodes == np.arange(len(graph.nodes))[:, None]
+    return jnp.sum(jnp.where(belongs, jnp.stack(flat), 0), 1)

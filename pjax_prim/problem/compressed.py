@@ -21,7 +21,8 @@ from jaxtyping import Array
 
 from ..graph.graph import Use
 from ..graph.operand import Operand
-from ..rules.constraint import Count, Number, Projected, squared_distance, squared_norm
+from ..primitives import squared_norm
+from ..rules.constraint import Count, Number, Projected, squared_distance
 from ..rules.linear import divided
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
@@ -121,11 +122,11 @@ class CompressedProblem(AbstractProblem):
     def cycle(self, state: State) -> tuple[State, list[Array]]:
         held = self._unpack(state)
         differing: dict[int, tuple[Array, ...]] = {}  # copies themselves, where needed again
-        scattered: dict[int, Array] = {}  # squared distance of all copies from `held`
+        scattered: dict[int, list[Array]] = {}  # its terms: squared distance of all copies from `held`
         produced: dict[int, Array] = {}
         moved: list[Array] = []
         for members, following in zip(self.graph.sets, (*self.graph.sets[1:], ()), strict=True):
-            distances: dict[int, Array] = {}
+            distances: dict[int, list[Array]] = {}  # the terms of each
             before, scattered_before = tuple(held), dict(scattered)
             means = self._means(before)
             for index in members:
@@ -135,7 +136,7 @@ class CompressedProblem(AbstractProblem):
                     target = self.target(index, means, partial(self._output, before, index, produced))
                 if constraint is None:
                     assert target is not None
-                    distances[index] = squared_distance(target, held[index][0])
+                    distances[index] = [squared_distance(target, held[index][0])]
                     held[index] = (target,)
                     produced[index] = target
                     continue
@@ -150,7 +151,7 @@ class CompressedProblem(AbstractProblem):
                         for position, array in enumerate(constraint.average(differing[index]))
                         for mean in self.mean_over_uses(index, position, array)
                     )
-                    scattered[index] = self._scatter_of_copies(index, differing[index], held[index])
+                    scattered[index] = [self._scatter_of_copies(index, differing[index], held[index])]
                 else:
                     wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
                     with self.graph.nodes[index].scope():
@@ -162,16 +163,15 @@ class CompressedProblem(AbstractProblem):
                         finally:
                             divided.reset(reset)
                         held[index], scattered[index] = self._displaced(index, before[index], projected)
-                distances[index] = projected.moved
+                distances[index] = [projected.moved]
                 if projected.output is not None:
                     produced[index] = projected.output
             after = tuple(held)
             present = cache(lambda index, s=after: self._output(s, index, produced))
             overwritten = {index: self._inputs(index, present) for index in self.fed_by(members)}
             for index, inputs in overwritten.items():
-                distances[index] = scattered_before.get(index, jnp.zeros(())) + self._distance(
-                    index, inputs, before[index]
-                )
+                apart = self._distance(index, inputs, before[index])
+                distances[index] = [*scattered_before.get(index, ()), *apart]
                 held[index] = inputs
                 for former in (differing, scattered, produced):
                     former.pop(index, None)
@@ -212,8 +212,8 @@ class CompressedProblem(AbstractProblem):
             return held[index][0]
         return constraint.forward(self._operands(index, held[index]), self.constant_operands(index))
 
-    def _displaced(self, index: int, inputs: Inputs, projected: Projected) -> tuple[Inputs, Array]:
-        """The means of projected copies, and the squared distance of the copies from them.
+    def _displaced(self, index: int, inputs: Inputs, projected: Projected) -> tuple[Inputs, list[Array]]:
+        """The means of projected copies, and the terms of the squared distance of the copies from them.
 
         It has two parts, of differences that are formed: that of the copies from the means of their
         operands, and that of these from the means over all uses of an element within the operand. Copies
@@ -221,7 +221,7 @@ class CompressedProblem(AbstractProblem):
         """
         means: list[Array] = []
         node, weights = self.graph.nodes[index], self._weights(index)
-        distance = jnp.zeros(()) if projected.scatter is None else projected.scatter
+        distance = [] if projected.scatter is None else [projected.scatter]
         displacements = self.place_means(index, projected.displacements)
         for position, displacement in enumerate(displacements):
             if displacement is None:
@@ -232,7 +232,7 @@ class CompressedProblem(AbstractProblem):
             operand, copies = node.operands[position], node.multiplicity[position]
             if operand.path or len(moves) > 1:
                 apart = displacement - self._spread(operand, moves)
-                distance += weights[position] * _squared_norm(apart, copies)
+                distance.append(_weighted(weights[position], apart, copies))
         return tuple(means), distance
 
     def _spread(self, operand: Operand, moves: Sequence[Array]) -> Array:
@@ -241,9 +241,9 @@ class CompressedProblem(AbstractProblem):
         moved, still = (operand.gather(list(x), self.constants) for x in (moves, nothing))
         return moved - still
 
-    def _distance(self, index: int, new: Inputs, old: Inputs) -> Array:
-        """The squared distance over all copies of two sets of inputs."""
-        distance = jnp.zeros(())
+    def _distance(self, index: int, new: Inputs, old: Inputs) -> list[Array]:
+        """The terms of the squared distance over all copies of two sets of inputs."""
+        distance = []
         weights = self._weights(index)
         for position in range(len(self.graph.nodes[index].operands)):
             pairs = zip(
@@ -255,7 +255,7 @@ class CompressedProblem(AbstractProblem):
             for a, b, count in pairs:
                 if a is b:  # a producer with this use alone took over its mean
                     continue
-                distance += weights[position] * _squared_norm(a - b, count)
+                distance.append(_weighted(weights[position], a - b, count))
         return distance
 
     def _weights(self, index: int) -> tuple[Number, ...]:
@@ -282,12 +282,15 @@ class CompressedProblem(AbstractProblem):
         return constraint.squared_between(copies, held)
 
 
+def _weighted(weight: Number, x: Array, count: Array | Count) -> Array:
+    """The squared norm when each element counts `count` times, by its weight."""
+    squared = _squared_norm(x, count)
+    return squared if isinstance(weight, int) and weight == 1 else weight * squared
+
+
 def _squared_norm(x: Array, count: Array | Count) -> Array:
-    """The squared norm when each element counts `count` times."""
-    if isinstance(count, int):
-        return count * squared_norm(x)
-    if isinstance(count, Array):
-        return jnp.sum(count * jnp.square(x))
+    if isinstance(count, int | Array):
+        return squared_norm(x, count)
     # Little is read where little counts, and counts are never as large as the array.
     for axis, length in enumerate(count.shape):
         used = np.nonzero(count.any(tuple(i for i in range(count.ndim) if i != axis)))[0]

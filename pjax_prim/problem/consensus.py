@@ -12,8 +12,8 @@ from .._compat import close_jaxpr
 from ..errors import ArgumentError
 from ..graph.graph import Use
 from ..graph.ir import widen
+from ..primitives import squared_norm
 from ..pullbacks import WEIGHT, directions, settings_of
-from ..rules.constraint import squared_norm
 from .base import AbstractProblem, Readout, Thing, per_node
 from .placement import State
 
@@ -59,9 +59,7 @@ class ConsensusProblem(AbstractProblem):
         for index, move in zip(self.graph.parameters, found, strict=True):
             if index is not None:
                 moves[index] = (-move.astype(state[index][0].dtype),)
-        return tuple(moves), per_node(
-            self.graph, dict(zip(self.graph.losses, self.forward_gaps(given), strict=True))
-        )
+        return tuple(moves), per_node(self.graph, _one_each(self.graph.losses, self.forward_gaps(given)))
 
     def approach(self, state: State, iterations: Any) -> tuple[State, Float[Array, " nodes"]]:
         """The least move of all parameters after which, to first order, the losses have what they ask for.
@@ -111,7 +109,7 @@ class ConsensusProblem(AbstractProblem):
         )
         values = dict(zip(self.graph.parameters, new, strict=True))
         arrays = tuple((values[index],) if index in values else () for index in range(len(state)))
-        return arrays, per_node(self.graph, dict(zip(self.graph.losses, gaps, strict=True)))
+        return arrays, per_node(self.graph, _one_each(self.graph.losses, gaps))
 
     def _has_opposite(self, loss: int) -> bool:
         constraint = self.graph.nodes[loss].constraint
@@ -140,6 +138,10 @@ class ConsensusProblem(AbstractProblem):
     def parameters(self, state: State, readout: Readout) -> list[Array | None]:
         """The parameters; their own variables and their consensus are one."""
         return [None if index is None else state[index][0] for index in self.graph.parameters]
+
+
+def _one_each(nodes: Sequence[int], values: Sequence[Array]) -> dict[int, tuple[Array]]:
+    return {node: (value,) for node, value in zip(nodes, values, strict=True)}
 
 
 def _least_squares(

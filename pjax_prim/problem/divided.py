@@ -116,7 +116,7 @@ class DividedProblem(AbstractProblem):
 
     def total(self, squared: State) -> Float[Array, " nodes"]:
         """Squared distances summed over each node."""
-        return per_node(self.graph, {i: jnp.sum(arrays[0]) for i, arrays in enumerate(squared) if arrays})
+        return per_node(self.graph, {i: (jnp.sum(arrays[0]),) for i, arrays in enumerate(squared) if arrays})
 
     def is_divided(self, node: int) -> bool:
         """Whether a node is a constraint with copies of its own."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..primitives import squared_norm
+
 Arrays: TypeAlias = tuple[Array, ...]
 Target: TypeAlias = Any  # the queried output, an array; None for a loss
 Number: TypeAlias = float | Array
@@ -249,11 +251,6 @@ class WeightedConstraint(AbstractConstraint):
 def weight_operands(weights: tuple[Number, ...] | None, shape: tuple[int, ...]) -> list[Array]:
     """Weights as operands of a projection, each an array of this shape; none if all are 1."""
     return [jnp.full(shape, weight, jnp.result_type(float, weight)) for weight in weights or ()]
-
-
-def squared_norm(a: Array) -> Array:
-    """The squared Euclidean norm of an array, accumulated in at least float32."""
-    return jnp.sum(jnp.square(a.astype(jnp.promote_types(a.dtype, jnp.float32))))
 
 
 def squared_distance(a: Array, b: Array) -> Array:

@@ -9,7 +9,8 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from .constraint import AbstractConstraint, Arrays, Projected, Target, squared_norm
+from ..primitives import squared_norm
+from .constraint import AbstractConstraint, Arrays, Projected, Target
 from .registry import ConstraintRule, RuleContext, register_projection
 
 

@@ -17,7 +17,6 @@ from .constraint import (
     Projected,
     Target,
     WeightedConstraint,
-    squared_norm,
 )
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 from .scalar import Scalar
@@ -225,7 +224,7 @@ def _project_scale(x: Array, factor: Array, target: Array, weight: Number) -> Ar
 def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]) -> Projected:
     """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
     displacements = _equal_displacements(signs, step, wanted)
-    return Projected(output, displacements, len(signs) * squared_norm(step))
+    return Projected(output, displacements, pp.squared_norm(step, len(signs)))
 
 
 def _number_of_inputs(weights: tuple[Number, ...], total: Array) -> Array:

@@ -160,7 +160,7 @@ class Linear(WeightedConstraint):
     ) -> Projected:
         """The settings are those of `primitives.linear`."""
         a, b = self._canonical(operands)
-        output, *results, distances = pp.project_linear_p.bind(
+        output, *results, moved, scatter = pp.project_linear_p.bind(
             a,
             b,
             target.reshape(*a.shape[:2], b.shape[1]),
@@ -171,8 +171,7 @@ class Linear(WeightedConstraint):
             scatter="sums" if divided.get() else "formed",
         )
         output = self._output(output).astype(self._output_dtype(a, b))
-        moved, scatter = jnp.sum(distances.reshape(-1, 2), 0)
-        return Projected(output, self._by_side(results, wanted), moved, scatter)
+        return Projected(output, self._by_side(results, wanted), jnp.sum(moved), jnp.sum(scatter))
 
     @property
     def transposition(self) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
+from ..primitives import squared_norm
 from ..primitives._arguments import compute_dtype
-from .constraint import AbstractConstraint, Arrays, Number, Projected, Target, squared_norm
+from .constraint import AbstractConstraint, Arrays, Number, Projected, Target
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
 
@@ -77,14 +78,14 @@ class ReduceSum(Reduction):
         count = math.prod(x.shape[axis] for axis in self.axes)
         if self.weights is None:
             (step,) = pp.displace_sum_p.bind(total, target, inputs=count)
-            moved = count * squared_norm(step)
+            moved = squared_norm(step, count)
         else:
             # As if there were count / w of them, which move by d / w.
             (weight,) = self.weights
             number = jnp.full_like(total, count / weight, dtype=compute_dtype(total.dtype))
             (step,) = pp.displace_sum_p.bind(total, target, number)
             step = step / weight
-            moved = weight * count * squared_norm(step)
+            moved = weight * squared_norm(step, count)
         displacement = jnp.broadcast_to(jnp.expand_dims(step, self.axes), x.shape)
         return Projected(total + count * step, (displacement,), moved)
 

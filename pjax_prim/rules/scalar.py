@@ -14,7 +14,6 @@ from .constraint import (
     Arrays,
     Projected,
     Target,
-    squared_norm,
 )
 from .registry import ConstraintRule, Movement, Rule, RuleContext, register_projection
 
@@ -40,7 +39,7 @@ class Scalar(AbstractConstraint):
         self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
     ) -> Projected:
         step, output = pp.displace_scalar_p.bind(*operands, target, **self._static)
-        return Projected(output, (step,), squared_norm(step))
+        return Projected(output, (step,), pp.squared_norm(step))
 
     @property
     def _static(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..finite import are_finite
+from ..primitives import squared_norm
 from ..problem import AbstractProblem, State
 from ..settings import Setting
 from .base import AbstractSolver
@@ -110,4 +111,4 @@ def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
 
 def _change(problem: AbstractProblem, new: State, old: State) -> Array:
     parameters = [index for index in problem.graph.parameters if index is not None]
-    return _root(sum((jnp.sum(jnp.square(new[i][0] - old[i][0])) for i in parameters), jnp.zeros(())))
+    return _root(sum((squared_norm(new[i][0] - old[i][0]) for i in parameters), jnp.zeros(())))
