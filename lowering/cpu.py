@@ -72,6 +72,7 @@ register(
         partial(linear_reference, answer=partial(answer_blockwise, block_size=2**20)),
         local=True,
         when="one device: the solve block after block, short where all targets are near",
+        again=4,
     ),
     "cpu",
 )
@@ -194,6 +195,7 @@ for _definition in (displace_scalar_p, project_scalar_p):
             blocks.elementwise(partial(_definition.reference, mode=Mode(stops=True)), block_size=2**16),
             local=True,
             when="one device: block after block, short where all targets are near",
+            again=4,
         ),
         "cpu",
     )

@@ -9,7 +9,7 @@ that end in a single result become one map.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -49,8 +49,8 @@ _ELEMENTWISE = _CHEAP | _DEAR
 _MANY = 6
 """From how many operations on a group of cheap ones is a loop of its own."""
 
-_FEW, _FEW_DEAR = 120, 4
-"""How many operations, and dear ones of them, are computed again rather than stored."""
+_FEW = 120
+"""How many operations are computed again rather than stored, at most."""
 
 pointwise_p = Primitive("pjax_pointwise")
 """A scalar function of the elements of arrays of one shape; `dtype` is that of its result."""
@@ -95,23 +95,27 @@ class _Step:
         return self.equation.primitive in _ELEMENTWISE and self.floats in _WIDE
 
 
-def gathered(name: str, jitted: Any) -> Callable[..., tuple[Array, ...]]:
-    """A jitted function of arrays, with the same values from fewer loops; `name` is their scope."""
+def gathered(name: str, jitted: Any, again: int) -> Callable[..., tuple[Array, ...]]:
+    """A jitted function of arrays, with the same values from fewer loops; `name` is their scope.
+
+    What several loops read is computed in each of them if that takes at most `again` dear operations, else
+    it is stored, by a loop of its own.
+    """
 
     def apply(*arrays: Array) -> tuple[Array, ...]:
         with jax.named_scope(name):
-            return tuple(_evaluate(jitted.trace(*arrays).jaxpr, arrays))
+            return tuple(_evaluate(jitted.trace(*arrays).jaxpr, arrays, again))
 
     return apply
 
 
-def _body(closed: Any) -> Any:
+def _body(closed: Any, again: int) -> Any:
     """The same for the body of a loop or branch."""
     avals = [x.aval for x in open_jaxpr(closed)[0].invars]
-    return jax.jit(lambda *arrays: _evaluate(closed, arrays)).trace(*avals).jaxpr
+    return jax.jit(lambda *arrays: _evaluate(closed, arrays, again)).trace(*avals).jaxpr
 
 
-def _evaluate(closed: Any, arrays: Sequence[Any]) -> list[Any]:
+def _evaluate(closed: Any, arrays: Sequence[Any], again: int) -> list[Any]:
     jaxpr, constants = open_jaxpr(closed)
     steps: list[_Step] = []
     numbers = itertools.count()
@@ -121,12 +125,12 @@ def _evaluate(closed: Any, arrays: Sequence[Any]) -> list[Any]:
     def read(x: Any) -> Any:
         return values[x] if isinstance(x, int) else x.val
 
-    for group in _groups(steps, results):
+    for group in _groups(steps, results, again):
         last = group[-1]
         if len(group) > 1:
             values[last.outputs[0]] = _map(group, read)
         else:
-            run = grouped(last.equation) or evaluator(with_bodies(last.equation, _body))
+            run = grouped(last.equation) or evaluator(with_bodies(last.equation, partial(_body, again=again)))
             values.update(zip(last.outputs, run(*map(read, last.inputs)), strict=True))
     return [read(x) for x in results]
 
@@ -178,11 +182,11 @@ def _same_as(equation: Any, inputs: Sequence[Any]) -> Any:
     return equation.primitive, tuple(values), str(equation.params)
 
 
-def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]:
+def _groups(steps: Sequence[_Step], results: Sequence[Any], again: int) -> list[list[_Step]]:
     """The steps in an order in which they can run; those of one loop together, its result last.
 
-    An operation belongs to the loop of its readers if these are loops of its shape; to several, if it is
-    computed again for little.
+    An operation belongs to the loop of its readers if these are loops of its shape; to several, if that
+    computes at most `again` dear operations again.
     """
     readers: dict[Any, set[int]] = {x: {-1} for x in results if isinstance(x, int)}
     for position in reversed(range(len(steps))):
@@ -202,11 +206,11 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]
         return step.is_elementwise and all(same)
 
     inner = [is_inner(position) for position in range(len(steps))]
-    again: list[frozenset[int]] = []  # what is computed, too, where a step is computed again
+    whole: list[frozenset[int]] = []  # what is computed, too, where a step is
     for position, step in enumerate(steps):
         before = (made_by[x] for x in step.elements if isinstance(x, int) and x in made_by)
-        whole = (again[i] for i in before if inner[i] and steps[i].shape == step.shape)
-        again.append(frozenset({position}).union(*whole))
+        parts = (whole[i] for i in before if inner[i] and steps[i].shape == step.shape)
+        whole.append(frozenset({position}).union(*parts))
     loops: list[set[int]] = [set() for _ in steps]  # of each step, by the positions of their results
     floats: dict[int, frozenset[Any]] = {}
     for position in reversed(range(len(steps))):
@@ -214,7 +218,9 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]
         if inner[position]:
             loops[position] = set().union(*(loops[i] for i in readers.get(step.outputs[0], ())))
             fits = all(len(floats[i] | step.floats) <= 1 for i in loops[position])
-            if not fits or (len(loops[position]) > 1 and not _is_little(steps, again[position])):
+            dear = sum(steps[i].equation.primitive in _DEAR for i in whole[position])
+            little = dear <= again and len(whole[position]) <= _FEW
+            if not fits or (len(loops[position]) > 1 and not little):
                 loops[position] = set()
         loops[position] = loops[position] or {position}
         for i in loops[position]:
@@ -227,19 +233,14 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any]) -> list[list[_Step]]
     for last in sorted(members):
         group = [steps[x] for x in members[last]]
         inside = {x.outputs[0] for x in group}
-        dear = any(x.equation.primitive in _DEAR for x in group)
+        several = len(group) >= _MANY or any(x.equation.primitive in _DEAR for x in group)
         known = all(isinstance(x, Literal) or x in inside for step in group for x in step.elements)
-        if (dear or len(group) >= _MANY) and not known:
+        if several and not known:
             groups[last] = group
         else:
             groups |= {x: [steps[x]] for x in members[last] if x not in groups}
     used = (x for x in sorted(groups) if not readers.keys().isdisjoint(steps[x].outputs))
     return [groups[x] for x in used]
-
-
-def _is_little(steps: Sequence[_Step], positions: frozenset[int]) -> bool:
-    dear = sum(steps[i].equation.primitive in _DEAR for i in positions)
-    return dear <= _FEW_DEAR and len(positions) <= _FEW
 
 
 def _map(group: Sequence[_Step], read: Callable[[Any], Any]) -> Array:

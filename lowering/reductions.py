@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-_LIBRARY = 4096
-"""Single-precision numbers."""
+_LEAST = 4096
+"""How many numbers a reduction has at least that the library computes."""
 
 _GROUP = 32
 
@@ -36,7 +36,11 @@ def grouped(equation: Any) -> Callable[..., tuple[Array]] | None:
     axes = equation.params["axes"]
     if max((aval.shape[axis] for axis in axes), default=0) <= _GROUP:
         return None
-    if math.prod(aval.shape) >= _LIBRARY:
+    if math.prod(aval.shape) >= _LEAST:
+        if equation.primitive is lax.reduce_or_p:
+            return lambda x: (jnp.max(x.astype(jnp.float32), axes) > 0,)
+        if equation.primitive is lax.reduce_and_p:
+            return lambda x: (jnp.min(x.astype(jnp.float32), axes) > 0,)
         return None
     shape: list[int] = []
     reduced: list[int] = []

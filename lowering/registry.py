@@ -61,6 +61,8 @@ class Rule:
       device, and `shard_map` over all axes.
     - `supports`: says for the operands' `ShapeDtypeStruct`s and the static parameters whether it can be used.
     - `when`: says in words what it is for.
+    - `again`: on CPU, how many divisions, exponentials and the like are computed again for each of several
+      loops that read them, rather than stored by a loop of its own. More is less to compile.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Rule:
     local: bool = False
     supports: Callable[..., bool] = lambda *operands, **static: True
     when: str = "always"
+    again: int = 0
 
 
 RULES: dict[str, dict[Platform | None, tuple[Rule, ...]]] = {}
@@ -114,7 +117,7 @@ def _lower(
     rule = _select(definition, platform, lowering, local, ctx.avals_in, static)
     scoped = traceable(definition.name, rule.implementation, tuple(sorted(static.items())))
     if platform == "cpu" and local and not rule.kernel:
-        scoped = gathered(definition.name, scoped)
+        scoped = gathered(definition.name, scoped, rule.again)
     attributes = {**static, "rule": rule.name}
     if definition.chooses:
         attributes["lowering"] = lowering

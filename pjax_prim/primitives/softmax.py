@@ -116,8 +116,13 @@ def _descend(a: Array, z: Array, start: Array, stops: bool) -> Array:
     return found[0]
 
 
+def _count(n: int) -> int:
+    """How many starts vectors of a length have."""
+    return 2 + min(_RAYS, n) + (n > 1)
+
+
 def _starts(a: Array, z: Array) -> Array:
-    """Displacements to start from, on a leading axis."""
+    """Displacements to start from, on a leading axis (`_count`)."""
     n = a.shape[-1]
     logs = jax.nn.log_softmax(a, -1)
     p = jnp.exp(logs)
@@ -150,21 +155,32 @@ def _starts(a: Array, z: Array) -> Array:
 
 
 def _displacement(a: Array, z: Array, stops: bool) -> Array:
-    def one() -> Array:
-        return _descend(a, z, jnp.zeros_like(a), stops)
-
-    def several() -> Array:
-        return _cheapest(a, z, _descend(a, z, _starts(a, z), stops))
-
     if not stops:
-        return several()
-    near = jnp.sum(jnp.square(jax.nn.softmax(a, -1) - z), -1) < 4 / 9
-    return lax.cond(jnp.all(near), one, several)
+        return _cheapest(a, z, _descend(a, z, _starts(a, z), stops))
+    # One program for one descent, where it is known to be enough for all, and for several.
+    far = jnp.any(jnp.sum(jnp.square(jax.nn.softmax(a, -1) - z), -1) >= 4 / 9)
+    few = jnp.zeros((_count(a.shape[-1]), *a.shape), a.dtype)
+    starts = lax.cond(far, lambda: _starts(a, z), lambda: few)
+
+    def try_one(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        found = _descend(a, z, lax.dynamic_index_in_dim(starts, number, keepdims=False), stops)
+        cost = _cost(a, z, found)
+        less = (cost < best[0]) | (number == 0) | (best[0] != best[0])
+        return jnp.where(less, cost, best[0]), jnp.where(less, found, best[1])
+
+    first = jnp.where(z == z, few[0], few[0])  # a loop wants its values to vary with both operands
+    _, found = lax.fori_loop(0, jnp.where(far, len(few), 1), try_one, (first[..., :1], first))
+    return found
+
+
+def _cost(a: Array, z: Array, e: Array) -> Array:
+    """Twice half the cost but for |z|^2."""
+    p = jax.nn.softmax(a + e, -1)
+    return _sum(e * e + p * (p - 2 * z))
 
 
 def _cheapest(a: Array, z: Array, found: Array) -> Array:
-    p = jax.nn.softmax(a + found, -1)
-    costs = _sum(found * found + p * (p - 2 * z))
+    costs = _cost(a, z, found)
     chosen = jnp.argmin(jnp.where(jnp.isnan(costs), jnp.inf, costs), 0)
     return jnp.take_along_axis(found, chosen[None], 0)[0]
 
