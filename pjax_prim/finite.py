@@ -1,10 +1,13 @@
-"""Whether arrays are finite."""
+"""Sums of many scalars, and whether arrays are finite."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .primitives import squared_norm
 
 
 def are_finite(groups: Iterable[Iterable[Any]]) -> Bool[Array, " groups"]:
@@ -20,7 +23,22 @@ def are_finite(groups: Iterable[Iterable[Any]]) -> Bool[Array, " groups"]:
     dtype = jnp.result_type(float)
 
     def tally(x: Any) -> Array:
-        return jnp.sum(jnp.real(x * 0) + jnp.imag(x * 0) if jnp.iscomplexobj(x) else x * 0).astype(dtype)
+        zero = x * 0
+        parts = jnp.real(zero) + jnp.imag(zero) if jnp.iscomplexobj(x) else zero
+        return squared_norm(parts).astype(dtype)
 
-    totals = [sum(map(tally, arrays), jnp.zeros((), dtype)) for arrays in groups]
-    return jnp.isfinite(jnp.stack(totals))
+    tallies = [[tally(x) for x in arrays] for arrays in groups]
+    return jnp.isfinite(sums(tallies, dtype))
+
+
+def sums(terms: Sequence[Sequence[Array]], dtype: Any) -> Float[Array, " groups"]:
+    """The sums of groups of scalars.
+
+    Stacked, they are added in one loop, where sums of scalars would be a loop each.
+    """
+    flat = [term for group in terms for term in group]
+    if not flat:
+        return jnp.zeros(len(terms), dtype)
+    group = np.repeat(np.arange(len(terms)), [len(x) for x in terms])
+    belongs = group == np.arange(len(terms))[:, None]
+    return jnp.sum(jnp.where(belongs, jnp.stack(flat), 0), 1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..finite import sums
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
 from ..graph.ir import Environment, evaluate, widen
@@ -292,13 +293,5 @@ class AbstractProblem(abc.ABC):
 
 
 def per_node(graph: ConstraintGraph, terms: Mapping[int, Sequence[Array]]) -> Float[Array, " nodes"]:
-    """The sums of some nodes' scalars as an array over all nodes; zero where there are none.
-
-    Stacked, they are added in one loop, where sums of scalars would be a loop each.
-    """
-    flat = [term for of_node in terms.values() for term in of_node]
-    if not flat:
-        return jnp.zeros(len(graph.nodes))
-    nodes = np.array([node for node, of_node in terms.items() for _ in of_node])
-    belongs = nodes == np.arange(len(graph.nodes))[:, None]
-    return jnp.sum(jnp.where(belongs, jnp.stack(flat), 0), 1)
+    """The sums of some nodes' scalars as an array over all nodes; zero where there are none."""
+    return sums([terms.get(node, ()) for node in range(len(graph.nodes))], jnp.result_type(float))
