@@ -172,6 +172,7 @@ def rows(n: int) -> dict[str, Row]:
         "scalar": Row((one,), curve, in_place=(0,)),
         "select": Row([one] * 4, {"compare": "gt"}, in_place=(0,)),
         "squared_error": Row((logits, labels, steps)),
+        "squared_norm": Row((one,), {"rank": 1, "count": 1}),
         "sum_relu": Row((one, one), in_place=(0,)),
         "threshold_dot": Row(((n // 512, 8, 64), (n // 512, 64)), {"sigma": 3.0}),
     }

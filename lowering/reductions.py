@@ -34,6 +34,8 @@ def grouped(equation: Any) -> Callable[..., tuple[Array]] | None:
         return None
     aval = equation.invars[0].aval
     axes = equation.params["axes"]
+    if not all(isinstance(length, int) for length in aval.shape):
+        return None
     if max((aval.shape[axis] for axis in axes), default=0) <= _GROUP:
         return None
     if math.prod(aval.shape) >= _LEAST:

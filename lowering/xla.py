@@ -26,7 +26,7 @@ for _definition in (project_max_p, displace_max_p):
     _compare = Rule(
         "comparisons",
         partial(_definition.reference, find=find_by_comparing),
-        supports=lambda a, *_, **__: a.shape[-1] <= 16,
+        supports=lambda a, *_, **__: isinstance(a.shape[-1], int) and a.shape[-1] <= 16,
         when="up to 16 entries",
     )
     register(_definition, _compare)

@@ -82,7 +82,7 @@ class Solved(NamedTuple):
 
     @property
     def step_b(self) -> Array:
-        return self.step_a * jnp.sign(self.e)
+        return self.step_a * (2 * self.e)  # where there is a step, e is 1/2 or -1/2
 
 
 def solve(query: Query) -> Solved:
@@ -354,7 +354,7 @@ def mean(x: Array, axis: int) -> Array:
     return jnp.sum(x, axis) / max(x.shape[axis], 1)
 
 
-project_linear_p = define("pjax_project_linear", reference)
+project_linear_p = define("pjax_project_linear", reference, version=2)
 r"""(..., P, K), (..., Q, K), (..., P, Q) -> output, displacements, squared displacement.
 
 For each row x of `a` and each row w of `b` the dot projection of (x, w) with the queried output

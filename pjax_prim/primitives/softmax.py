@@ -159,7 +159,8 @@ def _displacement(a: Array, z: Array, stops: bool) -> Array:
         return _cheapest(a, z, _descend(a, z, _starts(a, z), stops))
     # One program for one descent, where it is known to be enough for all, and for several.
     far = jnp.any(jnp.sum(jnp.square(jax.nn.softmax(a, -1) - z), -1) >= 4 / 9)
-    few = jnp.zeros((_count(a.shape[-1]), *a.shape), a.dtype)
+    zero = jnp.where((a == a) | (z == z), 0, jnp.zeros_like(a))  # it varies with both operands
+    few = jnp.broadcast_to(zero, (_count(a.shape[-1]), *a.shape))
     starts = lax.cond(far, lambda: _starts(a, z), lambda: few)
 
     def try_one(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -168,8 +169,7 @@ def _displacement(a: Array, z: Array, stops: bool) -> Array:
         less = (cost < best[0]) | (number == 0) | (best[0] != best[0])
         return jnp.where(less, cost, best[0]), jnp.where(less, found, best[1])
 
-    first = jnp.where(z == z, few[0], few[0])  # a loop wants its values to vary with both operands
-    _, found = lax.fori_loop(0, jnp.where(far, len(few), 1), try_one, (first[..., :1], first))
+    _, found = lax.fori_loop(0, jnp.where(far, len(few), 1), try_one, (zero[..., :1], zero))
     return found
 
 

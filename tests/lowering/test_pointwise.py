@@ -89,12 +89,52 @@ def powers(x: Any, z: Any) -> tuple[Any, ...]:
 def test_same_values_from_few_loops(function: Function, maps: int, dtype: str) -> None:
     operands = jnp.asarray(X, dtype), jnp.asarray(X[::-1] / 2, dtype)
     plain = jax.jit(function)
-    lowered = jax.jit(gathered("scope", plain)).lower(*operands)
+    lowered = jax.jit(gathered("scope", plain, 0)).lower(*operands)
     text = lowered.as_text()
     assert text.count("stablehlo.map") == maps
     chex.assert_trees_all_close(
         lowered.compile()(*operands), plain(*operands), rtol=8 * float(jnp.finfo(dtype).eps)
     )
+
+
+@pytest.mark.parametrize(("again", "maps"), [(0, 3), (1, 2)])
+def test_what_is_computed_again_is_no_loop_of_its_own(again: int, maps: int) -> None:
+    """Here the root, which both results read."""
+    operands = jnp.asarray(X), jnp.asarray(X[::-1])
+    lowered = jax.jit(gathered("scope", jax.jit(two_results), again)).lower(*operands)
+    assert lowered.as_text().count("stablehlo.map") == maps
+    chex.assert_trees_all_close(lowered.compile()(*operands), two_results(*operands), rtol=1e-14)
+
+
+def test_equal_operations_are_one_and_what_nothing_reads_is_none() -> None:
+    def function(x: Any, z: Any) -> tuple[Any, ...]:
+        jnp.exp(z) / 3  # nothing reads it
+        return (jnp.exp(x) / (1 + jnp.exp(x)),)
+
+    operands = jnp.asarray(X), jnp.asarray(X)
+    text = jax.jit(gathered("scope", jax.jit(function), 0)).lower(*operands).as_text()
+    assert text.count("stablehlo.exponential") == 1
+
+
+REDUCTIONS = {"sum": jnp.sum, "max": jnp.max, "min": jnp.min, "any": jnp.any, "all": jnp.all}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(40, 3), (3, 97), (5, 6, 7), (200, 30), (0, 3)], ids=str)
+def test_reductions_of_few_numbers_keep_their_values(name: str, shape: tuple[int, ...]) -> None:
+    """Without the loops that XLA makes of an axis that is longer than 32, if it has factors up to 32."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), "float32")
+    axes = tuple(range(len(shape) - 1))
+    if name in ("any", "all"):
+        x = x > (1.8 if name == "any" else -1.8)
+    elif name != "sum" and 0 in shape:
+        return
+    plain = jax.jit(lambda x: (REDUCTIONS[name](x, axes),))
+    compiled = jax.jit(gathered("scope", plain, 0)).lower(x).compile()
+    chex.assert_trees_all_close(compiled(x), plain(x), rtol=1e-5)
+    if shape == (40, 3):
+        assert "reduce-window" in plain.lower(x).compile().as_text()
+    assert shape == (3, 97) or x.size >= 4096 or "reduce-window" not in compiled.as_text()
 
 
 def test_numbers_of_two_sizes_are_two_loops() -> None:
@@ -104,7 +144,7 @@ def test_numbers_of_two_sizes_are_two_loops() -> None:
         return (jnp.where((jnp.exp(y) / 2 > 1) & (y > 0), jnp.exp(x) / 2, x / 3),)
 
     operands = jnp.asarray(X, "float32"), jnp.asarray(X, "float64")
-    lowered = jax.jit(gathered("scope", jax.jit(function))).lower(*operands)
+    lowered = jax.jit(gathered("scope", jax.jit(function), 0)).lower(*operands)
     assert lowered.as_text().count("stablehlo.map") == 2
     chex.assert_trees_all_close(lowered.compile()(*operands), function(*operands), rtol=1e-6)
 
@@ -138,6 +178,6 @@ def test_inside_of_shards(check_vma: bool) -> None:
                 f, mesh=mesh, in_specs=(jax.P("data"), jax.P()), out_specs=jax.P("data"), check_vma=check_vma
             )
         )
-        for f in (gathered("scope", jax.jit(function)), function)
+        for f in (gathered("scope", jax.jit(function), 0), function)
     )
     chex.assert_trees_all_close(*(f(x, z) for f in mapped), rtol=1e-12)

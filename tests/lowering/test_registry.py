@@ -168,6 +168,7 @@ def test_every_primitive_has_a_composite_of_a_stable_name_and_version() -> None:
         **dict.fromkeys(STEPS_ARE_OPERANDS, 2),
         "pjax.displace_dot": 2,
         "pjax.leave_dot": 3,
+        "pjax.project_linear": 2,
         "pjax.reflect_dot": 2,
     }
     text = jax.jit(pp.project_dot).lower(normal(3), normal(3), normal()).as_text()
@@ -230,7 +231,6 @@ pjax.project_cumsum
 pjax.project_dot
 pjax.project_equality
 pjax.project_identity
-pjax.project_linear
 pjax.project_logsumexp
 pjax.project_margin
 pjax.project_max
@@ -260,6 +260,7 @@ pjax.select
 pjax.softmax
 pjax.spread
 pjax.squared_error
+pjax.squared_norm
 pjax.sum_relu
 pjax.threshold_dot
 """.split()

@@ -326,6 +326,12 @@ OPERATIONS = [
     ),
     Operation("minimise", pp.minimise_p, pp.minimise, lambda y: y, lambda count: [normal(count, 4)]),
     Operation(
+        "squared_norm", pp.squared_norm_p,
+        lambda x, count: pp.squared_norm_p.bind(x, count, rank=2, count=3)[0],
+        lambda x, count: 3 * jnp.sum(x**2 * count, (-1, -2)),
+        lambda number: [normal(number, 4, 3), jnp.cos(normal(number, 1, 3)) ** 2],
+    ),
+    Operation(
         "mean_rows", pp.mean_rows_p, lambda x: pp.mean_rows_p.bind(x)[0],
         lambda x: jnp.mean(x, -3), lambda count: [normal(count, 3, 4, 2)],
     ),

@@ -98,7 +98,7 @@ def test_copies_that_move_nearly_alike(
         moves = new - old
         exact += float(jnp.sum(jnp.square(moves - want * jnp.mean(moves, 1 - axis, keepdims=True))))
     for dtype, digits in (("float64", 1e-9), ("float32", 1e-3)):
-        *_, (moved, scatter) = project_linear_p.bind(
+        *_, moved, scatter = project_linear_p.bind(
             *(x.astype(dtype) for x in (a, b, z)), wanted=wanted, precision="highest",
             operand_dtype=jnp.dtype(dtype), scatter="formed",
         )  # fmt: skip
