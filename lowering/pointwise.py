@@ -1,6 +1,6 @@
 """Elementwise operations gathered into few loops, for XLA's CPU backend.
 
-That backend compiles every loop on its own, some 15 ms each, and begins another wherever two operations read
+That backend compiles every loop on its own, 15 to 25 ms each, and begins another wherever two operations read
 a third that is dear: a step of Newton's method becomes three. A `stablehlo.map` is one loop, whatever the
 length of its scalar function. So a function of arrays is walked once, and elementwise operations of one shape
 that end in a single result become one map.
