@@ -13,20 +13,20 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .arguments import check_are_arrays
 from .errors import ArgumentError
 from .explicit_axes import in_automatic_axes, on_mesh
-from .feasibility import Arrays, FeasibilityProblem, check_are_arrays, make_problem
+from .feasibility import FeasibilityProblem
 from .graph import ConstraintGraph
 from .primitives._arguments import standard_promotion
-from .problem import (
-    Placement,
-)
+from .problem import Placement
 from .problem.base import Readout
 from .restricting import Restrictions, project_all
 from .restrictions import AbstractRestriction
 from .settings import Setting, check_count, check_scalar, check_setting, operands
 from .solvers import AbstractSolver, iterate
 from .solvers.without_derivative import without_derivative
+from .stepping import Arrays, make_problem
 
 
 class RESULTS(eqx.Enumeration):

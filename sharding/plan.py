@@ -14,13 +14,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from .._compat import is_traced
+from ..arguments import is_data, is_trained
 from ..errors import ArgumentError
 from ..explicit_axes import is_other_set, on_mesh
-from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
+from ..feasibility import FeasibilityProblem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
-from ..problem import AbstractProblem, Placement, State
+from ..problem import PROBLEMS, AbstractProblem, Placement, State
 from ..solvers import AbstractSolver
+from ..stepping import make_problem
 from .labelling import label_graph
 from .mesh import MODEL, STAGE, describe_parts, example_parts, examples
 from .propagation import Labels

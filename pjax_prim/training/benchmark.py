@@ -14,9 +14,10 @@ import pjax_prim as pjp
 
 from ..data import open_stream
 from ..errors import GraphError
-from ..feasibility import FeasibilityProblem, make_problem
+from ..feasibility import FeasibilityProblem
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
+from ..stepping import make_problem
 from .task import Task, TaskLoss
 
 Case = Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from ..arguments import is_data, is_trained
 from ..errors import ArgumentError
-from ..feasibility import is_data, is_trained
 from ..primitives._arguments import compute_dtype
 from ..restricting import Restrictions, pairs_of, project_params
 
