@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -18,21 +18,23 @@ from ..feasibility import FeasibilityProblem
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
 from ..stepping import make_problem
+from .methods import PROJECTION_SOLVERS
 from .task import Task, TaskLoss
 
-Case = Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"]
-CASES: dict[Case, pjp.AbstractSolver | None] = {
+CASES: dict[str, pjp.AbstractSolver | None] = {
     "displacement": None,
-    "ap": pjp.AlternatingProjections(),
-    "ap-expanded": pjp.AlternatingProjections(form="expanded"),
-    "ar": pjp.AlternatingReflections(),
-    "dr": pjp.DouglasRachford(),
-    "dm": pjp.DifferenceMap(),
-    "cp": pjp.CyclicProjections(),
-    "cp-expanded": pjp.CyclicProjections(form="expanded"),
-    "cdr": pjp.CyclicDouglasRachford(),
+    **{
+        name if form == solver.kind.forms[0] else f"{name}-{form}": solver.kind(form=form)
+        for name, solver in PROJECTION_SOLVERS.items()
+        for form in solver.kind.forms
+    },
 }
+"""Every solver by its name, in every form of its state."""
 
+if TYPE_CHECKING:
+    Case: TypeAlias = str
+else:  # the command line reads its choices here
+    Case = Literal[tuple(CASES)]
 Call = Literal["keep", "give", "loop"]
 LOOP = 10
 """Steps in a call of the kind "loop"."""

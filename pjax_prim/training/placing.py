@@ -20,7 +20,8 @@ from ..sharding.gathering import gathered_by_layer, stacked_axes, with_right_der
 from ..sharding.mesh import DATA, FSDP, MODEL, describe_parts, example_parts, examples
 from ..sharding.processes import distribute, from_local_rows, local_rows
 from ..sharding.rules import apply_rules, default_spec
-from .config import FROM_FORWARD_PASS, TrainConfig
+from .config import TrainConfig
+from .methods import FROM_FORWARD_PASS
 from .state import TrainState
 from .steps import Step, batch_key
 from .task import Task, TaskLoss
