@@ -16,7 +16,8 @@ from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
 from jax._src.named_sharding import UnspecifiedValue
 from jax._src.shard_map import shard_map_p as shard_map_p
-from jax.extend.core import ClosedJaxpr, Literal, primitives
+from jax.extend import core as _extend
+from jax.extend.core import Literal, primitives
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import func, stablehlo
 from jax.interpreters import mlir
@@ -98,7 +99,8 @@ def close_jaxpr(jaxpr: Any, constants: Sequence[Any]) -> Any:
     """The inverse of `open_jaxpr`, with other constants."""
     if hasattr(jaxpr, "consts"):  # from jax 0.11
         return jaxpr.replace(consts=list(constants))
-    return ClosedJaxpr(jaxpr, list(constants))
+    core: Any = _extend  # whose types leave the name out from jax 0.12
+    return core.ClosedJaxpr(jaxpr, list(constants))
 
 
 def called_jaxpr(equation: Any) -> Any | None:
