@@ -256,9 +256,6 @@ def project_logsumexp(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array
     **Cost:** two searches in one number, 16 Newton steps each (20 in float64), a few passes over the vector
     each; on one CPU they stop when none moves, and there is one where no z is much above.
     """
-    a, z = arguments.floating(a=a, z=z)
-    arguments.rank(1, a=a)
-    arguments.rank(0, z=z)
-    arguments.not_empty(a=a)
+    a, z = arguments.vector_and_number(a, z)
     (moved,) = project_logsumexp_p.bind(a, z)
     return moved
