@@ -11,7 +11,7 @@ from .graph import ConstraintGraph
 from .graph.ir import Value, read
 from .primitives._arguments import is_concrete
 from .primitives._losses import check_signs
-from .problem import PROBLEMS
+from .problem.forms import PROBLEMS
 from .rules.losses import Equality, Loss
 from .rules.threshold import ThresholdDot
 from .solvers import AbstractSolver

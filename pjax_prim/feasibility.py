@@ -23,8 +23,9 @@ from .explicit_axes import automatic_trace
 from .graph import ConstraintGraph, build_graph
 from .graph.program import Program, make_program, trace
 from .metric import weigh
-from .problem import PROBLEMS, AbstractProblem, Form, Placement
+from .problem import AbstractProblem, Form, Placement
 from .problem.base import Readout
+from .problem.forms import PROBLEMS
 from .restricting import Restrictions, project_all, resolve
 from .restrictions import AbstractRestriction
 from .settings import operands

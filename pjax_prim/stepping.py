@@ -11,8 +11,9 @@ from .explicit_axes import in_automatic_axes
 from .graph import ConstraintGraph
 from .metric import weigh
 from .primitives._arguments import standard_promotion
-from .problem import PROBLEMS, AbstractProblem, CompressedProblem, Placement
+from .problem import AbstractProblem, CompressedProblem, Placement
 from .problem.base import Readout
+from .problem.forms import PROBLEMS
 from .restrictions import AbstractRestriction
 from .solvers import AbstractSolver
 

@@ -20,7 +20,8 @@ from ..explicit_axes import is_other_set, on_mesh
 from ..feasibility import FeasibilityProblem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
-from ..problem import PROBLEMS, AbstractProblem, Placement, State
+from ..problem import AbstractProblem, Placement, State
+from ..problem.forms import PROBLEMS
 from ..solvers import AbstractSolver
 from ..stepping import make_problem
 from .labelling import label_graph

@@ -78,8 +78,7 @@ class Cell:
     def network(self) -> Classifier:
         """The network and its batches: the same for every method of a task."""
         task = TASKS[self.task]
-        model: Any = task.model
-        return Classifier(model=model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
+        return Classifier(model=task.model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
 
     def options(self, data_dir: Path | None) -> tuple[TaskFile, Any]:
         """The benchmark's file, and its options."""

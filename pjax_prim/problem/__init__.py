@@ -7,6 +7,5 @@ from .consensus import ConsensusProblem as ConsensusProblem
 from .divided import DividedProblem as DividedProblem
 from .expanded import ExpandedProblem as ExpandedProblem
 from .expanded import Summary as Summary
-from .forms import PROBLEMS as PROBLEMS
 from .placement import Placement as Placement
 from .placement import State as State

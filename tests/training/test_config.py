@@ -3,6 +3,7 @@ import re
 import pytest
 
 from pjax_prim.errors import ArgumentError
+from pjax_prim.models import NETWORKS, SEQUENCE_NETWORKS
 from pjax_prim.tasks.classification import Classifier
 from pjax_prim.training import Method, TrainConfig
 from pjax_prim.training.configuration import from_plain
@@ -87,7 +88,7 @@ def test_bad_values(fields: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "vgg"}, "model: expected one of mlp, cnn, rnn, gru, transformer, given 'vgg'"),
+        ({"model": "vgg"}, f"model: expected one of {', '.join(NETWORKS)}, given 'vgg'"),
         ({"loss": "l1"}, "loss: expected one of cross_entropy, margin, squared_error, given 'l1'"),
         ({"loss_lam": 1.0, "loss": "margin"}, "loss_lam: only for loss cross_entropy, squared_error, given"),
         ({"loss_lam": -1.0}, "loss_lam: expected a finite number above zero, given -1.0"),
@@ -107,7 +108,9 @@ def test_bad_networks(fields: dict, message: str) -> None:
 
 
 def test_a_network_for_other_data() -> None:
-    with pytest.raises(ArgumentError, match="model: rnn, gru, transformer are for data text and no others"):
+    with pytest.raises(
+        ArgumentError, match=f"model: {', '.join(SEQUENCE_NETWORKS)} are for data text and no others"
+    ):
         made({"model": "gru"})
     with pytest.raises(ArgumentError, match="data: expected one of digits, mnist, .*, given 'imagenet'"):
         made({"data": "imagenet"})
