@@ -46,11 +46,6 @@ def leave(status: int = GONE) -> NoReturn:
     os._exit(status)
 
 
-def is_alone() -> bool:
-    """Whether this process has joined no others."""
-    return coordination_client() is None
-
-
 @dataclass(frozen=True)
 class Group:
     """The processes of a run, of which this is one.

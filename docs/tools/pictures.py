@@ -18,7 +18,7 @@ import pjax_prim as pjp  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "pictures"
-BLUE, ORANGE, GREY, GREEN = "#3b5bdb", "#e8590c", "#868e96", "#2f9e44"
+BLUE, ORANGE, GREY = "#3b5bdb", "#e8590c", "#868e96"
 
 
 def two_sets() -> Any:
