@@ -63,7 +63,7 @@ def profile(solver: pjp.AbstractSolver, *case: Any) -> dict[str, dict[str, float
 
 
 def operation_names(text: str) -> dict[str, str]:
-    """Of the operations of a compiled program the scopes.
+    """The scopes of the operations of a compiled program.
 
     One that has lost its name, as products that were rewritten, has the name of an operation that reads it.
     """

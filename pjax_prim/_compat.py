@@ -110,7 +110,7 @@ def called_jaxpr(equation: Any) -> Any | None:
 
 
 def checked_operands(equation: Any) -> tuple[int, ...] | None:
-    """Of a `cond` that only checks, the positions of the operands that it gives back; None for others.
+    """The positions of the operands that a `cond` gives back that only checks; None for any other equation.
 
     Such a check, as `equinox.error_if`, gives them as they are in one branch, and asks the host to raise in
     all others.
@@ -190,7 +190,7 @@ def shard_map_like(equation: Any, function: Callable[..., Any]) -> Callable[...,
 
 
 def scan_like(equation: Any, body: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """From the operands of a `scan` equation to its results, by another body of arrays."""
+    """A function from the operands of a `scan` equation to its results, by another body of arrays."""
     params = equation.params
     split, carries = scan_operands(equation)
 
@@ -276,7 +276,7 @@ def lower_as_traced(primitive: Any, function: Callable[..., Any]) -> None:
 
 
 def is_whole_on_each_device(ctx: Any) -> bool:
-    """In a lowering rule: whether each device that runs an equation holds all of its operands."""
+    """Says in a lowering rule whether each device that runs an equation holds all of its operands."""
     context = ctx.module_context.axis_context
     if isinstance(context, mlir.SPMDAxisContext):
         manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
@@ -292,7 +292,7 @@ def lower_as_composite(
     ctx: Any,
     *operands: ir.Value,
 ) -> Any:
-    """In a lowering rule: values of `function` of the operands, as one operation that is decomposed into it.
+    """Gives in a lowering rule the values of `function` as one operation that is decomposed into it.
 
     Other MLIR tools can match `stablehlo.composite "pjax.project_dot" ... version = 1` and replace it; others
     run its decomposition. `jax.lax.composite` would do for one platform, but the composites it makes in an

@@ -56,13 +56,13 @@ class Row:
 
     @classmethod
     def of(cls, name: str, kind: str, array: Any) -> "Row":
-        """From a `jax.ShapeDtypeStruct` with its sharding."""
+        """The row of a `jax.ShapeDtypeStruct` with its sharding."""
         spec, size = array.sharding.spec, bytes_on_device(array)
         return cls(name, kind, array.shape, str(array.dtype), spec, size)
 
 
 def bytes_on_device(array: Any) -> int:
-    """Of the part of an array (or a `jax.ShapeDtypeStruct`) that each device has; of all without sharding."""
+    """The bytes of an array (or a `jax.ShapeDtypeStruct`) on each device; all without sharding."""
     shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
     return int(math.prod(shape) * array.dtype.itemsize)
 

@@ -33,7 +33,7 @@ _BROKEN = re.compile(
 """What messages about broken connections say, and others do not: their status, or their source in full."""
 
 _numbers = count()
-"""Of all meetings of this process, whichever group they are of: keys of the service are never used twice."""
+"""The numbers of all meetings of this process, of any group: keys of the service are never used twice."""
 
 GONE = 70
 """Exit status of a process that lost the others."""

@@ -91,7 +91,7 @@ def primitives_page() -> str:
 
 
 def primitive_rows() -> Iterator[tuple[str, str, str, str]]:
-    """For each primitive its name, what it means in a solver and in a displacement, and its remedy."""
+    """Gives for each primitive its name, what it means in a solver and in a displacement, and its remedy."""
     from jax import lax
     from jax.extend.core import Primitive
     from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p, jit_p, remat_p

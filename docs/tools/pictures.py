@@ -210,7 +210,7 @@ def lengths() -> Any:
 
 
 def save(name: str, figure: Any) -> None:
-    """As a small file without dates, so that it changes only when the picture does."""
+    """Writes a small file without dates, so that it changes only when the picture does."""
     plt.rcParams["svg.hashsalt"] = name
     figure.savefig(FOLDER / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)

@@ -45,7 +45,7 @@ def displace_reference(logits: Array, labels: Array, step: Array) -> tuple[Array
 
 
 def displace_columns(logits: Array, labels: Array, lam: Array, n: int) -> Array:
-    r"""Of columns (classes, ...), `n` of whose rows are classes; others are far below, without labels.
+    r"""The displacement of columns (classes, ...); rows other than `n` classes are far below, without labels.
 
     `lam` has one step for each column, at least zero.
 

@@ -68,7 +68,7 @@ def _power(power: float, parity: str = "none") -> Curve:
         return of
 
     def knots(p: float) -> tuple[float, ...]:
-        """Of the flat part for x > 0, with the vertex if it has one."""
+        """The knots of the flat part for x > 0, with the vertex if it has one."""
         low, high = (0.0, 1.0) if p > 1 else (1.0, INFINITY)
         ratio = (p - 2) * (2 * p - 1)
         vertex = ((p - 2) / (p * p * (2 * p - 1))) ** (1 / (2 * p - 2)) if ratio > 0 else -1.0

@@ -154,7 +154,7 @@ class AbstractProblem(abc.ABC):
     def _means_of_uses(
         self, node: int, mean: Callable[[Use], Array]
     ) -> list[tuple[int, Array | Count, Array]]:
-        """Of each use its consumer, how often it uses each element, and its mean; 0 where never."""
+        """Gives for each use its consumer, how often it uses each element, and its mean; 0 where never."""
         found: list[tuple[int, Array | Count, Array]] = []
         for use in self.graph.uses[node]:
             count = self.uses(use.consumer, use.operand)[use.input]

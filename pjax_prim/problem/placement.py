@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 State = tuple[tuple[Array, ...], ...]
-"""For each node of the graph its arrays: a parameter's own variable, or what a constraint holds."""
+"""The arrays of each node of the graph: a parameter's own variable, or what a constraint holds."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a file with a function `task` to a task, and its arguments to options."""
+"""How a file with a function `task` becomes a task, and its arguments options."""
 
 import copy
 import hashlib

@@ -12,7 +12,7 @@ from .classification import Classifier, classification
 IMAGE = (32, 32, 3)
 LENGTH = 64
 FEATURES = {"numbers": 784, "image": math.prod(IMAGE), "tokens": LENGTH}
-"""By what a network reads."""
+"""How many numbers or tokens an example has, by what a network reads."""
 
 
 def task(classes: int = 10, network: Classifier = Classifier(skip=True)) -> Task:

@@ -55,7 +55,7 @@ OPTIMISERS: dict[str, str | None] = {
 """What hands a direction to an optimiser of optax, and the optimiser that its name says."""
 
 LEARNING_RATES = {("displacement", "adam"): 2e-3, ("gradient", "adam"): 1e-3, ("gradient", "sgd"): 0.1}
-"""By direction and optimiser; others have no default."""
+"""The learning rates by direction and optimiser; others have no default."""
 
 FROM_FORWARD_PASS = (
     *OPTIMISERS,

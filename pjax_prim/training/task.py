@@ -244,7 +244,7 @@ def rows_of(batch: Any) -> int:
 
 
 def _summable(values: Any) -> Array:
-    """As numbers of at least 32 bits, in which counts and sums are exact enough."""
+    """The values as numbers of at least 32 bits, in which counts and sums are exact enough."""
     values = jnp.asarray(values)
     return values.astype(compute_dtype(values.dtype))
 
