@@ -223,11 +223,8 @@ def _products(loss: Any, model: Any, *batch: Any, needed: bool) -> tuple[Any, An
             raise
         return None
     constants = prepared.graph.constants(prepared.data, prepared.captured)
-    nodes = [
-        (node.constraint, [operand.is_constant for operand in node.operands])
-        for node in prepared.graph.nodes
-        if isinstance(node.constraint, Linear | Convolution)
-    ]
+    multiplying = [node for node in prepared.graph.nodes if isinstance(node.constraint, Linear | Convolution)]
+    nodes = [(node.constraint, [operand.is_constant for operand in node.operands]) for node in multiplying]
     operands = [
         [
             operand.gather([], constants)
@@ -235,8 +232,7 @@ def _products(loss: Any, model: Any, *batch: Any, needed: bool) -> tuple[Any, An
             else jnp.ones(operand.value.shape, operand.value.dtype)
             for operand in node.operands
         ]
-        for node in prepared.graph.nodes
-        if isinstance(node.constraint, Linear | Convolution)
+        for node in multiplying
     ]
 
     def run(operands: Any) -> Any:
