@@ -73,7 +73,7 @@ def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def rows(n: int) -> dict[str, Row]:
-    """By primitive; the largest operand has about `n` numbers."""
+    """The rows by primitive; the largest operand has about `n` numbers."""
     one, many, few = (n,), (n // 64, 64), (n // 64,)
     logits, labels = (n // 16, 16), (LABELS, n // 16, 16)
     steps = (STEPS, n // 16)

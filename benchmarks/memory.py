@@ -2,7 +2,8 @@
 
 import argparse
 
-from pjax_prim.tasks.classification import HIDDEN, Classifier
+from pjax_prim.models import NETWORKS
+from pjax_prim.tasks.classification import Classifier
 from pjax_prim.tasks.random import task
 from pjax_prim.training.benchmark import CASES, step_bytes
 
@@ -11,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     names = ", ".join(name for name, solver in CASES.items() if solver is not None)
     parser.add_argument("cases", nargs="*", default=["ap"], help=f"of {names} (default: ap)")
-    parser.add_argument("--model", choices=tuple(HIDDEN), default="cnn")
+    parser.add_argument("--model", choices=tuple(NETWORKS), default="cnn")
     parser.add_argument("--hidden", type=int, nargs="*", default=[32, 32, 32])
     parser.add_argument("--batch-size", type=int, default=256)
     options = parser.parse_args()

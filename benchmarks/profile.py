@@ -19,6 +19,7 @@ import jax
 from matplotlib.figure import Figure
 
 import pjax_prim as pjp
+from pjax_prim.models import NETWORKS
 from pjax_prim.tasks.classification import Classifier
 from pjax_prim.tasks.random import task
 from pjax_prim.training.benchmark import CASES, case_of
@@ -62,7 +63,7 @@ def profile(solver: pjp.AbstractSolver, *case: Any) -> dict[str, dict[str, float
 
 
 def operation_names(text: str) -> dict[str, str]:
-    """Of the operations of a compiled program the scopes.
+    """The scopes of the operations of a compiled program.
 
     One that has lost its name, as products that were rewritten, has the name of an operation that reads it.
     """
@@ -106,7 +107,7 @@ def main() -> None:
     solvers = {name: solver for name, solver in CASES.items() if solver is not None}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=solvers, default="ap")
-    parser.add_argument("--model", choices=("mlp", "cnn", "rnn", "gru", "transformer"), default="mlp")
+    parser.add_argument("--model", choices=tuple(NETWORKS), default="mlp")
     parser.add_argument("--hidden", type=int, nargs="*")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--out", type=Path, required=True, help="the picture, .png or .svg")

@@ -20,8 +20,9 @@ from jaxtyping import Array
 
 import pjax_prim as pjp
 from pjax_prim.data import Dataset, batch, load
-from pjax_prim.feasibility import FeasibilityProblem, make_problem
+from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.models import MLP
+from pjax_prim.stepping import make_problem
 
 Step = Callable[[Array], Array]
 Loop = Callable[[Step, Array, int], Array]

@@ -62,7 +62,7 @@ class GPT2(eqx.Module):
 
 
 def key_map(layers: int) -> dict[str, str | Source]:
-    """From the paths of `GPT2` to the published keys."""
+    """The published keys by the paths of `GPT2`."""
     found: dict[str, str | Source] = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
     for i in range(layers):
         here, there = f"blocks.{i}", f"h.{i}"

@@ -104,7 +104,7 @@ class _Blocks:
         return [lax.dynamic_slice(x, start, (1, self.rows, self.k))[0] for x in arrays]
 
     def means(self, index: Array, mean_a: Array, mean_b: Array) -> tuple[Array, Array]:
-        """Of means (P, K) and (Q, K) the part that belongs to a block."""
+        """The part of means (P, K) and (Q, K) that belongs to a block."""
         i, j = self.place(index)
         part_a = lax.dynamic_slice_in_dim(mean_a, i, 1)
         return part_a, lax.dynamic_slice_in_dim(mean_b, j, self.rows)
@@ -133,7 +133,7 @@ def _norms(u: Array, v: Array) -> tuple[Array, Array]:
 
 
 def _weighted_sum(weights: Array, x: Array) -> Array:
-    """Of rows, (1, K): a product, which is faster than a sum along columns."""
+    """The sum of weighted rows, (1, K), as a product, which is faster than a sum along columns."""
     return jnp.matmul(weights[None], x, precision=lax.Precision.HIGHEST)
 
 

@@ -26,13 +26,11 @@ from pjax_prim.primitives import (
     reflect_dot_p,
 )
 from pjax_prim.primitives.cross_entropy import moved_logits
+from pjax_prim.primitives.curves import FUNCTIONS
 from pjax_prim.primitives.scalar import IN_KERNEL, Mode
 
 from .kernels import gpu_cross_entropy, gpu_dot, gpu_elementwise
 from .registry import Implementation, Rule, register
-
-ERROR_FUNCTIONS = ("erf", "erfc", "erf_inv", "gelu")
-"""Triton has no error function."""
 
 
 def _legal(*operands: Any) -> bool:
@@ -67,7 +65,7 @@ def _dot_fits(a: Any, *operands: Any, **static: Any) -> bool:
 
 
 def _has_kernel(*operands: Any, function: str, **static: Any) -> bool:
-    return function not in ERROR_FUNCTIONS
+    return "cuda" not in FUNCTIONS[function].without_kernel
 
 
 def _cross_entropy_fits(logits: Any, *operands: Any, **static: Any) -> bool:

@@ -18,7 +18,7 @@ _LEAST = 4096
 
 _GROUP = 32
 
-_KINDS = {
+_KINDS: dict[Any, Any] = {
     lax.reduce_sum_p: jnp.sum,
     lax.reduce_max_p: jnp.max,
     lax.reduce_min_p: jnp.min,

@@ -75,7 +75,7 @@ class Rule:
 
 
 RULES: dict[str, dict[Platform | None, tuple[Rule, ...]]] = {}
-"""Of each primitive's name and platform the rules, the first that can be used wins; those of None hold
+"""The rules by a primitive's name and platform. The first that can be used wins; those of None hold
 for all platforms, after those of its own. The reference ends every list."""
 
 

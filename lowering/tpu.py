@@ -15,6 +15,7 @@ from pjax_prim.primitives import (
     project_scalar_p,
     reflect_dot_p,
 )
+from pjax_prim.primitives.curves import FUNCTIONS
 from pjax_prim.primitives.linear import reference as linear_reference
 from pjax_prim.primitives.scalar import IN_KERNEL
 
@@ -62,9 +63,6 @@ for _definition, _rule in (
         "tpu",
     )
 
-NO_KERNEL = ("atan", "cbrt", "elu", "erfc", "expm1", "gelu", "integer_pow", "log1p", "pow", "soft_sign")
-"""Functions for which Mosaic lacks an operation."""
-
 for _definition in (displace_scalar_p, project_scalar_p):
     register(
         _definition,
@@ -77,7 +75,7 @@ for _definition in (displace_scalar_p, project_scalar_p):
             kernel=True,
             local=True,
             supports=lambda *operands, function, **static: (
-                _in_float32(*operands) and function not in NO_KERNEL
+                _in_float32(*operands) and "tpu" not in FUNCTIONS[function].without_kernel
             ),
             when="one device or shard_map, float32 and narrower, what Mosaic has: loops on the chip",
         ),

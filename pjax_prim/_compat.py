@@ -16,7 +16,8 @@ from jax._src.lax import lax as _lax
 from jax._src.linear_util import WrappedFun
 from jax._src.named_sharding import UnspecifiedValue
 from jax._src.shard_map import shard_map_p as shard_map_p
-from jax.extend.core import ClosedJaxpr, Literal, primitives
+from jax.extend import core as _extend
+from jax.extend.core import Literal, primitives
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import func, stablehlo
 from jax.interpreters import mlir
@@ -98,7 +99,8 @@ def close_jaxpr(jaxpr: Any, constants: Sequence[Any]) -> Any:
     """The inverse of `open_jaxpr`, with other constants."""
     if hasattr(jaxpr, "consts"):  # from jax 0.11
         return jaxpr.replace(consts=list(constants))
-    return ClosedJaxpr(jaxpr, list(constants))
+    core: Any = _extend  # whose types leave the name out from jax 0.12
+    return core.ClosedJaxpr(jaxpr, list(constants))
 
 
 def called_jaxpr(equation: Any) -> Any | None:
@@ -108,7 +110,7 @@ def called_jaxpr(equation: Any) -> Any | None:
 
 
 def checked_operands(equation: Any) -> tuple[int, ...] | None:
-    """Of a `cond` that only checks, the positions of the operands that it gives back; None for others.
+    """The positions of the operands that a `cond` gives back that only checks; None for any other equation.
 
     Such a check, as `equinox.error_if`, gives them as they are in one branch, and asks the host to raise in
     all others.
@@ -188,7 +190,7 @@ def shard_map_like(equation: Any, function: Callable[..., Any]) -> Callable[...,
 
 
 def scan_like(equation: Any, body: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """From the operands of a `scan` equation to its results, by another body of arrays."""
+    """A function from the operands of a `scan` equation to its results, by another body of arrays."""
     params = equation.params
     split, carries = scan_operands(equation)
 
@@ -274,7 +276,7 @@ def lower_as_traced(primitive: Any, function: Callable[..., Any]) -> None:
 
 
 def is_whole_on_each_device(ctx: Any) -> bool:
-    """In a lowering rule: whether each device that runs an equation holds all of its operands."""
+    """Says in a lowering rule whether each device that runs an equation holds all of its operands."""
     context = ctx.module_context.axis_context
     if isinstance(context, mlir.SPMDAxisContext):
         manual = {*context.manual_axes, *getattr(context.mesh, "manual_axes", ())}
@@ -290,7 +292,7 @@ def lower_as_composite(
     ctx: Any,
     *operands: ir.Value,
 ) -> Any:
-    """In a lowering rule: values of `function` of the operands, as one operation that is decomposed into it.
+    """Gives in a lowering rule the values of `function` as one operation that is decomposed into it.
 
     Other MLIR tools can match `stablehlo.composite "pjax.project_dot" ... version = 1` and replace it; others
     run its decomposition. `jax.lax.composite` would do for one platform, but the composites it makes in an

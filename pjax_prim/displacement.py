@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
+from .arguments import check_are_arrays, check_data, check_parameters, pair_of
 from .errors import ArgumentError
-from .feasibility import FeasibilityProblem, check_are_arrays, check_data, check_parameters, pair_of
+from .feasibility import FeasibilityProblem
 from .graph.program import trace
 from .pullbacks import WEIGHT, directions, settings_of
 from .settings import Setting, check_positive, check_scalar

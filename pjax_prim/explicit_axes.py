@@ -59,7 +59,7 @@ def on_mesh(mesh: Any) -> Iterator[None]:
 
 @contextmanager
 def automatic_trace(arrays: Sequence[Any]) -> Iterator[list[Any]]:
-    """For tracing a program that will run in `in_automatic_axes`: the arrays without their typed shardings.
+    """Gives the arrays without their typed shardings, to trace what will run in `in_automatic_axes`.
 
     Where no array is typed by an explicit mesh, nothing changes.
     """
@@ -77,7 +77,7 @@ def automatic_trace(arrays: Sequence[Any]) -> Iterator[list[Any]]:
 
 @contextmanager
 def without_mesh(arguments: Any) -> Iterator[Any]:
-    """For eager loops of several programs, which say themselves where they run: no mesh is set.
+    """Sets no mesh, for eager loops of several programs, which say themselves where they run.
 
     It gives the arguments, a pytree, whose arrays are divided as before over axes that are not explicit.
     """

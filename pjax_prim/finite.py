@@ -11,7 +11,7 @@ from .primitives import squared_norm
 
 
 def are_finite(groups: Iterable[Iterable[Any]]) -> Bool[Array, " groups"]:
-    """For each group of arrays whether all their elements are finite.
+    """Says for each group of arrays whether all their elements are finite.
 
     A sum of products with zero is zero, or NaN. Compilers make one program of it, where they make several of
     a test of each element.

@@ -19,32 +19,12 @@ from .graph.ir import Environment, Equation, Value, closure, evaluate, leading_t
 from .graph.program import make_program, trace
 from .graph.trace import flatten
 from .primitives._arguments import is_concrete
+from .primitives.curves import FUNCTIONS
 from .rules import Movement, RuleContext
 from .rules.registry import meaning_of
 from .rules.scalar import Scalar
 
 Numbers = np.ndarray[Any, Any]
-
-SLOPES: dict[str, Callable[..., float]] = {
-    "abs": lambda: 1.0,
-    "atan": lambda: 1.0,
-    "clamp": lambda low, high: 1.0,
-    "cos": lambda: 1.0,
-    "elu": lambda slope, alpha, width: max(slope, alpha / width),
-    "erf": lambda: 2 / math.sqrt(math.pi),
-    "erfc": lambda: 2 / math.sqrt(math.pi),
-    "gelu": lambda: 1.12891,
-    "gelu_tanh": lambda: 1.12901,
-    "leaky_relu": lambda slope: max(1.0, abs(slope)),
-    "log_sigmoid": lambda: 1.0,
-    "logistic": lambda: 0.25,
-    "silu": lambda: 1.09984,
-    "sin": lambda: 1.0,
-    "soft_sign": lambda: 1.0,
-    "softplus": lambda: 1.0,
-    "tanh": lambda: 1.0,
-}
-"""Of functions of one number (`primitives/curves.py`) the steepest slope, rounded up, by parameters."""
 
 
 def lipschitz_bound(fn: Callable[[Any], Any], x: Any) -> float:
@@ -159,8 +139,9 @@ def _bound(step: _Step) -> float:
     if isinstance(meaning, Movement):
         return _counted(step)
     constraint = None if meaning is None else meaning.constraint
-    if isinstance(constraint, Scalar) and constraint.function in SLOPES:
-        return step.given[0] * SLOPES[constraint.function](*constraint.parameters)
+    steepest = FUNCTIONS[constraint.function].steepest if isinstance(constraint, Scalar) else None
+    if isinstance(constraint, Scalar) and steepest is not None:
+        return step.given[0] * steepest(*constraint.parameters)
     raise step.refuse("its slope is not bounded, or not known here; leave it out of the function")
 
 

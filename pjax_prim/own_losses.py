@@ -84,7 +84,7 @@ def register_loss(name: str, value: Callable[..., Array], prox: Callable[..., Ar
 def _primitives(
     name: str, value: Callable[..., Array], prox: Callable[..., Array]
 ) -> tuple[pp.Definition, pp.Definition]:
-    """Of the loss, and of its proximal operator."""
+    """The primitives of the loss and of its proximal operator."""
 
     def evaluate(x: Array, target: Array, step: Array, *, ranks: tuple[int, int, int]) -> tuple[Array]:
         def one(x: Array, target: Array, step: Array) -> Array:

@@ -13,20 +13,20 @@ import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .arguments import check_are_arrays
 from .errors import ArgumentError
 from .explicit_axes import in_automatic_axes, on_mesh
-from .feasibility import Arrays, FeasibilityProblem, check_are_arrays, make_problem
+from .feasibility import FeasibilityProblem
 from .graph import ConstraintGraph
 from .primitives._arguments import standard_promotion
-from .problem import (
-    Placement,
-)
+from .problem import Placement
 from .problem.base import Readout
 from .restricting import Restrictions, project_all
 from .restrictions import AbstractRestriction
 from .settings import Setting, check_count, check_scalar, check_setting, operands
 from .solvers import AbstractSolver, iterate
 from .solvers.without_derivative import without_derivative
+from .stepping import Arrays, make_problem
 
 
 class RESULTS(eqx.Enumeration):
@@ -168,50 +168,42 @@ def solve(
         with on_mesh(mesh):
             _check_state(graph, solver, arrays, state)
     new, state, stats, result = _run(
+        arrays,
+        placement,
         graph,
         operands(solver),
         operands(max_steps),
         operands(tol),
         readout,
-        arrays,
         state,
-        placement,
         problem.restrictions,
     )
     return Solution(problem.restore(new), state, stats, result)
 
 
 @eqx.filter_jit
-def _run(
-    graph: ConstraintGraph,
-    solver: AbstractSolver,
-    max_steps: Any,
-    tol: Setting | None,
-    readout: Readout,
-    arrays: Arrays,
-    start: Any,
-    placement: Placement | None,
-    restrictions: tuple[AbstractRestriction | None, ...],
-) -> tuple[list[Array], Any, dict[str, Any], Any]:
+def _run(arrays: Arrays, placement: Placement | None, *others: Any) -> "_Solved":
+    """What `_solved` gives, in JAX's ordinary promotion, whatever the axes of the mesh are."""
     with standard_promotion(), on_mesh(None if placement is None else placement.whole.mesh):
-        given = graph, solver, max_steps, tol, readout, arrays, start, placement, restrictions
-        found: tuple[list[Array], Any, dict[str, Any], Any] = in_automatic_axes(
-            _solved, *given, like=arrays[0]
-        )
+        found: _Solved = in_automatic_axes(_solved, arrays, placement, *others, like=arrays[0])
         return found
 
 
+_Solved = tuple[list[Array], Any, dict[str, Any], Any]
+"""The parameters, the state, the statistics and the result."""
+
+
 def _solved(
+    arrays: Arrays,
+    placement: Placement | None,
     graph: ConstraintGraph,
     solver: AbstractSolver,
     max_steps: Any,
     tol: Setting | None,
     readout: Readout,
-    arrays: Arrays,
     start: Any,
-    placement: Placement | None,
     restrictions: tuple[AbstractRestriction | None, ...],
-) -> tuple[list[Array], Any, dict[str, Any], Any]:
+) -> _Solved:
     problem = make_problem(graph, solver, arrays, placement, restrictions)
     parameters = arrays[0]
     progress = iterate(

@@ -15,15 +15,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from ._compat import is_jit_disabled
+from .arguments import is_data, is_trained
 from .errors import ArgumentError
 from .explicit_axes import with_automatic_axes, without_mesh
-from .feasibility import Arrays, FeasibilityProblem, is_data, is_trained, make_problem
+from .feasibility import FeasibilityProblem
 from .primitives._arguments import is_concrete, standard_promotion
 from .problem import AbstractProblem
 from .restricting import Restrictions, project_all
 from .settings import Setting, check_count, operands
 from .solvers import AbstractSolver
 from .solving import check_arguments
+from .stepping import Arrays, make_problem
 
 
 @dataclass(frozen=True)

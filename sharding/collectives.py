@@ -75,8 +75,10 @@ def collectives(program: str | Program) -> list[Collective]:
 
 
 def summary(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
-    """For each kind that occurs the `count` and the `bytes` (see `Collective.bytes`), with all iterations of
-    loops; of one whose length depends on values, with one."""
+    """Gives for each kind that occurs the `count` and the `bytes` (see `Collective.bytes`).
+
+    All iterations of a loop count; of one whose length depends on values, one does.
+    """
     return {
         kind: {
             "count": sum(x.times or 1 for x in found if x.kind == kind),

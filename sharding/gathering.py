@@ -92,7 +92,7 @@ class _Operand(NamedTuple):
 
 
 def stacked_axes(closed: Any, parameters: int) -> list[int]:
-    """Of each of the first inputs of a jaxpr along how many of its first axes loops take it apart."""
+    """Along how many of its first axes loops take apart each of the first inputs of a jaxpr."""
     inputs = [tuple((i, axis) for axis in range(len(x.shape))) for i, x in enumerate(closed.in_avals)]
     found = [0] * parameters
 

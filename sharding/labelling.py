@@ -201,7 +201,7 @@ class _Tracer:
         return tuple(iterations if tag in stacked else features if tag == chosen else None for tag in tags)
 
     def labels(self, produced: Sequence[Labels]) -> tuple[list[Labels], list[Labels], Labels]:
-        """Of operands, copies and output, from those of what is produced; () for no labels."""
+        """The labels of operands, copies and output, from those of what is produced; () for no labels."""
         ranks = [len(x.shape) for x in self.jaxpr.in_avals[: len(produced)]]
         filled = [x or (None,) * rank for x, rank in zip(produced, ranks, strict=True)]
         *arrays, output = propagate(self.jaxpr, [*filled, *self.constants])

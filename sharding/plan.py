@@ -14,13 +14,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from .._compat import is_traced
+from ..arguments import is_data, is_trained
 from ..errors import ArgumentError
 from ..explicit_axes import is_other_set, on_mesh
-from ..feasibility import PROBLEMS, FeasibilityProblem, is_data, is_trained, make_problem
+from ..feasibility import FeasibilityProblem
 from ..graph import ConstraintGraph
 from ..graph.paths import path_of
 from ..problem import AbstractProblem, Placement, State
+from ..problem.forms import PROBLEMS
 from ..solvers import AbstractSolver
+from ..stepping import make_problem
 from .labelling import label_graph
 from .mesh import MODEL, STAGE, describe_parts, example_parts, examples
 from .propagation import Labels
@@ -53,13 +56,13 @@ class Row:
 
     @classmethod
     def of(cls, name: str, kind: str, array: Any) -> "Row":
-        """From a `jax.ShapeDtypeStruct` with its sharding."""
+        """The row of a `jax.ShapeDtypeStruct` with its sharding."""
         spec, size = array.sharding.spec, bytes_on_device(array)
         return cls(name, kind, array.shape, str(array.dtype), spec, size)
 
 
 def bytes_on_device(array: Any) -> int:
-    """Of the part of an array (or a `jax.ShapeDtypeStruct`) that each device has; of all without sharding."""
+    """The bytes of an array (or a `jax.ShapeDtypeStruct`) on each device; all without sharding."""
     shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
     return int(math.prod(shape) * array.dtype.itemsize)
 

@@ -33,7 +33,7 @@ _BROKEN = re.compile(
 """What messages about broken connections say, and others do not: their status, or their source in full."""
 
 _numbers = count()
-"""Of all meetings of this process, whichever group they are of: keys of the service are never used twice."""
+"""The numbers of all meetings of this process, of any group: keys of the service are never used twice."""
 
 GONE = 70
 """Exit status of a process that lost the others."""
@@ -44,11 +44,6 @@ def leave(status: int = GONE) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def is_alone() -> bool:
-    """Whether this process has joined no others."""
-    return coordination_client() is None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Operation:
 
     @classmethod
     def parse(cls, line: str) -> "Operation | None":
-        """Of a line of a program's text; None for any other line."""
+        """The operation of a line of a program's text; None for any other line."""
         found = _OPERATION.match(line)
         if found is None:
             return None
@@ -72,7 +72,7 @@ class Program:
 
     @classmethod
     def parse(cls, text: str) -> "Program":
-        """Of `compiled.as_text()`."""
+        """The program of `compiled.as_text()`."""
         found: dict[str, Any] = {}
         entry, current = "", ""
         for line in text.splitlines():

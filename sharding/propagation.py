@@ -15,7 +15,7 @@ from jax.extend.core import Literal
 from .._compat import EXTRA_MOVEMENTS, called_jaxpr, open_jaxpr
 
 Labels = tuple[Any, ...]
-"""For each axis of an array its label, or None."""
+"""The label of each axis of an array, or None."""
 
 Shape = tuple[int, ...]
 

@@ -33,7 +33,7 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * GIB, 2765e9, 100e9, 4),
     "v6e": Chip(918e12, 32 * GIB, 1640e9, 100e9, 16),
 }
-"""By the name that a topology begins with.
+"""The chips by the name that a topology begins with.
 
 From Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" (cloud.google.com/tpu/docs): peak
 compute and bandwidth per chip, and the interconnect per chip of 2400, 1600, 4800 and 3200 Gbit/s over 6, 4, 6

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from scipy.optimize import minimize
 
 import pjax_prim as pjp
+from pjax_prim.training.methods import PROJECTION_SOLVERS
 
 KEY = jax.random.key(0)
 
@@ -181,15 +182,8 @@ def check(model: Model, atol: float = 1e-12, levels: float = 0.0) -> None:
 
 
 SOLVERS = [
-    pjp.AlternatingProjections(),
+    *(solver.kind() for solver in PROJECTION_SOLVERS.values()),
     pjp.AlternatingProjections(form="expanded", metric=pjp.Metric(weights=2.0)),
-    pjp.CyclicProjections(),
-    pjp.DouglasRachford(),
-    pjp.AlternatingReflections(),
-    pjp.DifferenceMap(),
-    pjp.CyclicDouglasRachford(),
-    pjp.ExtrapolatedProjections(),
-    pjp.JointProjections(),
     pjp.Anderson(pjp.AlternatingProjections()),
     pjp.Restarted(pjp.ExtrapolatedProjections()),
     pjp.AdaptiveMetric(pjp.AlternatingProjections()),
@@ -199,7 +193,7 @@ SOLVERS = [
 
 @pytest.mark.parametrize(
     "solver",
-    [pytest.param(x, marks=pytest.mark.slow if i % 4 != 3 else ()) for i, x in enumerate(SOLVERS)],
+    [pytest.param(x, marks=pytest.mark.slow if i % 4 != 2 else ()) for i, x in enumerate(SOLVERS)],
     ids=lambda x: type(x).__name__,
 )
 def test_solvers(solver: pjp.AbstractSolver) -> None:

@@ -51,7 +51,7 @@ def annealed(x: Array, progress: Array) -> Array:
 
 
 def _mirrored_sigmoid(progress: Array, steepness: float = 10.0) -> Array:
-    """From 1 at 0 to 0 at 1."""
+    """A sigmoid that falls from 1 at 0 to 0 at 1."""
     low, high = (jax.nn.sigmoid(steepness * (at - 0.5)) for at in (0.0, 1.0))
     return (high - jax.nn.sigmoid(steepness * (progress - 0.5))) / (high - low)
 

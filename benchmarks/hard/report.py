@@ -15,7 +15,7 @@ PASSES = 3
 
 
 def accuracies(found: dict[str, Any]) -> list[float]:
-    """Of all seeds of a method."""
+    """The accuracies of all seeds of a method."""
     return [run["accuracy"] for run in found["runs"]]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pjax_prim.tasks import TaskFile, built_in
 from pjax_prim.tasks.classification import Classifier
 from pjax_prim.training import Method, TrainConfig
-from pjax_prim.training.config import FROM_FORWARD_PASS, PROJECTION_SOLVERS
+from pjax_prim.training.methods import FROM_FORWARD_PASS, PROJECTION_SOLVERS
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ class Cell:
     def network(self) -> Classifier:
         """The network and its batches: the same for every method of a task."""
         task = TASKS[self.task]
-        model: Any = task.model
-        return Classifier(model=model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
+        return Classifier(model=task.model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
 
     def options(self, data_dir: Path | None) -> tuple[TaskFile, Any]:
         """The benchmark's file, and its options."""
@@ -88,9 +87,8 @@ class Cell:
 
     def config(self, budget: Budget) -> TrainConfig:
         """How the run is trained: on as many batches as any other of its task."""
-        solver: Any = self.method
         method = Method(
-            solver=solver,
+            solver=self.method,
             learning_rate=LEARNING_RATES.get(self.method),
             schedule="cosine" if self.method in LEARNING_RATES else None,
             steps_per_batch=None if self.method in FROM_FORWARD_PASS else budget.steps,

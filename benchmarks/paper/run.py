@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from pjax_prim.errors import NonFiniteError
-from pjax_prim.feasibility import FeasibilityProblem, make_problem
+from pjax_prim.feasibility import FeasibilityProblem
+from pjax_prim.stepping import make_problem
 from pjax_prim.tasks import TaskFile
 from pjax_prim.training import RunFolder, Task, TaskLoss, TrainConfig, train
 from pjax_prim.training.configuration import to_plain

@@ -24,7 +24,7 @@ OUTSIDE = ("benchmarks/RESULTS.md", "benchmarks/ARCHIVE.md", "CHANGELOG.md", "CO
 
 
 def on_startup(command: str, dirty: bool) -> None:
-    """Before the handlers look for the folder, which they leave out where it is not there."""
+    """Makes the links before the handlers look for their folder, which they leave out if it is missing."""
     layout.link(ROOT, ROOT / "build" / "docs")
 
 

@@ -1,4 +1,4 @@
-"""Pages that are made from the package itself: primitives, command line, examples, notebooks."""
+"""Pages that are made from the package itself: primitives, lowerings, command line, examples, notebooks."""
 
 import contextlib
 import io
@@ -17,6 +17,7 @@ def pages(root: Path) -> dict[str, str]:
     """The text of each page by its path in the site."""
     return {
         "supported_primitives.md": primitives_page(),
+        "lowering_rules.md": rules_page(),
         "command_line.md": command_line_page(),
         "examples.md": examples_page(root),
         **{f"notebooks/{path.stem}.md": notebooks.page(path) for path in notebooks.paths(root)},
@@ -90,7 +91,7 @@ def primitives_page() -> str:
 
 
 def primitive_rows() -> Iterator[tuple[str, str, str, str]]:
-    """For each primitive its name, what it means in a solver and in a displacement, and its remedy."""
+    """Gives for each primitive its name, what it means in a solver and in a displacement, and its remedy."""
     from jax import lax
     from jax.extend.core import Primitive
     from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p, jit_p, remat_p
@@ -163,6 +164,22 @@ def _chooses(primitive: Any) -> bool:
             continue
         return not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
     return False
+
+
+# The rules of lowering.
+
+
+def rules_page() -> str:
+    from pjax_prim.lowering import table
+
+    rows = ["| primitive | platform | rule | when |", "|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | {platform} | `{rule}` | {when} |"
+        for name, platform, rule, when in table()
+        if rule != "reference"
+    ]
+    text = f"{NOTE}\n\n[Lowering](lowering.md) says how one is chosen. Every primitive has a reference, too."
+    return f"# Rules of lowering\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 # The command line, and the examples.

@@ -18,7 +18,7 @@ import pjax_prim as pjp  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "pictures"
-BLUE, ORANGE, GREY, GREEN = "#3b5bdb", "#e8590c", "#868e96", "#2f9e44"
+BLUE, ORANGE, GREY = "#3b5bdb", "#e8590c", "#868e96"
 
 
 def two_sets() -> Any:
@@ -210,7 +210,7 @@ def lengths() -> Any:
 
 
 def save(name: str, figure: Any) -> None:
-    """As a small file without dates, so that it changes only when the picture does."""
+    """Writes a small file without dates, so that it changes only when the picture does."""
     plt.rcParams["svg.hashsalt"] = name
     figure.savefig(FOLDER / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)

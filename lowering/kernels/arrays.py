@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 LANES = 128
-"""Of a register: 8 rows of so many numbers."""
+"""The numbers in each of the 8 rows of a register."""
 
 
 def tiled(size: int) -> int:
@@ -27,7 +27,7 @@ class Batch:
         self.p, self.q, self.k = scalars.shape[-2], scalars.shape[-1], a.shape[-1]
 
     def flat(self, x: Array, *shape: int) -> Array:
-        """With one batch axis before axes of this shape."""
+        """The array with one batch axis before axes of this shape."""
         return jnp.broadcast_to(x, (*self.batch, *x.shape[len(self.batch) :])).reshape(self.count, *shape)
 
 

@@ -14,7 +14,7 @@ from .arrays import LANES, tiled, varying
 from .pallas import pl, pltpu
 
 HEIGHT, WIDTH = 256, 512
-"""Of a block."""
+"""The sizes of a block."""
 
 STRIP = 8
 """Rows that are computed at a time, of at most `STRIP_WIDTH` numbers."""

@@ -22,7 +22,7 @@ from .arrays import LANES, tiled, varying
 from .pallas import pl, pltpu
 
 HEIGHT, WIDTH = 512, 256
-"""Of a block: its four arrays, double-buffered, take 4 MiB of the chip's memory."""
+"""The sizes of a block: its four arrays, double-buffered, take 4 MiB of the chip's memory."""
 
 STRIP = 8
 """Rows that are solved at a time: wider strips do not fit the registers."""

@@ -129,7 +129,7 @@ class Bucket:
     checksum_kind = "crc32c"
 
     def checksum(self, path: Path, kind: str, pool: Executor) -> tuple[int, str]:
-        """Of its own kind the bucket has computed it when the object was written, so nothing is read."""
+        """The checksum of an object; one of the bucket's own kind was computed when it was written."""
         blob = self._described(path)
         if kind == self.checksum_kind:
             return int(blob.size), str(blob.crc32c)
@@ -227,7 +227,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def lock(self, folder: Path, say: Callable[[str], None]) -> Iterator[Held]:
-        """By a lease in the object `.lock`."""
+        """Holds a folder by a lease in the object `.lock`."""
         with Lease(self, folder, say) as held:
             yield held
 

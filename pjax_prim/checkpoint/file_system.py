@@ -120,8 +120,10 @@ class FileSystem:
 
     @contextlib.contextmanager
     def lock(self, folder: Path, say: Callable[[str], None]) -> Iterator[Held]:
-        """By the operating system, which drops the lock with the process, however that ends; the file `.lock`
-        stays and says who held it last."""
+        """Holds a folder by the operating system, which drops the lock with the process, however that ends.
+
+        The file `.lock` stays and says who held it last.
+        """
         try:
             file = (folder / ".lock").open("a+")
         except OSError as error:

@@ -138,7 +138,7 @@ class Source:
 
 
 KeyMap = Mapping[str, str | Source | None]
-"""From paths of a model to those of saved arrays; see `restore_params`."""
+"""The paths of saved arrays by those of a model; see `restore_params`."""
 
 
 def import_params(
@@ -322,7 +322,7 @@ def _pair(
     drop: Collection[str],
     place: Path | str,
 ) -> dict[str, str]:
-    """For each array of `like` that is to be restored the name of the saved one."""
+    """The name of the saved array for each array of `like` that is to be restored."""
     arrays = named_arrays(like)
     for argument, paths, names in (
         ("mapping", mapping, arrays),

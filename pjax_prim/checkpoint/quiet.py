@@ -15,14 +15,14 @@ class Quiet:
     """
 
     def begin(self) -> None:
-        """From now on."""
+        """Leaves such errors out from now on."""
         _ABSL.addFilter(_without_orbax)
         _GCSFS.addFilter(_without_any)
         self._before = sys.unraisablehook
         sys.unraisablehook = self._hook
 
     def end(self) -> None:
-        """As it was, unless others have put themselves in its place."""
+        """Leaves things as they were, unless others have put a hook in place of its own."""
         _ABSL.removeFilter(_without_orbax)
         _GCSFS.removeFilter(_without_any)
         if sys.unraisablehook == self._hook:

@@ -92,7 +92,7 @@ class Storage(Protocol):
 
 _FILES = FileSystem()
 _BUCKETS = {"gs": ("bucket", "Bucket", ("gcsfs", "google.cloud.storage"), "gcs")}
-"""By the scheme of a path the file and class of its storage, the packages that it takes, and their extra."""
+"""The file and class of a storage by the scheme of its paths, the packages that it takes, and their extra."""
 
 
 def as_path(place: str | PurePath) -> Path:

@@ -11,8 +11,8 @@ import tyro
 from rich.table import Table
 
 from .. import sharding
+from ..arguments import is_trained
 from ..errors import ArgumentError
-from ..feasibility import is_trained
 from ..sharding.mesh import example_parts
 from ..sharding.topology import HERE, Analysis, analyse, analyse_step, topology_devices
 from ..training import Method, Task, TrainConfig

@@ -1,4 +1,4 @@
-"""From the words after a command to its options: dataclasses, read by tyro."""
+"""How the words after a command become its options: dataclasses, read by tyro."""
 
 import contextlib
 import io

@@ -74,7 +74,7 @@ class Checkpoints:
     keep_best: int = Retention.best
 
     def saving(self, config: TrainConfig, task: Task) -> Saving:
-        """As `train` takes it."""
+        """What `train` takes of these options."""
         judge = judged_by(config, task)
         return Saving(
             SavePolicy(self.checkpoint_every, self.checkpoint_seconds),

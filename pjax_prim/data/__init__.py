@@ -5,6 +5,7 @@ One file per format: `digits.py` (scikit-learn), `idx.py` (MNIST, Fashion-MNIST)
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ArgumentError, DataError
@@ -26,16 +27,32 @@ from .streams import open_stream as open_stream
 from .text import load_text as load_text
 from .tokens import TokenFile as TokenFile
 
-FOLDERS: dict[str, Callable[..., Dataset]] = {
-    "mnist": load_mnist,
-    "fashion-mnist": load_mnist,
-    "cifar10": load_cifar10,
-    "higgs": load_higgs,
-    "text": load_text,
-}
-"""Data sets read from a folder: name -> `load(folder, name)`; `text` also takes a length and a share."""
 
-DATASETS = ("digits", *FOLDERS)
+@dataclass(frozen=True)
+class _Source:
+    """A row of the table of data sets.
+
+    - `load(folder, name, **settings)`: reads it, without arguments where it has no folder.
+    - `settings`: those of `load` below that it takes.
+    - `comes_with`: the package that brings it, so that it needs no folder.
+    """
+
+    load: Callable[..., Dataset]
+    settings: tuple[str, ...] = ()
+    comes_with: str | None = None
+
+
+SOURCES: dict[str, _Source] = {
+    "digits": _Source(load_digits, comes_with="scikit-learn"),
+    "mnist": _Source(load_mnist),
+    "fashion-mnist": _Source(load_mnist),
+    "cifar10": _Source(load_cifar10),
+    "higgs": _Source(load_higgs),
+    "text": _Source(load_text, ("length", "held_out")),
+}
+"""The data sets by their names."""
+
+DATASETS = tuple(SOURCES)
 
 
 def load(
@@ -60,14 +77,17 @@ def load(
         raise ArgumentError(f"data: expected one of {', '.join(DATASETS)}, given {name!r}")
     given = {"length": length, "held_out": held_out}
     settings = {option: value for option, value in given.items() if value is not None}
-    if settings and name != "text":
-        raise ArgumentError(f"{next(iter(settings))}: only for text, given with {name}")
-    if name == "digits":
+    source = SOURCES[name]
+    for option in settings:
+        if option not in source.settings:
+            takers = ", ".join(other for other, row in SOURCES.items() if option in row.settings)
+            raise ArgumentError(f"{option}: only for {takers}, given with {name}")
+    if source.comes_with is not None:
         if folder is not None:
-            raise ArgumentError(f"data_dir: digits comes with scikit-learn, given {str(folder)!r}")
-        return load_digits()
+            raise ArgumentError(f"data_dir: {name} comes with {source.comes_with}, given {str(folder)!r}")
+        return source.load()
     if folder is None:
         raise ArgumentError(f"data_dir: {name} needs the folder of its files")
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder")
-    return FOLDERS[name](Path(folder), name, **settings)
+    return source.load(Path(folder), name, **settings)

@@ -20,7 +20,7 @@ def load_digits() -> Dataset:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """From the file, where it is: importing scikit-learn takes longer than all else that a run imports."""
+    """Reads the file where it lies: importing scikit-learn takes longer than all else that a run imports."""
     package = find_spec("sklearn")  # of the extra `train`
     for folder in (package and package.submodule_search_locations) or ():
         file = Path(folder) / "datasets" / "data" / "digits.csv.gz"

@@ -140,10 +140,10 @@ class Stream(Protocol):
     """Batches for training, from a position on."""
 
     start: Position
-    """Before the first batch."""
+    """The position before the first batch."""
 
     def read(self, position: Position, count: int, chosen: Any = None) -> Iterator[tuple[Any, Position]]:
-        """Up to `count` batches from `position` on, each with the position after it.
+        """Gives up to `count` batches from `position` on, each with the position after it.
 
         **Arguments:** `chosen`: given the number of rows of a batch's array, an index of those to read; None
         reads all.

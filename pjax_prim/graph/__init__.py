@@ -1,4 +1,4 @@
-"""From a function to its constraint graph: trace, sort, fuse, colour, print."""
+"""How a function becomes its constraint graph: trace, sort, fuse, colour, print."""
 
 from .build import build_graph as build_graph
 from .graph import ConstraintGraph as ConstraintGraph

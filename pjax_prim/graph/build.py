@@ -1,4 +1,4 @@
-"""From a function and example arguments to its constraint graph."""
+"""How a function and example arguments become a constraint graph."""
 
 import warnings
 from collections import Counter

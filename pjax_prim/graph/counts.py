@@ -19,7 +19,7 @@ Back = Callable[[Equation, Counts], Sequence[Counts | None]]
 def count_uses(
     value: Value, inputs: Sequence[Value], path: Sequence[tuple[Equation, Movement]]
 ) -> tuple[int | Counts | None, ...]:
-    """For each input of a path how often `value` uses its elements.
+    """Gives for each input of a path how often `value` uses its elements.
 
     An integer where it is the same for all; None where it has to be found by `jax.vjp` of the path.
     """
@@ -41,7 +41,7 @@ def _plain(counts: Counts | None) -> int | Counts | None:
 
 
 def _any(movement: Movement) -> Back:
-    """Of a movement of which only the kind is known."""
+    """The way back through a movement of which only the kind is known."""
 
     def back(equation: Equation, counts: Counts) -> list[Counts | None]:
         if movement.kind == "partial" or counts.size > 1:

@@ -77,7 +77,7 @@ def _exp_below(x: Any, alpha: Any) -> Any:
 
 
 def _gelu_forms(below: Callable[[Any], Any]) -> list[Function]:
-    """Of x times one half of `below(x)`."""
+    """The ways to write x times one half of `below(x)`."""
     return [
         lambda x: 0.5 * x * below(x),
         lambda x: x * (0.5 * below(x)),

@@ -1,4 +1,4 @@
-"""From a jaxpr to flat equations: every call is walked through, every loop becomes its body."""
+"""How a jaxpr becomes flat equations: every call is walked through, every loop becomes its body."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence

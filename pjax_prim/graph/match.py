@@ -13,7 +13,7 @@ from .ir import value_like
 from .terms import Detail, Term, Terms
 
 Bindings = Mapping[Term, Term]
-"""For terms of a pattern those of a program."""
+"""The terms of a program that stand for those of a pattern."""
 
 _COMMUTATIVE = {lax.add_p, lax.and_p, lax.max_p, lax.min_p, lax.mul_p, lax.or_p}
 PLACEHOLDERS = 0.40625, 1.59375, 2.71875

@@ -65,7 +65,7 @@ class Operand:
         return list(transpose(array.astype(state_dtype(self.value.dtype))))
 
     def uses(self, constants: Environment, weights: Count = 1) -> list[Array | Count]:
-        """For each input how often the operand uses each of its elements.
+        """Gives for each input how often the operand uses each of its elements.
 
         With `weights` of the operand's elements, their sum over the uses. An integer where it is
         the same for all elements, else an array that broadcasts to the input; of NumPy where no

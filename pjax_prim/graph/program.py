@@ -123,7 +123,7 @@ def _key_of(jaxpr: Any, held: list[Any]) -> tuple[Any, ...]:
 
 
 def _value_key(value: Any, held: list[Any]) -> Any:
-    """Of a parameter of an equation what tells it from others."""
+    """What tells a parameter of an equation from others."""
     if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
         jaxpr, constants = open_jaxpr(value)
         held.extend(constants)

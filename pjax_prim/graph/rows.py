@@ -27,7 +27,7 @@ _COUNT = 13
 """How many numbers the examples average; in a program it is the size of the axes that are averaged."""
 
 Axes = tuple[int | None, ...]
-"""For each axis of a value the axis of the group's input that it is; None for an axis of size 1."""
+"""The axes of the group's input that the axes of a value are; None for an axis of size 1."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _exponentials_of(last: Equation, groups: Groups, definition: pp.Definition) 
 
 
 def _exponentials(x: Any) -> tuple[Callable[[], Any], ...]:
-    """Up to a factor for all of them."""
+    """The ways to write an exponential, up to a factor for all of them."""
     return (
         lambda: jnp.exp(x),
         lambda: jnp.exp(x - jnp.max(x, -1, keepdims=True)),
@@ -177,7 +177,7 @@ _QUOTIENTS: dict[Any, tuple[Callable[[Any, Any], Any], ...]] = {
     lax.rsqrt_p: (lambda t, v: t * lax.rsqrt(v),),
     lax.pow_p: (lambda t, v: t / v**0.5,),
 }
-"""By the operation that takes the root: what a program has not is not traced."""
+"""The forms by the operation that takes the root, as what a program has not is not traced."""
 
 
 @cache
@@ -239,7 +239,7 @@ def _averaged(group: Group, varying: set[Value], reduces: bool = False) -> tuple
 
 
 def _common_axes(given: list[Axes]) -> Axes | None:
-    """Of an elementwise operation, whose operands may have axes of size 1 where others do not."""
+    """The axes of an elementwise operation, whose operands may have axes of size 1 where others do not."""
     found = []
     for axes in zip(*filter(None, given), strict=True):
         named = {axis for axis in axes if axis is not None}

@@ -47,7 +47,7 @@ class Term:
 
     @property
     def number(self) -> float:
-        """Of a literal."""
+        """The number of a literal."""
         return float(self.literal)
 
     def is_number(self, other: "Term") -> bool:
@@ -101,7 +101,7 @@ class Terms:
 
     @property
     def operations(self) -> frozenset[Any]:
-        """Of all terms."""
+        """The operations of all terms."""
         return frozenset(term.operation for term in self._of.values())
 
     def values_of(self, term: Term) -> list[Value]:

@@ -1,4 +1,4 @@
-"""From a program to flat equations: walk through every call and every loop."""
+"""How a program becomes flat equations: every call and every loop is walked through."""
 
 from dataclasses import dataclass
 from typing import Any

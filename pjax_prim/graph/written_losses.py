@@ -54,23 +54,23 @@ def _rows_picked(x: Any, classes: Any) -> Any:
 
 
 def _integer_labels(logits: Any, classes: Any) -> Any:
-    """As `optax.softmax_cross_entropy_with_integer_labels`."""
+    """The form of `optax.softmax_cross_entropy_with_integer_labels`."""
     log_normalizers = jax.nn.logsumexp(logits, -1)
     return log_normalizers - jnp.take_along_axis(logits, classes[..., None], -1).take(0, -1)
 
 
 def _divergence(x: Any, t: Any) -> Any:
-    """As `optax.kl_divergence` of a log-softmax."""
+    """The form of `optax.kl_divergence` of a log-softmax."""
     return jnp.sum(t * (jnp.where(t == 0, 0, jnp.log(t)) - jax.nn.log_softmax(x)), -1)
 
 
 def _sigmoid(x: Any, t: Any) -> Any:
-    """As `optax.sigmoid_binary_cross_entropy`."""
+    """The form of `optax.sigmoid_binary_cross_entropy`."""
     return -t * jax.nn.log_sigmoid(x) - (1.0 - t) * jax.nn.log_sigmoid(-x)
 
 
 def _huber(errors: Any, delta: Any) -> Any:
-    """As `optax.huber_loss`."""
+    """The form of `optax.huber_loss`."""
     absolute = jnp.abs(errors)
     quadratic = jnp.minimum(absolute, delta)
     return 0.5 * quadratic**2 + delta * (absolute - quadratic)

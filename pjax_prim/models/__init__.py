@@ -3,7 +3,9 @@
 from .cnn import CNN as CNN
 from .mlp import MLP as MLP
 from .network import HEADS as HEADS
+from .network import NETWORKS as NETWORKS
 from .network import SEQUENCE_NETWORKS as SEQUENCE_NETWORKS
+from .network import Network as Network
 from .network import make_network as make_network
 from .recurrent import Recurrent as Recurrent
 from .threshold_network import ThresholdNetwork as ThresholdNetwork

@@ -67,6 +67,15 @@ def rank(expected: int, **named: Array) -> None:
             )
 
 
+def vector_and_number(a: Any, z: Any) -> tuple[Array, Array]:
+    """One query of a function of a vector: the vector, of at least one entry, and the queried output."""
+    vector, number = floating(a=a, z=z)
+    rank(1, a=vector)
+    rank(0, z=number)
+    not_empty(a=vector)
+    return vector, number
+
+
 def min_rank(least: int, **named: Array) -> None:
     """Each array has at least `least` axes."""
     for name, array in named.items():

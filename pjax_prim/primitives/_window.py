@@ -142,7 +142,7 @@ class Window:
         return x.reshape(*x.shape[: outer + self.dims], self.size)
 
     def counts(self, sizes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """For spatial `sizes` *S, in how many windows each position is; of shape *S."""
+        """In how many windows each position is, for spatial `sizes` *S; of shape *S."""
         lines = [self._counts(axis, size) for axis, size in enumerate(sizes)]
         return reduce(np.multiply.outer, lines, np.array(1))
 
@@ -155,7 +155,7 @@ class Window:
         return lax.pad(x, np.zeros((), x.dtype), (*outer, *spatial))
 
     def _shift(self, x: Array, axis: int, k: int, position: int) -> Array:
-        """From each window along one spatial axis of a padded array its element k."""
+        """The element k of each window along one spatial axis of a padded array."""
         low = k * self.rhs_dilation[axis]
         last = low + (self._windows(axis, x.shape[position]) - 1) * self.strides[axis]
         return lax.slice_in_dim(x, low, last + 1, self.strides[axis], position)

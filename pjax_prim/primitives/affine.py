@@ -97,10 +97,7 @@ def project_mean(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n
 
     **Cost:** one sum, one update.
     """
-    a, z = arguments.floating(a=a, z=z)
-    arguments.rank(1, a=a)
-    arguments.rank(0, z=z)
-    arguments.not_empty(a=a)
+    a, z = arguments.vector_and_number(a, z)
     (moved,) = project_mean_p.bind(a, z)
     return moved
 

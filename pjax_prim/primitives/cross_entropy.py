@@ -39,7 +39,7 @@ _MANY = 32
 
 
 def displace_along(axis: int, logits: Array, labels: Array, lam: Array, n: int) -> Array:
-    r"""Of logits with `n` classes along an axis; what else is there is far below, without labels.
+    r"""The displacement of logits with `n` classes along an axis; others are far below, without labels.
 
     `lam` has one step for each example, at least zero, and length 1 along that axis.
 
@@ -60,8 +60,8 @@ def displace_along(axis: int, logits: Array, labels: Array, lam: Array, n: int) 
     def total(x: Array) -> Array:
         return jnp.sum(x, axis, keepdims=True)
 
-    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis % logits.ndim)
-    largest = classes == jnp.argmax(logits + lam * labels, axis, keepdims=True)
+    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis % logits.ndim)
+    largest = places == jnp.argmax(logits + lam * labels, axis, keepdims=True)
     label = total(jnp.where(largest, labels, 0))
     labelled = total(jnp.where(largest, 0, labels))  # Y - y_m, without cancellation
     t = lam * (label + labelled)

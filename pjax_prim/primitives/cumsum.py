@@ -15,7 +15,7 @@ from ._definition import define
 
 
 def _pivots(n: int) -> np.ndarray:
-    """Of the elimination, first to last; the diagonal is 3, ..., 3, 2 beside entries of -1."""
+    """The pivots of the elimination, first to last; the diagonal is 3, ..., 3, 2 beside entries of -1."""
     pivots = np.empty(n)
     for i in range(n):
         pivots[i] = (2.0 if i == n - 1 else 3.0) - (1 / pivots[i - 1] if i else 0)

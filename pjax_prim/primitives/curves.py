@@ -1,15 +1,10 @@
-"""Scalar functions as the projection onto their graphs has to know them.
-
-The graph of a function is cut into *arcs*: a smooth part on which the second derivative keeps its sign
-and the curvature is monotone, with y as a function of x or (`swapped`) x as a function of y, whichever
-is not steep. `primitives.scalar` says why that makes the nearest point easy to find.
-"""
+"""The table of functions of one number: the curve of each (`arcs`), and what else is known of it."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,88 +12,13 @@ from jax import lax
 from jaxtyping import Array
 
 from ..errors import ArgumentError
+from .arcs import INFINITY, Jet, Value, jet_of
+from .arcs import Arcs as Arcs
+from .arcs import Curve as Curve
+from .arcs import Line as Line
+from .arcs import Parameters as Parameters
 
-Value: TypeAlias = Callable[[Array], Array]
-Jet: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
-Parameters: TypeAlias = tuple[float, ...]
-INFINITY = math.inf
 _EXP_VERTEX = -0.5 * math.log(2)  # where exp has slope 1/sqrt 2
-
-
-@dataclass(frozen=True)
-class Arcs:
-    """Part of a graph between the first and the last of `knots`, which divide it into arcs.
-
-    `jet` gives the function with its first two derivatives there. At least one knot is finite.
-    """
-
-    jet: Jet
-    knots: tuple[float, ...]
-    swapped: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """The points (x, slope x + intercept) with low <= x <= high."""
-
-    low: float
-    high: float
-    slope: float
-    intercept: float = 0.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A function of one number.
-
-    - `value`: the function itself.
-    - `pieces`: its graph, or for a periodic function what is within two periods of 0.
-    - `jet`: the function with two derivatives, where `bend` is finite.
-    - `bend(x, r)`: an upper bound of its second derivative's size within r of x; infinite where it
-      has a kink or a singularity there. None if it has no use (lines alone).
-    - `period`: of a periodic function.
-    - `domain`: where it is defined; see `extended`.
-    """
-
-    value: Value
-    pieces: tuple[Arcs | Line, ...]
-    jet: Jet | None = None
-    bend: Callable[[Array, Array], Any] | None = None
-    period: float | None = None
-    domain: tuple[float, float] = (-INFINITY, INFINITY)
-
-    def extended(self, x: Array) -> Array:
-        """The function, outside its domain the value at the nearest point where it is finite.
-
-        Iterates average numbers, so that the mean of points of the domain, or a rounded one, may
-        lie outside it.
-        """
-        return self.value(self.inside(x))
-
-    def inside(self, x: Array) -> Array:
-        """The nearest point to x where the function is defined and finite."""
-        low, high = self.domain
-        if (low, high) == (-INFINITY, INFINITY):
-            return x
-        info = jnp.finfo(x.dtype)
-        low = low + float(info.tiny if low == 0 else info.eps)
-        return jnp.clip(x, low, high - float(info.eps))
-
-
-def jet_of(value: Value) -> Jet:
-    """The function with its first two derivatives, by forward differentiation."""
-
-    def jet(x: Array) -> tuple[Array, Array, Array]:
-        one = jnp.ones_like(x)
-
-        def once(x: Array) -> tuple[Array, Array]:
-            f, slope = jax.jvp(value, (x,), (one,))
-            return f, slope
-
-        (f, slope), (_, bend) = jax.jvp(once, (x,), (one,))
-        return f, slope, bend
-
-    return jet
 
 
 def _smooth(
@@ -148,7 +68,7 @@ def _power(power: float, parity: str = "none") -> Curve:
         return of
 
     def knots(p: float) -> tuple[float, ...]:
-        """Of the flat part for x > 0, with the vertex if it has one."""
+        """The knots of the flat part for x > 0, with the vertex if it has one."""
         low, high = (0.0, 1.0) if p > 1 else (1.0, INFINITY)
         ratio = (p - 2) * (2 * p - 1)
         vertex = ((p - 2) / (p * p * (2 * p - 1))) ** (1 / (2 * p - 2)) if ratio > 0 else -1.0
@@ -334,52 +254,97 @@ _GELU = (-2.006851572, -1.414213562, -0.281824112, 1.414213562, 2.042320721)
 _GELU_TANH = (-2.020494104, -1.418504009, -0.28112714, 1.418504009, 2.057103994)
 _SOFTPLUS = (-0.481211825,)
 
-_CURVES: dict[str, tuple[int, Callable[..., Curve]]] = {
-    "tanh": (0, lambda: _smooth(jnp.tanh, 0.7699, -INFINITY, -0.919021362, 0.0, 0.919021362, INFINITY)),
-    "logistic": (0, lambda: _smooth(lax.logistic, 0.0963, *_SIGMOID)),
-    "erf": (0, lambda: _smooth(lax.erf, 0.968, *_ERROR, jet=_error_jet)),
-    "erfc": (0, lambda: _smooth(lax.erfc, 0.968, *_ERROR, jet=_complement_jet)),
-    "erf_inv": (0, _inverse_error_function),
-    "atan": (
-        0,
+
+@dataclass(frozen=True)
+class Function:
+    """A row of the table of functions: all that is known of one by its name.
+
+    - `make`: the curve of its parameters.
+    - `parameters`: how many numbers these are.
+    - `steepest`: of the parameters the largest slope, rounded up; None where there is none, or none is known.
+    - `without_kernel`: the platforms whose kernels lack an operation of it. Triton ("cuda") has no error
+      function, Mosaic ("tpu") lacks some others.
+    """
+
+    make: Callable[..., Curve]
+    parameters: int = 0
+    steepest: Callable[..., float] | None = None
+    without_kernel: tuple[str, ...] = ()
+
+
+def _at_most(slope: float) -> Callable[..., float]:
+    return lambda *parameters: slope
+
+
+FUNCTIONS: dict[str, Function] = {
+    "tanh": Function(
+        lambda: _smooth(jnp.tanh, 0.7699, -INFINITY, -0.919021362, 0.0, 0.919021362, INFINITY),
+        steepest=_at_most(1.0),
+    ),
+    "logistic": Function(lambda: _smooth(lax.logistic, 0.0963, *_SIGMOID), steepest=_at_most(0.25)),
+    "erf": Function(
+        lambda: _smooth(lax.erf, 0.968, *_ERROR, jet=_error_jet),
+        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda",),
+    ),
+    "erfc": Function(
+        lambda: _smooth(lax.erfc, 0.968, *_ERROR, jet=_complement_jet),
+        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda", "tpu"),
+    ),
+    "erf_inv": Function(_inverse_error_function, without_kernel=("cuda",)),
+    "atan": Function(
         lambda: _smooth(
             jnp.arctan, 0.6496, -INFINITY, -0.831575905, 0.0, 0.831575905, INFINITY, jet=_arctangent_jet
         ),
+        steepest=_at_most(1.0), without_kernel=("tpu",),
     ),
-    "soft_sign": (
-        0, lambda: _smooth(jax.nn.soft_sign, 2.0, -INFINITY, 0.0, INFINITY, jet=_softsign_jet)
+    "soft_sign": Function(
+        lambda: _smooth(jax.nn.soft_sign, 2.0, -INFINITY, 0.0, INFINITY, jet=_softsign_jet),
+        steepest=_at_most(1.0), without_kernel=("tpu",),
     ),
-    "softplus": (0, lambda: _tail(jax.nn.softplus, 0.25, 50.0, *_SOFTPLUS)),
-    "log_sigmoid": (
-        0,
+    "softplus": Function(
+        lambda: _tail(jax.nn.softplus, 0.25, 50.0, *_SOFTPLUS), steepest=_at_most(1.0)
+    ),
+    "log_sigmoid": Function(
         lambda: _smooth(
             jax.nn.log_sigmoid, 0.25, -50.0, 0.481211825, 50.0,
             lines=(Line(-INFINITY, -50.0, 1.0), Line(50.0, INFINITY, 0.0)),
         ),
+        steepest=_at_most(1.0),
     ),
-    "silu": (0, lambda: _tail(jax.nn.silu, 0.5, 50.0, *_SILU)),
-    "gelu": (0, lambda: _tail(_gelu(False), 0.7979, 20.0, *_GELU, jet=_gelu_jet)),
-    "gelu_tanh": (0, lambda: _tail(_gelu(True), 0.7979, 20.0, *_GELU_TANH)),
-    "exp": (0, lambda: _exponential(jnp.exp, jnp.log, 1.0)),
-    "exp2": (0, lambda: _exponential(jnp.exp2, jnp.log2, math.log(2))),
-    "expm1": (0, lambda: _exponential(jnp.expm1, jnp.log1p, 1.0, 1.0)),
-    "log": (0, lambda: _logarithm(jnp.log, jnp.exp)),
-    "log1p": (0, lambda: _logarithm(jnp.log1p, jnp.expm1, 1.0)),
-    "sqrt": (0, lambda: _power(0.5)),
-    "rsqrt": (0, lambda: _power(-0.5)),
-    "cbrt": (0, lambda: _power(1 / 3, "odd")),
-    "square": (0, lambda: _power(2, "even")),
-    "reciprocal": (0, lambda: _power(-1, "odd")),
-    "integer_pow": (1, _integer_power),
-    "pow": (1, _any_power),
-    "sin": (0, lambda: _sine(jnp.sin, 0.0)),
-    "cos": (0, lambda: _sine(jnp.cos, math.pi / 2)),
-    "abs": (0, lambda: _lines(jnp.abs, Line(-INFINITY, 0.0, -1.0), Line(0.0, INFINITY, 1.0))),
-    "leaky_relu": (1, _leaky_relu),
-    "clamp": (2, _clamp),
-    "elu": (3, _elu),
+    "silu": Function(lambda: _tail(jax.nn.silu, 0.5, 50.0, *_SILU), steepest=_at_most(1.09984)),
+    "gelu": Function(
+        lambda: _tail(_gelu(False), 0.7979, 20.0, *_GELU, jet=_gelu_jet),
+        steepest=_at_most(1.12891), without_kernel=("cuda", "tpu"),
+    ),
+    "gelu_tanh": Function(
+        lambda: _tail(_gelu(True), 0.7979, 20.0, *_GELU_TANH), steepest=_at_most(1.12901)
+    ),
+    "exp": Function(lambda: _exponential(jnp.exp, jnp.log, 1.0)),
+    "exp2": Function(lambda: _exponential(jnp.exp2, jnp.log2, math.log(2))),
+    "expm1": Function(
+        lambda: _exponential(jnp.expm1, jnp.log1p, 1.0, 1.0), without_kernel=("tpu",)
+    ),
+    "log": Function(lambda: _logarithm(jnp.log, jnp.exp)),
+    "log1p": Function(lambda: _logarithm(jnp.log1p, jnp.expm1, 1.0), without_kernel=("tpu",)),
+    "sqrt": Function(lambda: _power(0.5)),
+    "rsqrt": Function(lambda: _power(-0.5)),
+    "cbrt": Function(lambda: _power(1 / 3, "odd"), without_kernel=("tpu",)),
+    "square": Function(lambda: _power(2, "even")),
+    "reciprocal": Function(lambda: _power(-1, "odd")),
+    "integer_pow": Function(_integer_power, 1, without_kernel=("tpu",)),
+    "pow": Function(_any_power, 1, without_kernel=("tpu",)),
+    "sin": Function(lambda: _sine(jnp.sin, 0.0), steepest=_at_most(1.0)),
+    "cos": Function(lambda: _sine(jnp.cos, math.pi / 2), steepest=_at_most(1.0)),
+    "abs": Function(
+        lambda: _lines(jnp.abs, Line(-INFINITY, 0.0, -1.0), Line(0.0, INFINITY, 1.0)), steepest=_at_most(1.0)
+    ),
+    "leaky_relu": Function(_leaky_relu, 1, lambda slope: max(1.0, abs(slope))),
+    "clamp": Function(_clamp, 2, _at_most(1.0)),
+    "elu": Function(
+        _elu, 3, lambda slope, alpha, width: max(slope, alpha / width), without_kernel=("tpu",)
+    ),
 }  # fmt: skip
-"""Name -> (number of parameters, the curve of these parameters)."""
+"""Every function of one number by its name."""
 
 
 @cache
@@ -388,9 +353,11 @@ def curve(function: str, parameters: Parameters = ()) -> Curve:
 
     **Errors:** `ArgumentError` for a name that is not there or parameters that it does not take.
     """
-    if function not in _CURVES:
-        raise ArgumentError(f"function: expected one of {', '.join(_CURVES)}, given {function!r}")
-    count, make = _CURVES[function]
-    if len(parameters) != count:
-        raise ArgumentError(f"parameters: expected {count} number(s) for {function!r}, given {parameters!r}")
-    return make(*parameters)
+    if function not in FUNCTIONS:
+        raise ArgumentError(f"function: expected one of {', '.join(FUNCTIONS)}, given {function!r}")
+    row = FUNCTIONS[function]
+    if len(parameters) != row.parameters:
+        raise ArgumentError(
+            f"parameters: expected {row.parameters} number(s) for {function!r}, given {parameters!r}"
+        )
+    return row.make(*parameters)

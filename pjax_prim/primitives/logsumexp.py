@@ -50,7 +50,7 @@ from ._definition import define
 from ._omega import refined
 
 _STEPS = {"float32": 16, "float64": 20}
-"""Of Newton's method; 12 were found to suffice, and 15 from the far side of a place that is nearly flat."""
+"""The steps of Newton's method; 12 were found to suffice, and 15 from beyond a place that is nearly flat."""
 
 
 def _reference(x: Array, *, axes: tuple[int, ...]) -> tuple[Array]:
@@ -105,7 +105,7 @@ def _moves(y: Array, delta: Array) -> tuple[Array, Array]:
 
 
 class _Point(NamedTuple):
-    """Of the curve: the moves, by how much L changes, Phi and its derivative."""
+    """A point of the curve: the moves, by how much L changes, Phi and its derivative."""
 
     u: Array
     change: Array
@@ -113,7 +113,7 @@ class _Point(NamedTuple):
     slope: Array
 
     def cost(self, gamma: Array) -> Array:
-        """In units of that of not moving."""
+        """The cost in units of that of not moving."""
         unit = jnp.where(gamma == 0, 1, gamma)
         return _sum(jnp.square(self.u / unit)) + jnp.square((gamma - self.change) / unit)
 
@@ -210,7 +210,7 @@ def _displacement(a: Array, z: Array, stops: bool) -> Array:
 
 
 def project_reference(a: Array, z: Array, *, stops: bool = False, follow: bool = False) -> tuple[Array]:
-    """With `follow` the derivative is that of the solution: one Newton step, of a matrix that is held."""
+    """The projection; with `follow` its derivative is that of the solution, by one Newton step."""
     dtype = a.dtype
     a, z = arguments.widen(a, z)
     shape = jnp.broadcast_shapes(a.shape[:-1], z.shape)
@@ -256,9 +256,6 @@ def project_logsumexp(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array
     **Cost:** two searches in one number, 16 Newton steps each (20 in float64), a few passes over the vector
     each; on one CPU they stop when none moves, and there is one where no z is much above.
     """
-    a, z = arguments.floating(a=a, z=z)
-    arguments.rank(1, a=a)
-    arguments.rank(0, z=z)
-    arguments.not_empty(a=a)
+    a, z = arguments.vector_and_number(a, z)
     (moved,) = project_logsumexp_p.bind(a, z)
     return moved

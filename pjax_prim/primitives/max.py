@@ -183,9 +183,6 @@ def project_max(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n"
 
     **Cost:** one sort and one cumulative sum.
     """
-    a, z = arguments.floating(a=a, z=z)
-    arguments.rank(1, a=a)
-    arguments.rank(0, z=z)
-    arguments.not_empty(a=a)
+    a, z = arguments.vector_and_number(a, z)
     (moved,) = project_max_p.bind(a, z)
     return moved

@@ -60,7 +60,7 @@ normalize_p = define("pjax_normalize", _reference, differentiable=True)
 
 
 def project_reference(a: Array, z: Array, *, eps: float, center: bool, follow: bool = False) -> tuple[Array]:
-    """With `follow` the derivative is that of the solution, not that of the search."""
+    """The projection, whose derivative with `follow` is that of the solution, not that of the search."""
     wide, z = arguments.widen(a, z)
     t, z = (x - jnp.mean(x, -1, keepdims=True) if center else x for x in (wide, z))
     unit = jnp.maximum(jnp.max(jnp.abs(t), -1), jnp.max(jnp.abs(z), -1))
@@ -92,7 +92,7 @@ def _norm(x: Array) -> Array:
 
 
 def _hypot(x: Array, y: Array) -> Array:
-    """As `jnp.hypot`, in a third of the lines of its program."""
+    """The same as `jnp.hypot`, in a third of the lines of its program."""
     x, y = jnp.abs(x), jnp.abs(y)
     longer = jnp.maximum(x, y)
     return longer * jnp.sqrt(1 + jnp.square(jnp.minimum(x, y) / jnp.where(longer > 0, longer, 1)))

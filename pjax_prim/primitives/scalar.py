@@ -209,7 +209,7 @@ def _nearest_between(
         at_end = (t <= start) | (t >= start + left) | (k <= 0)
         return jnp.max(jnp.where(still | (at_end & (left <= eps**0.4)), 0.0, 1.0)) == 0
 
-    def next_round(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+    def next_round(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         """The first few halvings, then the others; no more (a last part of 1) once all points are found."""
         part, last, start, _ = carry
         part, start = jax.lax.while_loop(

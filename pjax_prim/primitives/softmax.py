@@ -34,7 +34,7 @@ from ._definition import define
 
 _STEPS = {"float32": 16, "float64": 24}
 _RAYS = 3
-"""On how many rays a descent starts."""
+"""The number of rays on which a descent starts."""
 
 _LOGITS = (-6.0, -2.0, 0.0, 1.5, 3.0, 5.0, 8.0, 12.0, 16.0)
 """What the logarithm of the odds of one class is tried to be."""
@@ -186,7 +186,7 @@ def _cheapest(a: Array, z: Array, found: Array) -> Array:
 
 
 def project_reference(a: Array, z: Array, *, stops: bool = False, follow: bool = False) -> tuple[Array]:
-    """With `follow` the derivative is that of the solution: one Newton step, of a matrix that is held."""
+    """The projection; with `follow` its derivative is that of the solution, by one Newton step."""
     wide, z = arguments.widen(a, z)
     wide, z = jnp.broadcast_arrays(wide, z)
     held, aim = (lax.stop_gradient(x) for x in (wide, z)) if follow else (wide, z)

@@ -48,9 +48,6 @@ def project_sum(a: Float[Array, " n"], z: Float[Array, ""]) -> Float[Array, " n"
 
     **Cost:** one sum, one update.
     """
-    a, z = arguments.floating(a=a, z=z)
-    arguments.rank(1, a=a)
-    arguments.rank(0, z=z)
-    arguments.not_empty(a=a)
+    a, z = arguments.vector_and_number(a, z)
     (moved,) = project_sum_p.bind(a, z)
     return moved

@@ -14,7 +14,7 @@ from . import _arguments as arguments
 from ._definition import define
 
 MOST_SETS = 256
-"""Up to this many sets of k entries are all compared by `project_top_k_mask`."""
+"""The most sets of k entries that `project_top_k_mask` compares one by one."""
 
 
 def _mask(x: Array, k: int) -> Array:

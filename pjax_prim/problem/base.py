@@ -5,7 +5,7 @@ import copy
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,13 @@ class AbstractProblem(abc.ABC):
     **Arguments:** `graph`; `constants`, the values that depend on no parameter; `placement`, where
     arrays lie on a mesh; `restrictions`, of each parameter, or none at all: a parameter's own projection is
     then the nearest point of its set to what its copies ask for.
+
+    - `sums_terms`: whether parameters move by the sum of all terms that a function returns. Where each term
+      moves them by itself, terms that pull against each other balance elsewhere than in their sum; a weight
+      below zero is then refused, or NaN where it is traced.
     """
+
+    sums_terms: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -149,7 +155,7 @@ class AbstractProblem(abc.ABC):
     def _means_of_uses(
         self, node: int, mean: Callable[[Use], Array]
     ) -> list[tuple[int, Array | Count, Array]]:
-        """Of each use its consumer, how often it uses each element, and its mean; 0 where never."""
+        """Gives for each use its consumer, how often it uses each element, and its mean; 0 where never."""
         found: list[tuple[int, Array | Count, Array]] = []
         for use in self.graph.uses[node]:
             count = self.uses(use.consumer, use.operand)[use.input]

@@ -60,7 +60,7 @@ class CompressedProblem(AbstractProblem):
 
     @cached_property
     def _readers(self) -> dict[int, tuple[tuple[int, int], ...]]:
-        """For each node the inputs (consumer, slot) that hold what it produces after a cycle."""
+        """The inputs (consumer, slot) that hold what each node produces after a cycle."""
         nodes = self.graph.nodes
         version = [0] * len(nodes)  # of what each node produces
         read: dict[tuple[int, int], tuple[int, int]] = {}  # input -> (producer, version)
@@ -259,7 +259,7 @@ class CompressedProblem(AbstractProblem):
         return distance
 
     def _weights(self, index: int) -> tuple[Number, ...]:
-        """Of a constraint's operands in the distance."""
+        """The weights of a constraint's operands in the distance."""
         node = self.graph.nodes[index]
         assert node.constraint is not None
         return node.constraint.weights_of(len(node.operands))

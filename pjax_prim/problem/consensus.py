@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ class ConsensusProblem(AbstractProblem):
 
     The state holds each parameter, and nothing of constraints.
     """
+
+    sums_terms: ClassVar[bool] = True
 
     def initial(self, parameters: Sequence[Array]) -> State:
         values = dict(zip(self.graph.parameters, map(widen, parameters), strict=True))

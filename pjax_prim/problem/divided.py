@@ -173,7 +173,7 @@ class DividedProblem(AbstractProblem):
         return (*projected, value, metric)
 
     def _sums(self, use: Use, state: State) -> tuple[Array, Array]:
-        """Of one use the sums over its copies of metric times value, and of the metrics."""
+        """The sums over the copies of one use of metric times value, and of the metrics."""
         node = self.graph.nodes[use.consumer]
         assert node.constraint is not None
         *arrays, metric = state[use.consumer]

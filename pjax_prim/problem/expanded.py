@@ -13,7 +13,7 @@ from .base import AbstractProblem, Thing
 from .placement import State
 
 Averages = dict[int, tuple[Array, ...]]
-"""Of some constraints, by node, what `AbstractConstraint.average` makes of their copies."""
+"""What `AbstractConstraint.average` makes of the copies of some constraints, by node."""
 
 
 class Summary(NamedTuple):

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 State = tuple[tuple[Array, ...], ...]
-"""For each node of the graph its arrays: a parameter's own variable, or what a constraint holds."""
+"""The arrays of each node of the graph: a parameter's own variable, or what a constraint holds."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,3 @@ class Placement:
     def place_copies(self, node: int, copies: tuple[Array, ...]) -> tuple[Array, ...]:
         """The copies of a node."""
         return tuple(map(jax.lax.with_sharding_constraint, copies, self.copies[node]))
-
-    def place_state(self, state: State) -> State:
-        """A whole state."""
-        return tuple(
-            tuple(map(jax.lax.with_sharding_constraint, arrays, shardings))
-            for arrays, shardings in zip(state, self.state, strict=True)
-        )

@@ -135,7 +135,7 @@ def _shard_map(settings: Settings, equation: Any, entries: Sequence[Entry]) -> l
 
 
 def _as_it_is(settings: Settings, equation: Any, entries: Sequence[Entry]) -> list[Entry]:
-    """By the rule of its author, or of JAX."""
+    """The directions by the rule of the equation's author, or of JAX."""
     return [Entry(value, True) for value in _compat.bind_equation(equation, *_fixed(entries))]
 
 

@@ -1,4 +1,4 @@
-"""From a traced function to the direction in which pullbacks move its parameters."""
+"""The direction in which pullbacks move the parameters of a traced function."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

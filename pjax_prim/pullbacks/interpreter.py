@@ -166,7 +166,7 @@ _LOGIC: dict[Any, Callable[..., Array]] = {
     lax.ne_p: lambda a, b: a + b - 2 * a * b,
     lax.eq_p: lambda a, b: 1 - a - b + 2 * a * b,
 }
-"""Of booleans as numbers."""
+"""The logical operations of booleans as numbers."""
 
 _ALL_OR_ANY: dict[Any, Callable[..., Array]] = {
     lax.reduce_and_p: lambda a, axes: jnp.prod(a, axes),

@@ -34,7 +34,7 @@ register_pullback(pp.quantize_p.primitive, _stepped(lambda params: Quantize(**pa
 
 
 def _ties(step: Step, cotangents: tuple[Array, ...], sign: int) -> tuple[Array | None, ...]:
-    """Of max (`sign` 1) and min (-1), at a tie: to come nearer the others takes all, to leave them one.
+    """The pullback of max (`sign` 1) and min (-1): at a tie, to come nearer takes all, to leave takes one.
 
     The first operand that moves leaves. Where one cannot move, a maximum with it can only rise.
     """

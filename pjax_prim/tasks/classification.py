@@ -1,10 +1,11 @@
 """What the benchmarks share: a network for a `Dataset` whose examples, or places of a sequence, have
 labels."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -15,7 +16,8 @@ import pjax_prim as pjp
 
 from ..data import Dataset, InOrder, Shuffled, baseline, hold_out
 from ..errors import ArgumentError
-from ..models import HEADS, SEQUENCE_NETWORKS, make_network
+from ..models import NETWORKS, SEQUENCE_NETWORKS, make_network
+from ..models.network import NetworkName
 from ..training import Task
 
 Batch = tuple[Array, Array]
@@ -25,14 +27,13 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "margin": pjp.margin_loss,
     "squared_error": pjp.squared_error,
 }
-HIDDEN: dict[str, tuple[int, ...]] = {
-    "mlp": (128, 128),
-    "cnn": (32, 32),
-    "rnn": (128,),
-    "gru": (128,),
-    "transformer": (64,),
-}
-"""The hidden layers of a model by default: widths, or channels of convolutions."""
+WITH_LAM = tuple(name for name, loss in LOSSES.items() if "lam" in inspect.signature(loss).parameters)
+"""The losses whose proximal operator has a step of the user's."""
+
+if TYPE_CHECKING:
+    LossName: TypeAlias = str
+else:  # the command line reads its choices here
+    LossName = Literal[tuple(LOSSES)]
 
 LABELS = 10_000
 """So many labels are evaluated at a time."""
@@ -54,17 +55,17 @@ class Classifier:
         batch_size: examples in a batch.
     """
 
-    model: Literal["mlp", "cnn", "rnn", "gru", "transformer"] = "mlp"
+    model: NetworkName = "mlp"
     hidden: tuple[int, ...] | None = None
     skip: bool = False
-    loss: Literal["cross_entropy", "margin", "squared_error"] = "cross_entropy"
+    loss: LossName = "cross_entropy"
     loss_lam: float | None = None
     dropout: float | None = None
     validation: float | None = None
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        for name, choices in (("model", HIDDEN), ("loss", LOSSES)):
+        for name, choices in (("model", NETWORKS), ("loss", LOSSES)):
             if getattr(self, name) not in choices:
                 raise ArgumentError(
                     f"{name}: expected one of {', '.join(choices)}, given {getattr(self, name)!r}"
@@ -72,20 +73,21 @@ class Classifier:
         check_network(self.model, self.widths, skip=self.skip)
         if self.batch_size < 1:
             raise ArgumentError(f"batch_size: expected at least 1, given {self.batch_size}")
-        if self.loss_lam is not None and self.loss == "margin":
-            raise ArgumentError("loss_lam: only for loss cross_entropy, squared_error, given with margin")
+        if self.loss_lam is not None and self.loss not in WITH_LAM:
+            raise ArgumentError(f"loss_lam: only for loss {', '.join(WITH_LAM)}, given with {self.loss}")
         if self.loss_lam is not None and not 0 < self.loss_lam < math.inf:
             raise ArgumentError(f"loss_lam: expected a finite number above zero, given {self.loss_lam}")
         for name in ("dropout", "validation"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ArgumentError(f"{name}: expected a number above 0 and below 1, given {value}")
-        if self.dropout is not None and self.model != "mlp":
-            raise ArgumentError(f"dropout: only for model mlp, given with {self.model}")
+        if self.dropout is not None and "dropout" not in NETWORKS[self.model].options:
+            takers = ", ".join(name for name, row in NETWORKS.items() if "dropout" in row.options)
+            raise ArgumentError(f"dropout: only for model {takers}, given with {self.model}")
 
     @property
     def widths(self) -> tuple[int, ...]:
         """`hidden`, or the model's default."""
-        return HIDDEN[self.model] if self.hidden is None else tuple(self.hidden)
+        return NETWORKS[self.model].hidden if self.hidden is None else tuple(self.hidden)
 
     def make_model(self, dataset: Dataset, key: PRNGKeyArray) -> Any:
         """The network with its initial float32 parameters.
@@ -93,13 +95,16 @@ class Classifier:
         **Errors:** `ArgumentError` for a cnn on data that are no images, and a text with another network
         than its own.
         """
-        if dataset.is_sequence != (self.model in SEQUENCE_NETWORKS):
+        reads = NETWORKS[self.model].reads
+        if dataset.is_sequence != (reads == "tokens"):
             raise ArgumentError(
                 f"model: {', '.join(SEQUENCE_NETWORKS)} are for data text and no others are, "
                 f"given {self.model} with {dataset.name}"
             )
-        if self.model == "cnn" and dataset.image_shape is None:
-            raise ArgumentError(f"model: cnn takes images, and the examples of {dataset.name} are none")
+        if reads == "image" and dataset.image_shape is None:
+            raise ArgumentError(
+                f"model: {self.model} takes images, and the examples of {dataset.name} are none"
+            )
         return make_network(
             self.model,
             dataset.features,
@@ -174,11 +179,12 @@ def check_network(model: str, hidden: Sequence[int], *, skip: bool = False) -> N
     """`ArgumentError` for widths that a network cannot have."""
     if any(width < 1 for width in hidden):
         raise ArgumentError(f"hidden: expected widths of at least 1, given {tuple(hidden)}")
-    if not hidden and model != "mlp":
+    row = NETWORKS[model]
+    if not hidden and not row.may_be_linear:
         raise ArgumentError(f"hidden: expected at least one width for model {model}, given none")
-    if model == "transformer" and (len(set(hidden)) > 1 or hidden[0] % HEADS):
+    if row.equal is not None and (len(set(hidden)) > 1 or hidden[0] % row.equal):
         raise ArgumentError(
-            f"hidden: expected equal multiples of {HEADS} for model transformer, given {tuple(hidden)}"
+            f"hidden: expected equal multiples of {row.equal} for model {model}, given {tuple(hidden)}"
         )
-    if skip and model == "transformer":
-        raise ArgumentError("skip: not for model transformer, whose blocks add to one another")
+    if skip and "skip" not in row.options:
+        raise ArgumentError(f"skip: not for model {model}, whose blocks add to one another")

@@ -1,4 +1,4 @@
-"""From a file with a function `task` to a task, and its arguments to options."""
+"""How a file with a function `task` becomes a task, and its arguments options."""
 
 import copy
 import hashlib
@@ -14,11 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..data import DATASETS
 from ..errors import ArgumentError
 from ..training import Method, Task, TrainConfig
 from ..training.configuration import from_plain, to_plain
 
-BUILT_IN = ("digits", "mnist", "fashion-mnist", "cifar10", "higgs", "text", "nanogpt", "random")
+BUILT_IN = (*DATASETS, "nanogpt", "random")
 """The benchmarks, by the names of `--data`."""
 
 FUNCTION, TRAIN_CONFIG = "task", "train_config"

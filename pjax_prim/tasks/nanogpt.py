@@ -9,7 +9,8 @@ from ..data import InOrder, Shuffled, load
 from ..data.text import Windows
 from ..errors import ArgumentError
 from ..training import Method, Task, TrainConfig
-from ..training.config import ONLY_FOR, Solver
+from ..training.config import ONLY_FOR
+from ..training.methods import Solver
 from .classification import LABELS, Classifier, classification
 
 RECIPE_FOR = ONLY_FOR["optimiser"]

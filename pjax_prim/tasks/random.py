@@ -5,13 +5,14 @@ import math
 import numpy as np
 
 from ..data import Dataset
-from ..models import SEQUENCE_NETWORKS
+from ..models import NETWORKS
 from ..training import Task
 from .classification import Classifier, classification
 
 IMAGE = (32, 32, 3)
-FEATURES = {"mlp": 784, "cnn": math.prod(IMAGE)}
 LENGTH = 64
+FEATURES = {"numbers": 784, "image": math.prod(IMAGE), "tokens": LENGTH}
+"""How many numbers or tokens an example has, by what a network reads."""
 
 
 def task(classes: int = 10, network: Classifier = Classifier(skip=True)) -> Task:
@@ -23,11 +24,11 @@ def task(classes: int = 10, network: Classifier = Classifier(skip=True)) -> Task
     """
     rng = np.random.default_rng(0)
     rows = network.batch_size
-    features = FEATURES.get(network.model, LENGTH)
-    if network.model in SEQUENCE_NETWORKS:
+    reads = NETWORKS[network.model].reads
+    if reads == "tokens":
         x, y = rng.integers(0, classes, (2, rows, LENGTH)).astype(np.int32)
     else:
-        x = rng.random((rows, features), np.float32)
+        x = rng.random((rows, FEATURES[reads]), np.float32)
         y = rng.integers(0, classes, rows).astype(np.int32)
-    image = IMAGE if network.model == "cnn" else None
+    image = IMAGE if reads == "image" else None
     return classification(Dataset("random", x, y, x, y, classes, image), network)

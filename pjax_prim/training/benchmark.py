@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -14,24 +14,27 @@ import pjax_prim as pjp
 
 from ..data import open_stream
 from ..errors import GraphError
-from ..feasibility import FeasibilityProblem, make_problem
+from ..feasibility import FeasibilityProblem
 from ..rules.convolution import Convolution
 from ..rules.linear import Linear
+from ..stepping import make_problem
+from .methods import PROJECTION_SOLVERS
 from .task import Task, TaskLoss
 
-Case = Literal["displacement", "ap", "ap-expanded", "ar", "dr", "dm", "cp", "cp-expanded", "cdr"]
-CASES: dict[Case, pjp.AbstractSolver | None] = {
+CASES: dict[str, pjp.AbstractSolver | None] = {
     "displacement": None,
-    "ap": pjp.AlternatingProjections(),
-    "ap-expanded": pjp.AlternatingProjections(form="expanded"),
-    "ar": pjp.AlternatingReflections(),
-    "dr": pjp.DouglasRachford(),
-    "dm": pjp.DifferenceMap(),
-    "cp": pjp.CyclicProjections(),
-    "cp-expanded": pjp.CyclicProjections(form="expanded"),
-    "cdr": pjp.CyclicDouglasRachford(),
+    **{
+        name if form == solver.kind.forms[0] else f"{name}-{form}": solver.kind(form=form)
+        for name, solver in PROJECTION_SOLVERS.items()
+        for form in solver.kind.forms
+    },
 }
+"""Every solver by its name, in every form of its state."""
 
+if TYPE_CHECKING:
+    Case: TypeAlias = str
+else:  # the command line reads its choices here
+    Case = Literal[tuple(CASES)]
 Call = Literal["keep", "give", "loop"]
 LOOP = 10
 """Steps in a call of the kind "loop"."""
@@ -220,11 +223,8 @@ def _products(loss: Any, model: Any, *batch: Any, needed: bool) -> tuple[Any, An
             raise
         return None
     constants = prepared.graph.constants(prepared.data, prepared.captured)
-    nodes = [
-        (node.constraint, [operand.is_constant for operand in node.operands])
-        for node in prepared.graph.nodes
-        if isinstance(node.constraint, Linear | Convolution)
-    ]
+    multiplying = [node for node in prepared.graph.nodes if isinstance(node.constraint, Linear | Convolution)]
+    nodes = [(node.constraint, [operand.is_constant for operand in node.operands]) for node in multiplying]
     operands = [
         [
             operand.gather([], constants)
@@ -232,8 +232,7 @@ def _products(loss: Any, model: Any, *batch: Any, needed: bool) -> tuple[Any, An
             else jnp.ones(operand.value.shape, operand.value.dtype)
             for operand in node.operands
         ]
-        for node in prepared.graph.nodes
-        if isinstance(node.constraint, Linear | Convolution)
+        for node in multiplying
     ]
 
     def run(operands: Any) -> Any:

@@ -1,7 +1,6 @@
 """Everything that determines a run, but for its task."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -10,61 +9,8 @@ from ..errors import ArgumentError
 from ..metric import METRICS
 from ..sharding import MeshConfig
 from .configuration import from_plain, to_plain
+from .methods import ACCELERATIONS, FROM_FORWARD_PASS, OPTIMISERS, PROJECTION_SOLVERS, Acceleration, Solver
 from .task import parse_best
-
-Solver = Literal["ap", "ar", "dr", "dm", "cp", "cdr", "ep", "jp", "displacement", "gradient", "adam", "sgd"]
-
-PROJECTION_SOLVERS: dict[str, Callable[..., pjs.AbstractSolver]] = {
-    "ap": pjs.AlternatingProjections,
-    "ar": pjs.AlternatingReflections,
-    "dr": pjs.DouglasRachford,
-    "dm": pjs.DifferenceMap,
-    "cp": pjs.CyclicProjections,
-    "cdr": pjs.CyclicDouglasRachford,
-    "ep": pjs.ExtrapolatedProjections,
-    "jp": pjs.JointProjections,
-}
-ACCELERATIONS: dict[str, Callable[..., pjs.AbstractSolver]] = {
-    "anderson": pjs.Anderson,
-    "restarted": pjs.Restarted,
-}
-OPTIMISERS: dict[str, str | None] = {
-    "displacement": None,
-    "gradient": None,
-    "adam": "adam",
-    "sgd": "sgd",
-}
-"""What hands a direction to an optimiser of optax, and the optimiser that its name says."""
-
-LEARNING_RATES = {("displacement", "adam"): 2e-3, ("gradient", "adam"): 1e-3, ("gradient", "sgd"): 0.1}
-"""By direction and optimiser; others have no default."""
-
-AVERAGED = {"jp": 0.999}
-"""By solver the decay of the moving average of the parameters; others have none unless it is asked for."""
-
-FROM_FORWARD_PASS = (*OPTIMISERS, "ep", "jp")
-"""The solvers whose every step begins with a forward pass, so that they keep nothing but parameters."""
-
-ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "relaxation": ("dr",),
-    "rate": ("ep",),
-    "iterations": ("jp",),
-    "metric": tuple(solver for solver in PROJECTION_SOLVERS if solver not in ("ep", "jp")),
-    "acceleration": tuple(PROJECTION_SOLVERS),
-    "beta": ("dm",),
-    "form": ("ap", "cp"),
-    "lam": ("displacement", "ep"),
-    "optimiser": ("displacement", "gradient"),
-    "optimiser_settings": tuple(OPTIMISERS),
-    "decay_matrices": tuple(OPTIMISERS),
-    "learning_rate": tuple(OPTIMISERS),
-    "final_learning_rate": tuple(OPTIMISERS),
-    "schedule": tuple(OPTIMISERS),
-    "warmup": tuple(OPTIMISERS),
-    "clip": tuple(OPTIMISERS),
-    "micro_batches": tuple(OPTIMISERS),
-}
-"""Settings that would have no effect elsewhere: setting -> its solvers."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +18,8 @@ class Method:
     """How the parameters move on a batch.
 
     Attributes:
-        solver: projections (ap, ar, dr, dm, cp, cdr, ep, jp), their direction for an optimiser
-            (displacement), or a gradient (adam and sgd with this optimiser).
+        solver: a solver by projections, their direction for an optimiser (displacement), or a gradient (adam
+            and sgd with this optimiser).
         relaxation: the relaxation of dr.
         beta: the beta of dm.
         rate: how far parameters move in a step of ep.
@@ -105,7 +51,7 @@ class Method:
     lam: float | None = None
     form: Literal["compressed", "expanded"] | None = None
     metric: str | None = None
-    acceleration: Literal["anderson", "restarted"] | None = None
+    acceleration: Acceleration | None = None
     steps_per_batch: int | None = None
     chunk_steps: int = 100
     optimiser: str | None = None
@@ -156,13 +102,38 @@ class Method:
 
     def make_solver(self) -> pjs.AbstractSolver:
         """The projection solver, with its settings."""
-        names = ("relaxation", "beta", "rate", "iterations", "lam", "form")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        metric = self.metric or "unit"
+        given = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
+        kind = PROJECTION_SOLVERS[self.solver].kind
         if self.acceleration is None:
-            return PROJECTION_SOLVERS[self.solver](**given, metric=metric)
-        inner = PROJECTION_SOLVERS[self.solver](**given, metric="unit")
-        return ACCELERATIONS[self.acceleration](inner, metric=metric)
+            return kind(**given)
+        metric = given.pop("metric", "unit")
+        return ACCELERATIONS[self.acceleration](kind(**given), metric=metric)
+
+
+SETTINGS = tuple(
+    item.name
+    for item in fields(Method)
+    if any(solver.takes(item.name) for solver in PROJECTION_SOLVERS.values())
+)
+"""The fields of a method that are settings of projection solvers."""
+
+_TAKERS = {
+    setting: tuple(name for name, solver in PROJECTION_SOLVERS.items() if solver.takes(setting))
+    for setting in SETTINGS
+}
+_OF_OPTIMISERS = (
+    "optimiser_settings", "decay_matrices", "learning_rate", "final_learning_rate", "schedule", "warmup",
+    "clip", "micro_batches",
+)  # fmt: skip
+
+ONLY_FOR: dict[str, tuple[str, ...]] = {
+    **_TAKERS,
+    "lam": ("displacement", *_TAKERS["lam"]),
+    "acceleration": tuple(PROJECTION_SOLVERS),
+    "optimiser": ("displacement", "gradient"),
+    **dict.fromkeys(_OF_OPTIMISERS, tuple(OPTIMISERS)),
+}
+"""Settings that would have no effect elsewhere: setting -> its solvers."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +186,10 @@ class TrainConfig:
     @property
     def decay(self) -> float:
         """That of the moving average; 0 for none."""
-        return AVERAGED.get(self.method.solver, 0.0) if self.average is None else self.average
+        if self.average is not None:
+            return self.average
+        solver = PROJECTION_SOLVERS.get(self.method.solver)
+        return 0.0 if solver is None else solver.average
 
     def is_evaluated(self, batches: int) -> bool:
         """Whether there is an evaluation after this many batches; always at the end."""

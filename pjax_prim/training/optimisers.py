@@ -7,7 +7,8 @@ import jax
 
 from ..errors import ArgumentError
 from ..sharding.mesh import nearest
-from .config import LEARNING_RATES, OPTIMISERS, TrainConfig
+from .config import TrainConfig
+from .methods import LEARNING_RATES, OPTIMISERS
 from .task import Task
 
 

@@ -22,8 +22,8 @@ from .steps import Step, make_step
 from .task import Task, TaskLoss
 
 Kind = tuple[bool, int, bool, tuple[Any, ...]]
-"""Of a step: whether it begins a batch, how many steps of it, whether it ends it; shapes and dtypes of the
-batch."""
+"""What tells one step from another: whether it begins a batch, how many steps of it, whether it ends it;
+shapes and dtypes of the batch."""
 
 
 def _as_it_is(tree: Any) -> Any:

@@ -20,7 +20,8 @@ from ..sharding.gathering import gathered_by_layer, stacked_axes, with_right_der
 from ..sharding.mesh import DATA, FSDP, MODEL, describe_parts, example_parts, examples
 from ..sharding.processes import distribute, from_local_rows, local_rows
 from ..sharding.rules import apply_rules, default_spec
-from .config import FROM_FORWARD_PASS, TrainConfig
+from .config import TrainConfig
+from .methods import FROM_FORWARD_PASS
 from .state import TrainState
 from .steps import Step, batch_key
 from .task import Task, TaskLoss
@@ -188,12 +189,12 @@ class Placing:
 
     @property
     def replicated(self) -> NamedSharding:
-        """Of what every device of the mesh has whole."""
+        """The sharding of what every device of the mesh has whole."""
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec())
 
     def rows(self, array: Any) -> NamedSharding:
-        """Of an array of a batch: its examples are divided; a number is whole everywhere."""
+        """The sharding of an array of a batch: its examples are divided; a number is whole everywhere."""
         assert self.mesh is not None
         return NamedSharding(
             self.mesh, PartitionSpec(examples(self.mesh)) if len(array.shape) else PartitionSpec()
@@ -214,7 +215,7 @@ class Placing:
 
     @property
     def own_rows(self) -> Callable[[int], Any] | None:
-        """From the number of rows of a batch to those that this process reads; None where it reads all."""
+        """The rows that this process reads of a batch, by their number; None where it reads all."""
         mesh = self.mesh
         if mesh is None or jax.process_count() == 1:
             return None
@@ -325,7 +326,7 @@ class Placing:
         return call
 
     def shardings(self, arrays: TrainState) -> list[NamedSharding]:
-        """Of the arrays of a state: those of a solver's state, and of what belongs to a parameter.
+        """The shardings of the arrays of a state: of a solver's state, and of what belongs to a parameter.
 
         An array belongs to a parameter if its path ends in the parameter's and it has its shape.
         """

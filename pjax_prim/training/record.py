@@ -129,7 +129,7 @@ class Record:
             self.folder.sync_metrics()
 
     def _check_lock(self) -> None:
-        """Before the folder is written: `CheckpointError` where another process has taken it."""
+        """Raises `CheckpointError`, before the folder is written, where another process has taken it."""
         if self._lock is not None:
             self._lock.check()
 

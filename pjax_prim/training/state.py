@@ -123,14 +123,3 @@ def restart_batch(state: TrainState) -> TrainState:
         (None, zero(state.step), zero(state.failed)),
         is_leaf=lambda x: x is None,
     )
-
-
-def chosen_model(state: TrainState, task: Task, which: str = "last") -> Any:
-    """The model with the parameters `last`, `averaged` or `best`; those must be in the state."""
-    trained, fixed = task.split(state.model)
-    if which == "averaged":
-        trained = task.restrict(state.averaged)  # a mean of points of a set need not be in it
-    elif which == "best":
-        assert state.best is not None
-        trained = state.best.params
-    return eqx.combine(trained, fixed)

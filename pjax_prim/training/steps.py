@@ -38,8 +38,7 @@ class Taken(NamedTuple):
 
 
 Method = Callable[[TrainState, Any, Any, Any, PRNGKeyArray], Taken]
-"""From a state, its trained arrays, all else of its model, a batch and its key to what some steps make of
-them."""
+"""What some steps make of a state, its trained arrays, all else of its model, a batch and its key."""
 
 
 def make_step(

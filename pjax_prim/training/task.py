@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from ..arguments import is_data, is_trained
 from ..errors import ArgumentError
-from ..feasibility import is_data, is_trained
 from ..primitives._arguments import compute_dtype
 from ..restricting import Restrictions, pairs_of, project_params
 
@@ -244,7 +244,7 @@ def rows_of(batch: Any) -> int:
 
 
 def _summable(values: Any) -> Array:
-    """As numbers of at least 32 bits, in which counts and sums are exact enough."""
+    """The values as numbers of at least 32 bits, in which counts and sums are exact enough."""
     values = jnp.asarray(values)
     return values.astype(compute_dtype(values.dtype))
 

@@ -210,7 +210,7 @@ class _Run:
         self._gap: Callable[..., Any] | None = None
 
     def train(self, state: TrainState) -> TrainState:
-        """From a state to the one at the end of the run."""
+        """Gives the state at the end of the run."""
         config, task, progress = self.parts.config, self.parts.task, self.progress
         packed = Packed.of(state)
         if has_stopped(config, task, progress.rows):
@@ -250,7 +250,7 @@ class _Run:
             yield placed, position
 
     def _take(self, packed: Packed, batch: Any) -> Packed:
-        """From wherever in the batch the state stands to its end."""
+        """Takes the steps from where the state stands in the batch to its end."""
         method, progress = self.parts.config.method, self.progress
         before = progress.position
         while True:

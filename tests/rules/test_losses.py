@@ -176,19 +176,21 @@ def test_axes(name: str) -> None:
         np.testing.assert_allclose(loss(moved[0], classes, axis=axis), expected, rtol=1e-12)
 
 
-SOLVABLE = {
-    "binary_cross_entropy": lambda y: pjp.binary_cross_entropy(y, T > 0),
-    "absolute_error": lambda y: pjp.absolute_error(y, T),
-    "huber": lambda y: pjp.huber(y, T),
-    "kl_divergence": lambda y: pjp.kl_divergence(y, P),
-    "at_most": lambda y: pjp.at_most(y, T),
-}
+IN_OTHER_SOLVES = (
+    "cross_entropy",
+    "cross_entropy of weights",
+    "squared_error",
+    "margin",
+    "equality",
+    "minimise",
+)
+"""What other tests solve; a number that is minimised has no least value here."""
 
 
-@pytest.mark.parametrize("name", SOLVABLE)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in IN_OTHER_SOLVES])
 def test_solvers_lower_the_loss(name: str) -> None:
     def fn(w: Array) -> Array:
-        return SOLVABLE[name](X @ w)
+        return ALL[name](X @ w)
 
     solution = pjp.solve(fn, W, solver=pjp.AlternatingProjections(), max_steps=100)
     assert jnp.mean(fn(solution.params)) < 0.7 * jnp.mean(fn(W))

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from pjax_prim.errors import ArgumentError
+from pjax_prim.models import SEQUENCE_NETWORKS
 from pjax_prim.training import RunFolder
 from tests.training.runs import run
 
@@ -58,10 +59,10 @@ def test_images() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "hidden"), [("rnn", 8), ("gru", 8), ("transformer", 8)])
-def test_texts(model: str, hidden: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", SEQUENCE_NETWORKS)
+def test_texts(model: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question: " * 40)
-    fields = {"data": "text", "data_dir": tmp_path, "length": 8, "hidden": (hidden,)}
+    fields = {"data": "text", "data_dir": tmp_path, "length": 8, "hidden": (8,)}
     config = {**CONFIG, "solver": "displacement", "model": model, "steps_per_batch": None, **fields}
     check_same_rows("data=4,model=2", config)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 import pjax_prim as pjp
 
-from .problems import ONE_FORM, OTHER_SOLVERS, PROBLEMS, TWO_FORMS, Problem, every_solver, read
+from .problems import ONE_FORM, OTHER_SOLVERS, PROBLEMS, SOLVERS, TWO_FORMS, Problem, every_solver, read
 
 EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 SECOND_SETTINGS = ("douglas_rachford_0.3", "difference_map_0.5")
@@ -91,6 +91,13 @@ def test_both_forms(problem: Problem, solver: str) -> None:
         # Not from the first step on: what the labels ask for takes some steps to spread.
         last = problem.solve(kinds["compressed"], 400)
         assert last.stats["gap"] < 0.9 * max(gaps)
+
+
+def test_every_solver_is_in_the_table() -> None:
+    public = {x for x in vars(pjp).values() if isinstance(x, type) and issubclass(x, pjp.AbstractSolver)}
+    # Networks of threshold neurons alone: test_threshold.py.
+    others = {pjp.AbstractSolver, pjp.ReflectReflectRelax}
+    assert public - others == {type(solver) for solver in SOLVERS.values()}
 
 
 @EVERY_PROBLEM

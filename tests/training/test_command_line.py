@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pjax_prim.cli import main
+from pjax_prim.models import SEQUENCE_NETWORKS
 from pjax_prim.training import RunFolder
 
 SMALL = "--solver ap --hidden 16 --batch-size 64 --batches 3 --steps-per-batch 2".split()
@@ -41,7 +42,7 @@ def test_train_then_eval(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["rnn", *(pytest.param(x, marks=pytest.mark.slow) for x in ("gru", "transformer"))]
+    "model", [pytest.param(x, marks=pytest.mark.slow if x != "rnn" else ()) for x in SEQUENCE_NETWORKS]
 )
 def test_text(model: str, tmp_path, capsys) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat; " * 40)

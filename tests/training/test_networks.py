@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pjax_prim.errors import PreemptedError
+from pjax_prim.models import SEQUENCE_NETWORKS
 from pjax_prim.training import RunFolder, params_sha256
 
 from .runs import run
@@ -24,9 +25,7 @@ IMAGES = {"model": "cnn", "hidden": (16, 16), "batch_size": 64, "batches": 100}
 TEXTS = {"data": "text", "length": 16, "batch_size": 16}
 NETWORKS = {
     "cnn": IMAGES,
-    "rnn": {"model": "rnn", "hidden": (32,), "batches": 60, **TEXTS},
-    "gru": {"model": "gru", "hidden": (32,), "batches": 60, **TEXTS},
-    "transformer": {"model": "transformer", "hidden": (32,), "batches": 60, **TEXTS},
+    **{name: {"model": name, "hidden": (32,), "batches": 60, **TEXTS} for name in SEQUENCE_NETWORKS},
 }
 
 

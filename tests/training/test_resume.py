@@ -359,7 +359,7 @@ def kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
     assert not [path for path in folder.checkpoints.path.iterdir() if "tmp" in path.name]
 
 
-# Killed once, it is in test_tasks.py.
+# Killed once, it is in test_task_files.py.
 @pytest.mark.slow
 def test_killed_three_times(tmp_path) -> None:
     kill_and_resume(tmp_path, kills=3, seed=0)

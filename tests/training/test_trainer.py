@@ -25,13 +25,14 @@ from pjax_prim.training import (
     train,
     train_seeds,
 )
+from pjax_prim.training.methods import PROJECTION_SOLVERS
 from pjax_prim.training.optimisers import make_schedule
 from pjax_prim.training.trainer import has_stopped
 
 from .runs import made, run
 
 SMALL = {"hidden": (16,), "batch_size": 64, "batches": 4, "steps_per_batch": 3, "eval_every": 2}
-SOLVERS = ("ap", "ar", "dr", "dm", "cp", "cdr", "ep", "jp", "adam", "sgd")
+SOLVERS = (*PROJECTION_SOLVERS, "adam", "sgd")
 
 
 def one_batch(fields: dict = SMALL):

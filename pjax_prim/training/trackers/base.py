@@ -62,7 +62,7 @@ class Trackers:
         self._say = say
         self._started: dict[str, Tracker] = {}
         self.failed: dict[str, str] = {}
-        """Of each that failed, when and why."""
+        """The trackers that failed, each with when and why."""
 
     def start(self, run: Callable[[str | None], TrackedRun], identities: Mapping[str, str]) -> dict[str, str]:
         """Starts each with the run of its identity; returns all identities, also those not used now.

@@ -14,7 +14,7 @@ TRACKERS = {
     "wandb": ("wandb", "WeightsAndBiases"),
     "mlflow": ("mlflow", "MLflow"),
 }
-"""By name the file and the class; a file imports its package."""
+"""The file and the class of each tracker by its name; a file imports its package."""
 
 
 def make_trackers(names: Sequence[str]) -> dict[str, Tracker]:
