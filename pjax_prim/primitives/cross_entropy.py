@@ -78,7 +78,7 @@ def displace_along(axis: int, logits: Array, labels: Array, lam: Array, n: int) 
         return jnp.log1p(-jnp.broadcast_to(r, logits.shape))
 
     def newton(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        r, _, _ = carry
+        r = carry[0]
         v = _omega(jnp.maximum(constant - t * r + log_rest(r), least))
         slope = t + total(v / (1 + v)) * (t + 1 / (1 - r))
         step = (total(v) - t * r) / jnp.maximum(slope, tiny)
