@@ -135,8 +135,9 @@ def on_first(step: Array, like: Array, axes: int = 1) -> Array:
     0.10.2: it adds up the terms once for each device that holds them).
     """
     shape = like.shape[like.ndim - axes :]
-    rest = [(0, 0, 0)] * step.ndim + [(0, length - 1, 0) for length in shape]
-    return lax.pad(step.reshape(*step.shape, *(1,) * axes), jnp.zeros((), step.dtype), rest)
+    place = lax.broadcasted_iota(jnp.int32, (1,) * (like.ndim - axes) + (math.prod(shape),), like.ndim - axes)
+    first = (place == 0).reshape((1,) * (like.ndim - axes) + shape)
+    return jnp.where(first, step.reshape(*step.shape, *(1,) * axes), 0)
 
 
 def finite_or_zero(step: Array) -> Array:
