@@ -55,13 +55,48 @@ def test_roofline_has_three_terms() -> None:
         Collective("all-reduce", ((100,),), 400, 16, False),
         Collective("all-gather", ((100,),), 400, 4, False),
     ]
-    for topology, links in (("v5e:16x16", 2), ("v5e:8x8", 1)):
+    for topology in ("v5e:16x16", "v5e:8x8"):
         terms = roofline(topology, 197e12, 819e9 * 2, exchanged)
         assert terms.arithmetic_s == pytest.approx(1) and terms.memory_s == pytest.approx(2)
-        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 + 3 / 4) * 400 / 50e9 / links)
+        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 / 2 + 3 / 4) * 400 / 50e9)
     assert roofline("v5p:4x4x4", 459e12, 0, exchanged).arithmetic_s == pytest.approx(1)
     assert terms.step_s == pytest.approx(2 + terms.interconnect_s)
     assert set(CHIPS) == {"v4", "v5e", "v5p", "v6e"}
+
+
+@pytest.mark.parametrize(
+    ("topology", "collective", "bytes_on_a_link"),
+    [
+        ("v5e:16x16", ("all-gather", 16), 15 / 16 / 2),  # a ring
+        ("v5e:8x8", ("all-gather", 8), 7 / 8),  # a line
+        ("v5e:8x8", ("all-gather", 16), 15 / 16 / 2),  # a ring in two rows
+        ("v5e:16x16", ("all-gather", 2), 1 / 2),
+        ("v5e:16x16", ("all-to-all", 16), 2),
+        ("v5e:8x8", ("all-to-all", 8), 2),
+        ("v5p:4x4x4", ("all-to-all", 4), 1 / 2),
+    ],
+)
+def test_how_groups_are_connected(topology: str, collective: tuple[str, int], bytes_on_a_link: float) -> None:
+    kind, devices = collective
+    found = roofline(topology, 0, 0, [Collective(kind, ((1,),), 1, devices, False)])
+    assert found.interconnect_s * CHIPS[topology[:3]].link == pytest.approx(bytes_on_a_link)
+
+
+def test_permutations_go_through_the_slice() -> None:
+    """The busiest link counts: of neighbours one message, of a transposition many."""
+
+    def passing(pairs: Any, topology: str, looped: bool = False, **given: Any) -> float:
+        moved = Collective("collective-permute", ((1,),), 1, 2, looped, 1, tuple(pairs))
+        return roofline(topology, 0, 0, [moved], **given).interconnect_s * 50e9
+
+    onward = [(i, i // 8 * 8 + (i + 1) % 8) for i in range(64)]
+    assert passing(onward, "v5e:8x8") == pytest.approx(1)  # the way back of the last ones is free
+    assert passing([(i, (i + 1) % 16) for i in range(16)], "v5e:16x16") == pytest.approx(1)
+    assert passing([(i, (i + 1) % 16) for i in range(16)], "v5e:16x16", looped=True) == pytest.approx(0.5)
+    turned = [(16 * i + j, 16 * j + i) for i in range(16) for j in range(16) if i != j]
+    assert passing(turned, "v5e:16x16") == pytest.approx(8)
+    places = [(i % 16, i // 16) for i in range(256)]
+    assert passing(turned, "v5e:16x16", places=places) == pytest.approx(8)
 
 
 def test_the_compiler_s_message_of_too_little_memory() -> None:
@@ -146,6 +181,22 @@ def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None
     # What is summed whole are the vectors of a layer.
     assert max(x.bytes for x in stacked if x.kind == "all-reduce") < LAYER
     assert sum(x.bytes for x in stacked if x.kind == "reduce-scatter") >= LAYER
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_projection_leaves_wide_layers_where_they_lie(capsys) -> None:
+    """What moves are rows of activations, and no device ever holds more than its part of a weight."""
+    wide = "--hidden 4096 4096 --batch-size 256".split()
+    found = {}
+    for mesh in ("data=4,model=4", "fsdp=4,model=4"):
+        assert main(["aot", "--topology", "v5e:4x4", "--mesh", mesh, *wide, "--json"]) == 0
+        found[mesh] = json.loads(capsys.readouterr().out)
+    whole, parts = found.values()
+    assert "reduce-scatter" in parts["collectives"]
+    assert sum(x["bytes"] for x in parts["collectives"].values()) < 4 * 4096**2 // 4
+    assert parts["interconnect_s"] < whole["interconnect_s"] / 2
+    assert parts["peak_bytes_per_chip"] < whole["peak_bytes_per_chip"] / 2
 
 
 @pytest.mark.slow
