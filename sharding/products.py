@@ -153,7 +153,7 @@ def choose_stationary(
         if not isinstance(node.constraint, Linear) or isinstance(node.constraint, EmptyLinear):
             continue
         for side, operand in enumerate(node.operands):
-            producer = operand.producers[0] if len(operand.producers) == 1 else None
+            producer = operand.producers[0] if len(operand.producers) == 1 else -1
             if producer not in parameters or operand.path or len(graph.uses[producer]) > 1:
                 continue
             places = [parameters[producer]]

@@ -294,7 +294,7 @@ def reference(
         x, y = (array.astype(operand_dtype) for array in (x, y))
         return jnp.einsum(subscripts, x, y, precision=precision, preferred_element_type=wide)
 
-    p, moves = (layout or together)(product, a, b)
+    p, along_e = (layout or together)(product, a, b)
     first = first_of if layout is None else summed_first_of
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
     query = Query(
@@ -308,7 +308,7 @@ def reference(
     weights = tuple(x.astype(wide)[..., None, None] for x in weights)
     found, ratio = answer_weighted(query, weights, answer)
     results = [found.output]
-    across_a, across_b = moves(found.e, wanted)
+    across_a, across_b = along_e(found.e, wanted)
     if across_a is not None:
         along = a * found.c_a[..., None]
         across = across_a * (ratio / max(b.shape[-2], 1))
