@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .program import Program, arrays_in, size_of
 
@@ -22,6 +22,7 @@ class Collective:
     - `devices`: how many take part in each group.
     - `looped`: whether it is in the body of a loop.
     - `times`: how often it happens; None in a loop whose length depends on values.
+    - `pairs`: of a collective-permute who sends to whom, as positions in the mesh.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Collective:
     devices: int
     looped: bool
     times: int | None = 1
+    pairs: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     @property
     def sent(self) -> float:
@@ -70,7 +72,7 @@ def collectives(program: str | Program) -> list[Collective]:
             shapes = tuple(shape for _, shape in arrays)
             times = None if computation in program.open_ended else program.times[computation]
             looped = computation in program.looped
-            found.append(Collective(kind, shapes, size, devices, looped, times))
+            found.append(Collective(kind, shapes, size, devices, looped, times, _pairs(line)))
     return found
 
 
@@ -93,6 +95,11 @@ def _lines(program: Program) -> Iterator[tuple[str, str]]:
     for name, computation in program.computations.items():
         for operation in computation.values():
             yield name, operation.line
+
+
+def _pairs(line: str) -> tuple[tuple[int, int], ...]:
+    found = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
+    return tuple((int(a), int(b)) for a, b in re.findall(r"(\d+),(\d+)", found[1])) if found else ()
 
 
 def _group_size(line: str) -> int:

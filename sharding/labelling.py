@@ -41,11 +41,13 @@ class GraphLabels:
         graph: ConstraintGraph,
         parameters: Mapping[int, Labels],
         summed: Callable[[tuple[int, ...], Labels], Labels],
+        still: Mapping[int, int],
     ) -> "GraphLabels":
         """Other labels of some parameters, by node, between their uses: what consumes them does not see
         these.
 
-        **Arguments:** `summed(shape, labels)`: those of a mean that is given back to such a parameter.
+        **Arguments:** `summed(shape, labels)`: those of a mean that is given back to such a parameter; of
+        some nodes the operand whose mean is made where it lies `still`.
         """
         outputs, copies, means = list(self.outputs), list(self.copies), list(self.means)
         for index, labels in parameters.items():
@@ -55,9 +57,10 @@ class GraphLabels:
             if any(of_producers):
                 own, _, _ = tracer.labels(of_producers)
                 shapes = [x.value.shape for x in graph.nodes[index].operands]
+                places = [merge(both) for both in zip(self.means[index], own, strict=True)]
                 means[index] = tuple(
-                    summed(shape, merge([labels, at_rest]))
-                    for shape, labels, at_rest in zip(shapes, self.means[index], own, strict=True)
+                    place if still.get(index) == side else summed(shape, place)
+                    for side, (shape, place) in enumerate(zip(shapes, places, strict=True))
                 )
         return replace(self, outputs=tuple(outputs), copies=tuple(copies), means=tuple(means))
 

@@ -26,6 +26,7 @@ from ..solvers import AbstractSolver
 from ..stepping import make_problem
 from .labelling import label_graph
 from .mesh import MODEL, STAGE, describe_parts, example_parts, examples
+from .products import Stationary, choose_stationary
 from .propagation import Labels
 from .rules import (
     Rule,
@@ -274,14 +275,19 @@ def make_plan(
             MODEL,
             STAGE,
         )
+    at_rest = {
+        node: given_labels.get(node) or between_uses(mesh, _shape(graph, node), labels.outputs[node] or ())
+        for node in paths.values()
+    }
+    layouts: dict[int, Stationary] = {}
+    if solver.form == "compressed":
+        moved, layouts = choose_stationary(graph, labels, at_rest, given_labels, mesh)
+        at_rest |= moved
     labels = labels.between_uses(
         graph,
-        {
-            node: given_labels.get(node)
-            or between_uses(mesh, _shape(graph, node), labels.outputs[node] or ())
-            for node in paths.values()
-        },
+        at_rest,
         lambda shape, labels: when_summed(mesh, shape, labels),
+        {node: layout.side for node, layout in layouts.items()},
     )
 
     def sharding(labels: Labels | None) -> NamedSharding | None:
@@ -300,6 +306,7 @@ def make_plan(
         copies,
         # No state holds what a loss produces.
         PROBLEMS[solver.form](graph, {}).arrange([replicated if x is None else x for x in outputs], copies),
+        tuple(layouts.items()),
     )
     parameters = tuple(
         replicated if node is None else placement.outputs[node] or replicated for node in graph.parameters

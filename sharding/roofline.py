@@ -1,5 +1,7 @@
 """How long a step takes at least: published rates of TPU chips, and the compiler's counts."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,14 +65,54 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def roofline(topology: str, flops: float, bytes_accessed: float, exchanged: Sequence[Collective]) -> Roofline:
+def roofline(
+    topology: str,
+    flops: float,
+    bytes_accessed: float,
+    exchanged: Sequence[Collective],
+    places: Sequence[Sequence[int]] = (),
+) -> Roofline:
     """The terms of one step on a topology, from what the compiler counts for one chip.
 
-    A collective uses one link of each chip, or two where the slice's axes are rings; never the links
-    of several axes at once, as it may.
+    **Arguments:** `places` of the mesh's chips in their slice, one after another; row by row if left out.
     """
     chip = chip_of(topology)
     lengths = [int(length) for length in topology.split(":")[1].split("x")]
-    rate = chip.link * (2 if max(lengths) >= chip.ring else 1)
-    interconnect = sum(x.sent * (x.times or 1) for x in exchanged) / rate
-    return Roofline(flops / chip.flops, bytes_accessed / chip.bandwidth, interconnect)
+    places = places or [*itertools.product(*map(range, lengths))]
+    load = sum(_load(x, chip.ring, lengths, places) * (x.times or 1) for x in exchanged)
+    return Roofline(flops / chip.flops, bytes_accessed / chip.bandwidth, load / chip.link)
+
+
+def _load(x: Collective, ring: int, lengths: Sequence[int], places: Sequence[Sequence[int]]) -> float:
+    """Bytes that the busiest link carries in one direction, where each group of chips has its own links.
+
+    Where the chips of a group close to a ring there are two ways round: where they are whole axes of a slice
+    that are rings, or chips of several axes, through which a ring can be drawn. Other groups are lines, whose
+    ends have one link. The links of several axes are never used at once, as they may be.
+    """
+    closed = any(n >= ring and x.devices % n == 0 for n in lengths) or x.devices > max(lengths)
+    if x.kind == "collective-permute":
+        # In a loop the compiler sends to both neighbours at once, by two of them.
+        return x.bytes * _passing(x.pairs, ring, lengths, places) / (2 if x.looped else 1)
+    if x.kind == "all-to-all":  # half of the group to the other half
+        return x.bytes * x.devices / (8 if closed and x.devices > 2 else 4)
+    return x.sent / (2 if closed and x.devices > 2 else 1)
+
+
+def _passing(
+    pairs: Sequence[tuple[int, int]], ring: int, lengths: Sequence[int], places: Sequence[Sequence[int]]
+) -> int:
+    """How many of the pairs pass the busiest link, if each goes along one axis after the other by the shorter
+    way."""
+    passed: Counter[tuple[tuple[int, ...], int, int]] = Counter()
+    for source, target in pairs:
+        if max(source, target) >= len(places):
+            return 1
+        here = [*places[source]]
+        for axis, (length, there) in enumerate(zip(lengths, places[target], strict=False)):
+            ahead = (there - here[axis]) % length
+            onward = ahead <= length / 2 if length >= ring else there > here[axis]
+            while here[axis] != there:
+                passed[(*here,), axis, onward] += 1
+                here[axis] = (here[axis] + (1 if onward else -1)) % length
+    return max(passed.values(), default=1)

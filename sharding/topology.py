@@ -166,7 +166,8 @@ def analyse_step(
     more = repeated(program)
     flops, accessed = float(costs["flops"]) + more[0], float(costs["bytes accessed"]) + more[1]
     exchanged = collectives(program)
-    terms = None if chip is None else roofline(topology, flops, accessed, exchanged)
+    places = [] if mesh_of is None else [getattr(x, "coords", ()) for x in mesh_of.devices.flat]
+    terms = None if chip is None else roofline(topology, flops, accessed, exchanged, places)
     fits = capacity is None or peak <= capacity
     return Analysis(
         topology, mesh, chips, peak, capacity, fits, memory, exchanged, flops, accessed, terms,

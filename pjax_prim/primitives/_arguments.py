@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any

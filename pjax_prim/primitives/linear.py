@@ -249,6 +249,38 @@ def block_count(length: int, size: int, block: int) -> int:
     return next((count for count in counts if length % count == 0), 1)
 
 
+Product = Callable[[str, Array, Array], Array]
+Moves = Callable[[Array, tuple[bool, bool]], tuple[Array | None, Array | None]]
+Layout = Callable[[Product, Array, Array], tuple[Array, Moves]]
+
+
+def together(product: Product, a: Array, b: Array) -> tuple[Array, Moves]:
+    """The matrix products of a projection, for operands that lie anywhere.
+
+    **Arguments:** `product(subscripts, x, y)`, as `jnp.einsum`.
+
+    **Returns:** all dot products; and for `e` of an answer and what is wanted the products of `e` with `b`
+    and of its transpose with `a`.
+    """
+
+    def moves(e: Array, wanted: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+        of_a = product("...pq,...qk->...pk", e, b) if wanted[0] else None
+        return of_a, product("...pq,...pk->...qk", e, a) if wanted[1] else None
+
+    return product("...pk,...qk->...pq", a, b), moves
+
+
+def first_of(x: Array) -> Array:
+    """The first components, with their axis."""
+    return x[..., :1]
+
+
+def summed_first_of(x: Array) -> Array:
+    """The same where components are divided over devices: XLA would send a whole part for a slice of it."""
+    place = lax.broadcasted_iota(jnp.int32, x.shape[-1:], 0)
+    return jnp.sum(jnp.where(place == 0, x, 0), -1, keepdims=True)
+
+
 def reference(
     a: Array,
     b: Array,
@@ -258,6 +290,7 @@ def reference(
     precision: Any,
     operand_dtype: Any,
     scatter: Literal["formed", "sums"] | None = None,
+    layout: Layout | None = None,
     answer: Callable[[Query], Answer] = answer,
 ) -> tuple[Array, ...]:
     wide = arguments.compute_dtype(jnp.result_type(a, b, target))
@@ -266,26 +299,28 @@ def reference(
         x, y = (array.astype(operand_dtype) for array in (x, y))
         return jnp.einsum(subscripts, x, y, precision=precision, preferred_element_type=wide)
 
-    p = product("...pk,...qk->...pq", a, b)
+    p, along_e = (layout or together)(product, a, b)
+    first = first_of if layout is None else summed_first_of
     a, b, target = a.astype(wide), b.astype(wide), target.astype(wide)
     query = Query(
         p,
         jnp.sum(jnp.square(a), -1)[..., :, None],
         jnp.sum(jnp.square(b), -1)[..., None, :],
-        a[..., :1],
-        jnp.swapaxes(b[..., :1], -1, -2),
+        first(a),
+        jnp.swapaxes(first(b), -1, -2),
         target,
     )
     weights = tuple(x.astype(wide)[..., None, None] for x in weights)
     found, ratio = answer_weighted(query, weights, answer)
     results = [found.output]
-    if wanted[0]:
+    across_a, across_b = along_e(found.e, wanted)
+    if across_a is not None:
         along = a * found.c_a[..., None]
-        across = product("...pq,...qk->...pk", found.e, b) * (ratio / max(b.shape[-2], 1))
+        across = across_a * (ratio / max(b.shape[-2], 1))
         results.append(along + across + arguments.on_first(found.step_a, a))
-    if wanted[1]:
+    if across_b is not None:
         along = b * found.c_b[..., None]
-        across = product("...pq,...pk->...qk", found.e, a) / (ratio * max(a.shape[-2], 1))
+        across = across_b / (ratio * max(a.shape[-2], 1))
         results.append(along + across + arguments.on_first(found.step_b, b))
     if not scatter:
         return (*results, found.moved)
@@ -375,6 +410,7 @@ so is the squared displacement weighted.
   the projected copies from their means (of what is not wanted, a constant, from where it was). "formed"
   forms the differences of few copies; "sums" does not: divided over devices, copies would be moved. Where
   sums cannot resolve the distance it is what they can.
+- `layout`: what forms the products in place of `together`, where operands are divided over devices along K.
 
 Results: the new output (..., P, Q); the displacements wanted, in the shapes of `a` and `b`; the squared
 displacement summed over all copies of both, (...).

@@ -14,6 +14,7 @@ what the producer produces. That is stored once, with the producer.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, cached_property, partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from ..graph.graph import Use
 from ..graph.operand import Operand
 from ..primitives import squared_norm
 from ..rules.constraint import Count, Number, Projected, squared_distance
-from ..rules.linear import divided
+from ..rules.linear import divided, layout
 from .base import AbstractProblem, Thing, per_node
 from .placement import State
 
@@ -140,7 +141,8 @@ class CompressedProblem(AbstractProblem):
                     held[index] = (target,)
                     produced[index] = target
                     continue
-                operands = self._operands(index, before[index])
+                chosen = None if self.placement is None else self.placement.layout(index)
+                operands = self._operands(index, before[index], chosen)
                 if index in following or index in differing:
                     # It will be, or is, projected before all its inputs are overwritten, which
                     # takes the copies. Only a cycle of odd length in the graph leads here.
@@ -155,13 +157,14 @@ class CompressedProblem(AbstractProblem):
                 else:
                     wanted = [not x.is_constant for x in self.graph.nodes[index].operands]
                     with self.graph.nodes[index].scope():
-                        reset = divided.set(self.placement is not None)
+                        resets = divided.set(self.placement is not None), layout.set(chosen)
                         try:
                             projected = constraint.project_average(
                                 operands, target, self.constant_operands(index), wanted
                             )
                         finally:
-                            divided.reset(reset)
+                            divided.reset(resets[0])
+                            layout.reset(resets[1])
                         held[index], scattered[index] = self._displaced(index, before[index], projected)
                 distances[index] = [projected.moved]
                 if projected.output is not None:
@@ -194,13 +197,17 @@ class CompressedProblem(AbstractProblem):
         start = sum(len(other.producers) for other in operands[:operand])
         return inputs[start : start + len(operands[operand].producers)]
 
-    def _operands(self, index: int, inputs: Inputs) -> tuple[Array, ...]:
-        return self.place_operands(
-            index,
-            tuple(
-                operand.gather(self._of_operand(index, position, inputs), self.constants)
-                for position, operand in enumerate(self.graph.nodes[index].operands)
-            ),
+    def _operands(self, index: int, inputs: Inputs, chosen: Any = None) -> tuple[Array, ...]:
+        """The operands of a constraint, where it needs them; with a layout of a product, where that does."""
+        node = self.graph.nodes[index]
+        operands = tuple(
+            operand.gather(self._of_operand(index, position, inputs), self.constants)
+            for position, operand in enumerate(node.operands)
+        )
+        return (
+            self.place_operands(index, operands)
+            if chosen is None
+            else chosen.place(operands, node.constraint)
         )
 
     def _output(self, held: Sequence[Inputs], index: int, produced: dict[int, Array]) -> Array:

@@ -1,6 +1,7 @@
 """Where the arrays of a problem lie on a mesh of devices."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -21,6 +22,8 @@ class Placement:
     - `means`: for each node, those of the means over copies of its operands.
     - `copies`: for each node, those of what the expanded form holds.
     - `state`: for each node, those of its arrays in the state.
+    - `layouts`: some products, by node, and how their projections in the compressed form are divided in place
+      of `operands` (`sharding.products`).
     """
 
     outputs: tuple[NamedSharding | None, ...]
@@ -28,6 +31,7 @@ class Placement:
     means: tuple[tuple[NamedSharding, ...], ...]
     copies: tuple[tuple[NamedSharding, ...], ...]
     state: tuple[tuple[NamedSharding, ...], ...]
+    layouts: tuple[tuple[int, Any], ...] = ()
 
     @property
     def whole(self) -> NamedSharding:
@@ -38,6 +42,10 @@ class Placement:
     def stacked_state(self) -> tuple[tuple[NamedSharding, ...], ...]:
         """Those of several states in one, stacked along a new first axis."""
         return jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(None, *x.spec)), self.state)
+
+    def layout(self, node: int) -> Any:
+        """That of a product among `layouts`, or None."""
+        return dict(self.layouts).get(node)
 
     def place_output(self, node: int, array: Array) -> Array:
         """A value in the shape of what a node produces."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from .. import primitives as pp
@@ -27,6 +28,9 @@ from .registry import ConstraintRule, RuleContext, register_projection
 
 divided: ContextVar[bool] = ContextVar("divided", default=False)
 """Whether operands are divided over devices, where no copies may be formed; set by the problem."""
+
+layout: ContextVar[Any] = ContextVar("layout", default=None)
+"""How products are formed over devices (`primitives.linear.Layout`), if not as usual; set by the problem."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ class Linear(WeightedConstraint):
             precision=self.precision,
             operand_dtype=self.operand_dtype or jnp.result_type(a, b),
             scatter="sums" if divided.get() else "formed",
+            **({} if layout.get() is None else {"layout": layout.get()}),
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         return Projected(output, self._by_side(results, wanted), jnp.sum(moved), jnp.sum(scatter))
@@ -196,14 +201,23 @@ class Linear(WeightedConstraint):
         dtype = jnp.result_type(a, b)
         return dtype if self.output_dtype is None else jnp.promote_types(dtype, self.output_dtype)
 
-    def _axes(self, side: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    def axes(self, side: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Batch, free and contracted axes of an operand."""
         contracted, batch = self.dimensions[0][side], self.dimensions[1][side]
         free = (i for i in range(len(self.shapes[side])) if i not in contracted + batch)
         return batch, tuple(free), contracted
 
+    def original_spec(self, entries: Sequence[Any], side: int) -> PartitionSpec:
+        """The entries for the axes of an operand in canonical form as a spec of its own axes: of several axes
+        that are one there the first is divided."""
+        found: dict[int, Any] = {}
+        for axes, entry in zip(self.axes(side), entries, strict=True):
+            if axes and entry:
+                found[axes[0]] = entry
+        return PartitionSpec(*(found.get(axis) for axis in range(len(self.shapes[side]))))
+
     def _free_sizes(self, side: int) -> tuple[int, ...]:
-        return tuple(self.shapes[side][axis] for axis in self._axes(side)[1])
+        return tuple(self.shapes[side][axis] for axis in self.axes(side)[1])
 
     def _canonical(self, operands: Arrays) -> Arrays:
         """The operands as (G, P, K) and (G, Q, K)."""
@@ -211,12 +225,12 @@ class Linear(WeightedConstraint):
             jnp.transpose(x, sum(axes, ())).reshape(
                 *(math.prod(x.shape[axis] for axis in group) for group in axes)
             )
-            for x, axes in ((x, self._axes(side)) for side, x in enumerate(operands))
+            for x, axes in ((x, self.axes(side)) for side, x in enumerate(operands))
         )
 
     def _original(self, x: Array, side: int) -> Array:
         """The inverse of `_canonical` for one operand."""
-        order = sum(self._axes(side), ())
+        order = sum(self.axes(side), ())
         shape = tuple(self.shapes[side][axis] for axis in order)
         return jnp.transpose(x.reshape(shape), tuple(order.index(i) for i in range(len(order))))
 

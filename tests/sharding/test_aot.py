@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pjax_prim.sharding import Collective, collectives
+from pjax_prim.sharding import Collective, collectives, make_mesh, make_plan
 from pjax_prim.sharding.program import Program, size_of
 from pjax_prim.sharding.roofline import CHIPS, roofline
-from pjax_prim.sharding.topology import _wanted_bytes, topology_devices
+from pjax_prim.sharding.topology import _wanted_bytes, analyse, topology_devices
 
+import pjax_prim as pjp
 from pjax_prim.cli import main
 from pjax_prim.errors import ArgumentError
 from pjax_prim.training import Task
@@ -55,13 +56,48 @@ def test_roofline_has_three_terms() -> None:
         Collective("all-reduce", ((100,),), 400, 16, False),
         Collective("all-gather", ((100,),), 400, 4, False),
     ]
-    for topology, links in (("v5e:16x16", 2), ("v5e:8x8", 1)):
+    for topology in ("v5e:16x16", "v5e:8x8"):
         terms = roofline(topology, 197e12, 819e9 * 2, exchanged)
         assert terms.arithmetic_s == pytest.approx(1) and terms.memory_s == pytest.approx(2)
-        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 + 3 / 4) * 400 / 50e9 / links)
+        assert terms.interconnect_s == pytest.approx((2 * 15 / 16 / 2 + 3 / 4) * 400 / 50e9)
     assert roofline("v5p:4x4x4", 459e12, 0, exchanged).arithmetic_s == pytest.approx(1)
     assert terms.step_s == pytest.approx(2 + terms.interconnect_s)
     assert set(CHIPS) == {"v4", "v5e", "v5p", "v6e"}
+
+
+@pytest.mark.parametrize(
+    ("topology", "collective", "bytes_on_a_link"),
+    [
+        ("v5e:16x16", ("all-gather", 16), 15 / 16 / 2),  # a ring
+        ("v5e:8x8", ("all-gather", 8), 7 / 8),  # a line
+        ("v5e:8x8", ("all-gather", 16), 15 / 16 / 2),  # a ring in two rows
+        ("v5e:16x16", ("all-gather", 2), 1 / 2),
+        ("v5e:16x16", ("all-to-all", 16), 2),
+        ("v5e:8x8", ("all-to-all", 8), 2),
+        ("v5p:4x4x4", ("all-to-all", 4), 1 / 2),
+    ],
+)
+def test_how_groups_are_connected(topology: str, collective: tuple[str, int], bytes_on_a_link: float) -> None:
+    kind, devices = collective
+    found = roofline(topology, 0, 0, [Collective(kind, ((1,),), 1, devices, False)])
+    assert found.interconnect_s * CHIPS[topology[:3]].link == pytest.approx(bytes_on_a_link)
+
+
+def test_permutations_go_through_the_slice() -> None:
+    """The busiest link counts: of neighbours one message, of a transposition many."""
+
+    def passing(pairs: Any, topology: str, looped: bool = False, **given: Any) -> float:
+        moved = Collective("collective-permute", ((1,),), 1, 2, looped, 1, tuple(pairs))
+        return roofline(topology, 0, 0, [moved], **given).interconnect_s * 50e9
+
+    onward = [(i, i // 8 * 8 + (i + 1) % 8) for i in range(64)]
+    assert passing(onward, "v5e:8x8") == pytest.approx(1)  # the way back of the last ones is free
+    assert passing([(i, (i + 1) % 16) for i in range(16)], "v5e:16x16") == pytest.approx(1)
+    assert passing([(i, (i + 1) % 16) for i in range(16)], "v5e:16x16", looped=True) == pytest.approx(0.5)
+    turned = [(16 * i + j, 16 * j + i) for i in range(16) for j in range(16) if i != j]
+    assert passing(turned, "v5e:16x16") == pytest.approx(8)
+    places = [(i % 16, i // 16) for i in range(256)]
+    assert passing(turned, "v5e:16x16", places=places) == pytest.approx(8)
 
 
 def test_the_compiler_s_message_of_too_little_memory() -> None:
@@ -146,6 +182,32 @@ def test_a_layer_is_gathered_and_what_flows_back_is_scattered(mesh: str) -> None
     # What is summed whole are the vectors of a layer.
     assert max(x.bytes for x in stacked if x.kind == "all-reduce") < LAYER
     assert sum(x.bytes for x in stacked if x.kind == "reduce-scatter") >= LAYER
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+@needs_libtpu
+def test_a_projection_leaves_wide_layers_where_they_lie() -> None:
+    """What moves are rows of activations, each sum of them to the devices that have the rows."""
+    rows, width = 256, 4096
+    sizes = {"in": (64, width), "out": (width, width)}
+    network = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+    x, y = (jax.ShapeDtypeStruct((rows, size), jnp.float32) for size in (64, width))
+
+    def loss(model: Any, x: Any, y: Any) -> Any:
+        return pjp.squared_error(jax.nn.relu(x @ model["in"]) @ model["out"], y)
+
+    mesh = make_mesh("fsdp=4,model=4", topology_devices("v5e:4x4"))
+    plan = make_plan(loss, network, x, y, solver=pjp.AlternatingProjections(), mesh=mesh)
+    found = analyse("v5e:4x4", plan)
+    assert found.exchanged is not None and found.fits
+    scattered = [
+        x for x in found.exchanged if x.kind == "reduce-scatter" and x.bytes >= 4 * rows * width // 4
+    ]
+    assert len(scattered) == 2  # the dot products, and the means over rows
+    assert (
+        sum(x.bytes for x in found.exchanged) < 4 * width**2 // 4
+    )  # no part of the weight that `model` makes
 
 
 @pytest.mark.slow
