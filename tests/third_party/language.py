@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .registry import Problem, classification, key, model, tokens
+from .registry import Problem, classification, key, model, squared, tokens
 
 
 def decoder(architecture: str, **settings: Any) -> Problem:
@@ -70,3 +70,27 @@ def hooked() -> Problem:
     )  # fmt: skip
     x = tokens(32, 8)
     return irtk.HookedTransformer(config), lambda m: classification(m(x))
+
+
+@model("BERT of representax (dropout, checkpoints in a scan)", "representax")
+def representax_bert() -> Problem:
+    from representax.models.bert import BertBatch, BertConfig, BertTower
+
+    config = BertConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=8, type_vocab_size=2, initializer_range=0.2,
+    )  # fmt: skip
+    batch = BertBatch(
+        attention_mask=jnp.arange(8) < jnp.array([[8], [6]]), input_ids=tokens(32, 2, 8),
+        token_type_ids=jnp.zeros((2, 8), int),
+    )  # fmt: skip
+
+    def loss(m: Any) -> Any:
+        return squared(
+            m(
+                batch, key=key(5), compute_dtype=jnp.float32, attention_implementation="xla",
+                rematerialization="selective",
+            )
+        )  # fmt: skip
+
+    return BertTower.init(config, key=key(), dtype=jnp.float32), loss

@@ -99,8 +99,8 @@ class Cell(eqx.Module):
     weight: Array
     into: eqx.nn.Linear
 
-    def __init__(self) -> None:
-        self.weight, self.into = 0.2 * normal(4, 4), eqx.nn.Linear(3, 4, key=key())
+    def __init__(self, inputs: int = 3) -> None:
+        self.weight, self.into = 0.2 * normal(4, 4), eqx.nn.Linear(inputs, 4, key=key())
 
     def __call__(self, z: Array, x: Array) -> Array:
         return jnp.tanh(self.weight @ z + self.into(x))
@@ -158,3 +158,24 @@ def linear_solve() -> Problem:
         return squared(lineax.linear_solve(matrix, normal(4), lineax.CG(1e-6, 1e-6)).value)
 
     return normal(4, 4), loss
+
+
+class Keyed(Cell):
+    """A contraction with the arguments that anchorax passes on."""
+
+    def __call__(self, z: Array, x: Array, *, inference: bool = False, key: Any = None) -> Array:
+        return super().__call__(z, x)
+
+
+@model("deep equilibrium without a Jacobian", "anchorax")
+def jacobian_free() -> Problem:
+    from anchorax.backprop import jfb
+    from anchorax.solvers import anderson
+
+    x = normal(4)
+
+    def loss(m: Any) -> Array:
+        trained, rest = eqx.partition(m, eqx.is_inexact_array)
+        return squared(jfb((trained, x), rest, solver=anderson, key=key(3), eps=1e-5)[0])
+
+    return Keyed(4), loss

@@ -139,3 +139,20 @@ def spiking() -> Problem:
     )
     x = (normal(20, 6) > 0).astype("float32")
     return network, lambda network: squared(jaxpike.unroll(network, x)[0])
+
+
+@model("signatures of paths", "signax")
+def signatures() -> Problem:
+    import signax
+
+    network = [eqx.nn.Linear(n, m, key=key(n)) for n, m in ((2, 3), (3 + 9 + 27, 4), (3 + 3 + 8, 4))]
+    x = normal(4, 7, 2)
+
+    def loss(m: Any) -> Array:
+        def one(x: Array) -> Array:
+            path = jnp.cumsum(jnp.tanh(jax.vmap(m[0])(x)), 0)
+            return m[1](signax.signature(path, 3)) + m[2](signax.logsignature(path, 3))
+
+        return squared(jax.vmap(one)(x))
+
+    return network, loss

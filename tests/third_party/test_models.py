@@ -23,6 +23,7 @@ for module in (
     "language",
     "odes",
     "operators",
+    "programs",
     "sequences",
     "vision",
 ):
