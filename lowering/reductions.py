@@ -2,7 +2,7 @@
 
 That backend gives a reduction of at least 4096 single-precision numbers, with the elementwise operations that
 make them, to a library. Of others it makes three loops where an axis is longer than 32: what is reduced,
-groups of 32, and these. Where no axis is longer it is one loop.
+groups of 32, and these. Where no axis is longer it is one loop. Many Booleans are reduced as numbers.
 """
 
 import math

@@ -121,7 +121,7 @@ class Stationary:
         return self._at(output, *of_output), moves
 
     def _ordered(self, rows: Names, columns: Names) -> tuple[Names, Names]:
-        """Of an output's last two axes."""
+        """The names for an output's last two axes."""
         return (columns, rows) if self.side == 0 else (rows, columns)
 
     def _spec(self, x: Array, *last: Names) -> PartitionSpec:

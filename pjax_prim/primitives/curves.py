@@ -12,11 +12,7 @@ from jax import lax
 from jaxtyping import Array
 
 from ..errors import ArgumentError
-from .arcs import INFINITY, Jet, Value, jet_of
-from .arcs import Arcs as Arcs
-from .arcs import Curve as Curve
-from .arcs import Line as Line
-from .arcs import Parameters as Parameters
+from .arcs import INFINITY, Arcs, Curve, Jet, Line, Parameters, Value, jet_of
 
 _EXP_VERTEX = -0.5 * math.log(2)  # where exp has slope 1/sqrt 2
 

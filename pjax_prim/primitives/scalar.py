@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from . import _arguments as arguments
 from ._definition import define
-from .curves import Arcs, Curve, Line, Parameters, curve
+from .arcs import Arcs, Curve, Line, Parameters
+from .curves import curve
 
 _NEAR = 0.09
 """The bound of `_nearness` b. Newton's first step leaves a relative error near b, k more b^(2^(k+1) - 1)."""
@@ -98,7 +99,8 @@ def solve_near(x: Array, z: Array, known: Curve) -> Array:
 
 def _cost(x: Array, y: Array, a: Array, z: Array) -> Array:
     """The squared distance of (x, y) and (a, z), in units that no finite query overflows."""
-    unit = 1 / jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(z)), 1)
+    # Of the largest numbers the inverse itself would be taken for zero.
+    unit = 1 / (0.0625 * jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(z)), 1))
     return jnp.square((0.25 * x - 0.25 * a) * unit) + jnp.square((0.25 * y - 0.25 * z) * unit)
 
 
@@ -136,7 +138,7 @@ def _nearest_on_arcs(arcs: Arcs, p: Array, q: Array, reach: Array, mode: Mode) -
 
 
 def _point_of_least(cost: Array, point: Array) -> Array:
-    """Of arrays with a first axis the point whose cost is least, the first of several."""
+    """The point whose cost is least along the first axis, the first of several."""
     start = jnp.asarray(jnp.inf, cost.dtype), jnp.zeros((), point.dtype)
 
     def less(best: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, ...]:
@@ -159,7 +161,7 @@ def _nearest_between(
     eps = float(jnp.finfo(p.dtype).eps)
 
     def each(x: Array) -> Array:
-        """Of the arcs' shape: operations of one shape are one loop on CPU."""
+        """The numbers in the arcs' shape, because operations of one shape are one loop on CPU."""
         return jnp.broadcast_to(x, low.shape)
 
     reach = each(reach) + 4 * eps * jnp.abs(each(p))  # of an arc that is out of reach its nearer end remains
@@ -188,7 +190,8 @@ def _nearest_between(
             return jnp.where(k > 0, jnp.clip(t - g / k, start, start + left), t)
 
         # Straight, this is one loop over the elements on CPU.
-        return _repeat(0, _POLISHING, newton, start + 0.5 * left, mode.stops and not mode.apart)
+        straight = mode.straight or (mode.stops and not mode.apart)
+        return _repeat(0, _POLISHING, newton, start + 0.5 * left, straight)
 
     few, most = _HALVINGS[p.dtype.name]
 

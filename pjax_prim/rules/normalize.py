@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import primitives as pp
@@ -28,9 +27,6 @@ class Normalize(Reduction):
         (x,) = copies
         (moved,) = pp.project_normalize_p.bind(self.rows(x), self.rows(target), **self._static)
         return (self.unrows(moved, x.shape),)
-
-    def _centered(self, x: Array) -> Array:
-        return x - jnp.mean(x, self.axes, keepdims=True) if self.center else x
 
     @property
     def _static(self) -> dict[str, Any]:

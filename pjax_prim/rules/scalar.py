@@ -8,7 +8,8 @@ from jax import lax
 from jaxtyping import Array
 
 from .. import primitives as pp
-from ..primitives.curves import Parameters, curve
+from ..primitives.arcs import Parameters
+from ..primitives.curves import curve
 from .constraint import (
     AbstractConstraint,
     Arrays,

@@ -8,12 +8,15 @@ at an edge. In double precision the formula counts; single and half precision ar
 
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from pjax_prim.primitives import project_scalar
+from pjax_prim.primitives.scalar import Mode, displace_reference
 
 from .cases import CASES, Case, Rows, is_rare, norm2
 
@@ -70,6 +73,22 @@ def never_nan(case: Case, count: int, n: int) -> None:
         ]
         for x in batched(case)(*query):
             assert not np.isnan(x).any()
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("function", ["abs", "softplus", "gelu"])
+def test_costs_of_the_longest_queries_are_compared(function: str) -> None:
+    """At numbers whose inverses a CPU takes for zero the functions are the identity."""
+    query = jnp.array([2e38, 1e38, 3e38], jnp.float32), jnp.array([1e38, 2e38, 1e38], jnp.float32)
+    project = jax.jit(jax.vmap(partial(project_scalar, function=function)))
+    np.testing.assert_allclose(project(*query), [1.5e38, 1.5e38, 2e38], rtol=1e-6)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_straight_code_has_no_loop(stops: bool) -> None:
+    solve = partial(displace_reference, function="tanh", parameters=(), mode=Mode(stops, straight=True))
+    text = str(jax.make_jaxpr(solve)(jnp.ones(3), jnp.ones(3)))
+    assert "while" not in text and "scan" not in text
 
 
 MORE_POWERS = (
