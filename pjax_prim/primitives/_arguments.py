@@ -129,6 +129,11 @@ def widen(*arrays: Array) -> tuple[Array, ...]:
     return tuple(array.astype(wide) for array in arrays)
 
 
+def moved_type(a: Array, z: Array, **static: Any) -> tuple[Array]:
+    """What has the type of a projected `a`, for abstract evaluation (`_definition.define`)."""
+    return ((a + z).astype(a.dtype),)
+
+
 def on_first(step: Array, like: Array, axes: int = 1) -> Array:
     """`step` on the first component along the last `axes` axes of `like`, zero on the others.
 

@@ -3,8 +3,8 @@
 `define` makes a primitive from a *reference*: a pure `jax.numpy` function of arrays with
 static keyword parameters. Everything else is derived from it:
 
-- abstract evaluation traces the reference, so shardings (Explicit meshes) and varying
-  axes (`shard_map`) propagate exactly as through ordinary code;
+- abstract evaluation traces the reference, or a shorter function with results of the same types (`types`),
+  so shardings (Explicit meshes) and varying axes (`shard_map`) propagate exactly as through ordinary code;
 - the implementation is the jitted bind, so eager and jitted values are the same;
 - batching rebinds the *same* primitive, so the name survives `vmap` of `vmap`.
 
@@ -52,11 +52,13 @@ class Definition:
     - `chooses`: whether its equations have the parameter `lowering`.
     - `primitive`: the `jax.extend.core.Primitive`; always with multiple results.
     - `reference`: `reference(*arrays, **static) -> tuple of arrays` in plain `jax.numpy`.
+    - `types`: see `define`.
     """
 
     name: str
     primitive: Primitive
     reference: Callable[..., tuple[jax.Array, ...]]
+    types: Callable[..., tuple[jax.Array, ...]]
     version: int = 1
     chooses: bool = True
 
@@ -85,6 +87,7 @@ def define(
     differentiable: bool = False,
     steps: bool = False,
     derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
+    types: Callable[..., tuple[jax.Array, ...]] | None = None,
     transposes: tuple[Transpose, Transpose] | None = None,
     version: int = 1,
 ) -> Definition:
@@ -100,6 +103,8 @@ def define(
       its proximal operator): batching gives that operand the whole size of each axis.
     - `derivative`: a function like the reference, whose derivative is that of what the primitive computes,
       for a reference that searches; by default the reference.
+    - `types`: a function like the reference, whose results have the same shapes, dtypes, shardings and
+      varying axes; by default the reference. It saves tracing a long one where a lowering replaces it.
     - `transposes`: of an operation of two operands that is linear in either: its transposes by each of them,
       functions of the cotangent, the other operand and the operand's shape and dtype. Its derivative is then
       made of itself and of these.
@@ -108,7 +113,13 @@ def define(
     if name in DEFINITIONS:
         raise ValueError(f"name={name!r}: a primitive of this name is already defined")
     DEFINITIONS[name] = make(
-        name, reference, differentiable=differentiable, steps=steps, derivative=derivative, version=version
+        name,
+        reference,
+        differentiable=differentiable,
+        steps=steps,
+        derivative=derivative,
+        types=types,
+        version=version,
     )
     if transposes is not None:
         _make_bilinear(DEFINITIONS[name].primitive, transposes)
@@ -136,6 +147,7 @@ def make(
     differentiable: bool = False,
     steps: bool = False,
     derivative: Callable[..., tuple[jax.Array, ...]] | None = None,
+    types: Callable[..., tuple[jax.Array, ...]] | None = None,
     version: int = 1,
 ) -> Definition:
     """A primitive as those of `define`, which is not among those of the library."""
@@ -154,8 +166,10 @@ def make(
             static["lowering"] = lowering
         return jitted(tuple(sorted(static.items())))(*arrays)
 
+    types = types or reference
+
     def abstract_evaluation(*avals: Any, lowering: Choice = "auto", **static: Any) -> Any:
-        function = traceable(name, reference, tuple(sorted(static.items())))
+        function = traceable(name, types, tuple(sorted(static.items())))
         # JAX sets the mesh while it lowers, also that of no axes; the same trace serves if it is set here.
         with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
             return function.trace(*avals).jaxpr.out_avals
@@ -191,7 +205,7 @@ def make(
     primitive.def_abstract_eval(abstract_evaluation)
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
-    return Definition(name, primitive, reference, version, not differentiable)
+    return Definition(name, primitive, reference, types, version, not differentiable)
 
 
 def _make_bilinear(primitive: Primitive, transposes: tuple[Transpose, Transpose]) -> None:

@@ -8,6 +8,7 @@ is not steep. `primitives.scalar` says why that makes the nearest point easy to 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -81,8 +82,9 @@ class Curve:
 
 
 def jet_of(value: Value) -> Jet:
-    """The function with its first two derivatives, by forward differentiation."""
+    """The function with its first two derivatives, by forward differentiation, which happens once a shape."""
 
+    @partial(jax.jit, inline=True)
     def jet(x: Array) -> tuple[Array, Array, Array]:
         one = jnp.ones_like(x)
 

@@ -198,7 +198,9 @@ def _abstract(array: Array, dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, dtype)
 
 
-project_convolution_p = define("pjax_project_convolution", reference)
+project_convolution_p = define(
+    "pjax_project_convolution", reference, types=partial(reference, answer=linear.unsolved)
+)
 r"""(..., N, C, *S), (..., O, C / feature groups, *K), (..., N / batch groups, O, *P) -> output,
 displacements, squared displacement.
 

@@ -127,6 +127,7 @@ def near_multiplier(s: Array, d: Array, residual: Array, scaled: Array) -> Array
     return t
 
 
+@partial(jax.jit, inline=True)  # traced once a shape
 def _halley(u: Array, grow: Array, shrink: Array, r: Array) -> Array:
     """The step of u that is Halley's step of v, to third order. The clipping matters only where
     rounding of r decides."""

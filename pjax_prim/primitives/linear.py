@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -126,6 +127,14 @@ def _solved(query: Query, u: Array) -> Solved:
 def answer(query: Query) -> Answer:
     """The solution of any query."""
     return _answer(solve(query))
+
+
+def unsolved(query: Query) -> Answer:
+    """What has the types of an answer, for abstract evaluation."""
+    size = query.norm_a + query.norm_b + query.first_a + query.first_b
+    each = query.product + query.target + size
+    rows, columns = mean(each, -1), mean(each, -2)
+    return Answer(rows, columns, each, each, rows, columns, jnp.sum(each, (-2, -1)))
 
 
 def _answer(found: Solved) -> Answer:
@@ -389,7 +398,9 @@ def mean(x: Array, axis: int) -> Array:
     return jnp.sum(x, axis) / max(x.shape[axis], 1)
 
 
-project_linear_p = define("pjax_project_linear", reference, version=2)
+project_linear_p = define(
+    "pjax_project_linear", reference, types=partial(reference, answer=unsolved), version=2
+)
 r"""(..., P, K), (..., Q, K), (..., P, Q) -> output, displacements, squared displacement.
 
 For each row x of `a` and each row w of `b` the dot projection of (x, w) with the queried output

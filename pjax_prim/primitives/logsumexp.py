@@ -231,7 +231,10 @@ def project_reference(a: Array, z: Array, *, stops: bool = False, follow: bool =
 
 
 project_logsumexp_p = define(
-    "pjax_project_logsumexp", project_reference, derivative=partial(project_reference, follow=True)
+    "pjax_project_logsumexp",
+    project_reference,
+    derivative=partial(project_reference, follow=True),
+    types=lambda a, z: arguments.moved_type(a, z[..., None]),
 )
 
 

@@ -362,12 +362,22 @@ def _differentiable(a: Array, z: Array, *, function: str, parameters: Parameters
     return (_followed(at, aim, new, function, parameters)(a, z).astype(dtype),)
 
 
+def _displacement_types(x: Array, z: Array, **static: Any) -> tuple[Array, ...]:
+    x, z = arguments.widen(x, z)
+    return x + z, x + z
+
+
 displace_scalar_p = define(
-    "pjax_displace_scalar", displace_reference, derivative=_differentiable_displacement
+    "pjax_displace_scalar",
+    displace_reference,
+    derivative=_differentiable_displacement,
+    types=_displacement_types,
 )
 """(x, z) -> displacement of x, new output, where f(x) is to be z."""
 
-project_scalar_p = define("pjax_project_scalar", project_reference, derivative=_differentiable)
+project_scalar_p = define(
+    "pjax_project_scalar", project_reference, derivative=_differentiable, types=arguments.moved_type
+)
 
 
 def project_scalar(

@@ -202,7 +202,10 @@ def project_reference(a: Array, z: Array, *, stops: bool = False, follow: bool =
 
 
 project_softmax_p = define(
-    "pjax_project_softmax", project_reference, derivative=partial(project_reference, follow=True)
+    "pjax_project_softmax",
+    project_reference,
+    derivative=partial(project_reference, follow=True),
+    types=arguments.moved_type,
 )
 
 

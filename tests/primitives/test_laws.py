@@ -1,7 +1,8 @@
 """What holds for every projection under every transformation of JAX."""
 
+import itertools
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -260,6 +261,34 @@ def test_name_in_lowered_text(row: Any) -> None:
     if row.name in ("project_equality", "minimise"):
         return  # they leave no instruction
     assert row.definition.name in many.compile().as_text()  # profiles show the name
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in (*ONE_EACH, *OPERATIONS) if row.definition.types is not row.definition.reference],
+    ids=lambda row: row.name,
+)
+def test_abstract_types_are_those_of_the_reference(row: Any) -> None:
+    function = row.project if isinstance(row, Case) else row.apply
+    query = queries(row) if isinstance(row, Case) else row.operands(8)
+    dtypes = ("float64", "bfloat16") if isinstance(row, Case) else ("float64",)  # settings may name one
+    mesh = jax.make_mesh((4,), ("data",))
+    # Its reference reshapes divided axes, which explicit meshes refuse.
+    spec = P() if row.name == "project_convolution" else P("data")
+    for common, dtype in itertools.product((None, *range(len(query))), dtypes):
+        with jax.set_mesh(mesh):
+            given = [x.astype(dtype) for x in query]
+            spread = jax.NamedSharding(mesh, spec)
+            rows = [x[0] if i == common else jax.device_put(x, spread) for i, x in enumerate(given)]
+            mapped = jax.vmap(function, [None if i == common else 0 for i in range(len(rows))])
+            jaxpr = jax.make_jaxpr(mapped)(*rows)
+            (equation,) = [e for e in jaxpr.eqns if e.primitive is row.definition.primitive]
+            static = {name: x for name, x in equation.params.items() if name != "lowering"}
+            expected, found = (
+                jax.make_jaxpr(partial(f, **static))(*(x.aval for x in equation.invars)).out_avals
+                for f in (row.definition.reference, row.definition.types)
+            )
+        assert found == expected
 
 
 def test_a_primitive_of_ones_own() -> None:
