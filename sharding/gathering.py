@@ -14,22 +14,16 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jax import lax
-from jax.extend.core import Literal, Primitive, jaxpr_as_fun, primitives
+from jax.extend.core import Primitive, jaxpr_as_fun, primitives
 from jax.interpreters import ad, batching
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._compat import (
-    bind_equation,
-    jit_options,
-    lower_as_traced,
-    open_jaxpr,
-    scan_like,
-    scan_operands,
-)
+from .._compat import bind_equation, jit_options, lower_as_traced, scan_like, scan_operands
 from ..graph.program import trace
 from ..pullbacks.convolutions import has_groups
 from ..pullbacks.directions import has_equation
 from ..pullbacks.interpreter import Entry, Settings, interpret, register_movement
+from ..walking import walk
 from .mesh import FSDP
 from .propagation import Labels, propagate, through
 from .rules import axis_names, when_summed, when_used
@@ -196,26 +190,18 @@ def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
 
 def _evaluate(mesh: Mesh, closed: Any, operands: Sequence[_Operand], looped: bool = False) -> list[Any]:
     """The values of a jaxpr's results. `looped`: whether it is the body of a loop."""
-    jaxpr, constants = open_jaxpr(closed)
-    environment: dict[Any, _Operand] = dict(zip(jaxpr.constvars, map(_Operand, constants), strict=True))
-    for variable, operand in zip(jaxpr.invars, operands, strict=True):
-        environment[variable] = operand if _is_divided(operand.spec) else _Operand(operand.value)
 
-    def read(atom: Any) -> _Operand:
-        return _Operand(atom.val) if isinstance(atom, Literal) else environment[atom]
-
-    for equation in jaxpr.eqns:
-        given = [read(atom) for atom in equation.invars]
+    def run(equation: Any, given: Sequence[_Operand]) -> Sequence[_Operand]:
         if all(x.spec is None for x in given):
-            results = list(map(_Operand, bind_equation(equation, *_values(given))))
-        elif (moved := _moved(mesh, equation, given)) is not None:
-            results = [moved]
-        elif equation.primitive in _CALLS:
-            results = list(map(_Operand, _CALLS[equation.primitive](mesh, equation, given, looped)))
-        else:
-            results = list(map(_Operand, _used(mesh, equation, given, looped)))
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [_gather(mesh, read(atom)) for atom in jaxpr.outvars]
+            return list(map(_Operand, bind_equation(equation, *_values(given))))
+        if (moved := _moved(mesh, equation, given)) is not None:
+            return [moved]
+        if equation.primitive in _CALLS:
+            return list(map(_Operand, _CALLS[equation.primitive](mesh, equation, given, looped)))
+        return list(map(_Operand, _used(mesh, equation, given, looped)))
+
+    inputs = (x if _is_divided(x.spec) else _Operand(x.value) for x in operands)
+    return [_gather(mesh, x) for x in walk(closed, inputs, _Operand, run)]
 
 
 def _used(mesh: Mesh, equation: Any, given: Sequence[_Operand], looped: bool) -> Sequence[Any]:

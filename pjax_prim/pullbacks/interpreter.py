@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Literal
 from jaxtyping import Array
 
-from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation, open_jaxpr
+from .._compat import EXTRA_MOVEMENTS, IDENTITIES, bind_equation
+from ..walking import walk
 from .convolutions import convolve, has_groups, is_convolution
 from .products import DAMPED, Product
 from .projections import Finite, constraint_of, projecting
@@ -69,23 +69,15 @@ def interpret(settings: Settings, closed: Any, arguments: Sequence[Entry]) -> li
 
     **Arguments:** `closed`, with its constants; `arguments`, one for each of its inputs.
     """
-    jaxpr, constants = open_jaxpr(closed)
-    environment: dict[Any, Entry] = dict(zip(jaxpr.constvars, map(Entry, constants), strict=True))
-    environment.update(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(atom: Any) -> Entry:
-        return Entry(atom.val) if isinstance(atom, Literal) else environment[atom]
-
-    for equation in jaxpr.eqns:
-        entries = [read(atom) for atom in equation.invars]
+    def run(equation: Any, entries: Sequence[Entry]) -> Sequence[Entry]:
         if not any(entry.moves for entry in entries):
-            results = list(map(Entry, _constant(equation, [x.value for x in entries])))
-        elif equation.primitive in CALLS:
-            results = CALLS[equation.primitive](settings, equation, entries)
-        else:
-            results = _operation(settings, equation, entries)
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return list(map(Entry, _constant(equation, [x.value for x in entries])))
+        if equation.primitive in CALLS:
+            return CALLS[equation.primitive](settings, equation, entries)
+        return _operation(settings, equation, entries)
+
+    return walk(closed, arguments, Entry, run)
 
 
 def _constant(equation: Any, values: Sequence[Any]) -> Sequence[Any]:
