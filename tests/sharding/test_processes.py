@@ -28,6 +28,7 @@ from tests.training.runs import run as run_alone
 ROOT = Path(__file__).parent.parent.parent
 SMALL = "--solver ap --hidden 8 --batch-size 16 --batches 2 --steps-per-batch 2 --json".split()
 CONFIG = {"hidden": (8,), "batch_size": 16, "batches": 2, "steps_per_batch": 2}
+BOOT = "/proc/sys/kernel/random/boot_id"
 LIMIT = 240  # seconds, on a busy machine
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -47,12 +48,14 @@ class Run:
         options: Sequence[Sequence[str]],
         timeout: float = 100,
         environment: Mapping[str, str] = ENVIRONMENT,
+        slices: Sequence[int] = (),
     ):
         port = free_port()
+        prefixes = [_in_slice(folder, number) for number in slices] or [[]] * len(options)
         self.started = [
             subprocess.Popen(
                 [
-                    Path(sys.executable).parent / "pjax-prim", "train", *own,
+                    *prefix, Path(sys.executable).parent / "pjax-prim", "train", *own,
                     *([] if "--run-dir" in own else ["--run-dir", str(folder / "run")]),
                     "--coordinator", f"localhost:{port}", "--num-processes", str(len(options)),
                     "--process-id", str(number), "--process-timeout", str(timeout),
@@ -60,7 +63,7 @@ class Run:
                 cwd=folder, env={**os.environ, **environment}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
-            for number, own in enumerate(options)
+            for number, (own, prefix) in enumerate(zip(options, prefixes, strict=True))
         ]  # fmt: skip
 
     def __enter__(self) -> "Run":
@@ -77,6 +80,17 @@ class Run:
         for process in self.started:
             out, err = process.communicate(timeout=LIMIT)
             yield process.returncode, out, err
+
+
+def _in_slice(folder: Path, number: int) -> list[str]:
+    """What starts a process whose devices are of a slice.
+
+    CPU devices are of one slice where their hosts were started at the same time, which is a file that the
+    process sees another one in the place of.
+    """
+    host = folder / f"host{number}"
+    host.write_text(f"0000000{number}-0000-4000-8000-000000000000\n")
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {BOOT} && exec "$@"', str(host)]
 
 
 def check_training(folder: Path, processes: int, mesh: str) -> None:
@@ -103,6 +117,31 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mesh", ["data=-1", "data=2,model=4", "data=2,fsdp=4"])
 def test_four_processes_train_as_one(tmp_path: Path, mesh: str) -> None:
     check_training(tmp_path, 4, mesh)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_slices_goes_on_with_one(tmp_path: Path) -> None:
+    allowed = [*_in_slice(tmp_path, 0), "true"]
+    if subprocess.run(allowed, capture_output=True, check=False).returncode:
+        pytest.skip("mounts a file, which is not allowed here")
+    first = [*SMALL, "--batches", "1", "--mesh", "data=2,dcn.data=2,fsdp=4"]
+    with Run(tmp_path, [first] * 4, slices=(0, 0, 1, 1)) as run:
+        results = list(run.results())
+    assert [status for status, *_ in results] == [0] * 4, results
+    then = [*SMALL, "--mesh", "fsdp=4", "--resume"]
+    with Run(tmp_path, [then] * 2, slices=(0, 0)) as run:
+        results = list(run.results())
+    assert [status for status, *_ in results] == [0] * 2, results
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    alone = run_alone(CONFIG)
+    assert [row["gap"] for row in rows] == pytest.approx([row["gap"] for row in alone.rows], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_slices_that_are_not_there(tmp_path: Path) -> None:
+    with Run(tmp_path, [[*SMALL, "--mesh", "data=4,dcn.data=2"]] * 2) as run:
+        for status, _, err in run.results():
+            assert status == 2 and "mesh: dcn: expected sizes that multiply to the 1 slices there are" in err
 
 
 def test_differing_configurations_are_an_error_on_every_process(tmp_path: Path) -> None:
