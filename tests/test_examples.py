@@ -1,11 +1,16 @@
 """The Boolean examples, with small settings: each ends with a line of JSON of its figures."""
 
+import importlib
 import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pjax_prim as pjp
@@ -46,6 +51,41 @@ def test_figures(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     if name == "digits":
         assert set(figures["methods"]) == {"displacement", "straight_through", "solver"}
         assert all(0 <= x["test_accuracy"] <= 1 for x in figures["methods"].values())
+
+
+@pytest.mark.parametrize("method", ["displacement", "straight_through", "sweeps"])
+def test_averages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two steps a mean with decay 1/2 has weights 1/3 and 2/3, and nothing of the first network."""
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("classification")
+    try:
+        x, y = jax.random.normal(jax.random.key(0), (20, 6)), jnp.arange(20) % 3
+
+        def train(epochs: int, average: float) -> Any:
+            options = SimpleNamespace(
+                epochs=epochs, average=average, batch_size=20, binary=False, fixed_norm=False
+            )
+            direction = module.DIRECTIONS[method]
+            return module.train(direction, (6, 8, 3), options, 0.1, x, y, jax.random.key(1)).weights
+
+        # As good as no mean, but with the rate of one.
+        first, second, mean = jax.jit(lambda: (train(1, 1e-12), train(2, 1e-12), train(2, 0.5)))()
+        assert max(float(jnp.abs(a - b).max()) for a, b in zip(first, second, strict=True)) > 1e-3
+        expected = [(a + 2 * b) / 3 for a, b in zip(first, second, strict=True)]
+        for a, b in zip(mean, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    finally:
+        for name in ("common", "classification"):
+            sys.modules.pop(name, None)
+
+
+def test_a_decay_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--average", "1"])
+    monkeypatch.syspath_prepend(FOLDER)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(FOLDER / "digits.py"), run_name="__main__")
+    expected = "--average: expected a number of at least 0 and below 1, given 1.0"
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rows", [0, 1438])

@@ -95,10 +95,18 @@ DEFAULT = ("displacement", "straight_through")
 
 
 def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
-    """Adam (or a solver's own steps) for some epochs, its rate going to zero along a cosine."""
+    """Adam (or a solver's own steps) for some epochs.
+
+    The rate goes to zero along a cosine. With `average` it stays, and the network is that of a moving average
+    of the weights, of which the first ones are no part.
+    """
     network = SignNetwork(sizes, binary=options.binary, key=key)
     batches = len(x) // options.batch_size
-    schedule = optax.cosine_decay_schedule(learning_rate, options.epochs * batches)
+    if options.average:
+        schedule, averaging = optax.constant_schedule(learning_rate), optax.ema(options.average)
+    else:
+        steps = options.epochs * batches
+        schedule, averaging = optax.cosine_decay_schedule(learning_rate, steps), optax.identity()
     optimiser = optax.adam(schedule)
 
     def by_itself(network, count, x, labels):
@@ -119,15 +127,17 @@ def train(direction: Callable, sizes, options, learning_rate: float, x, y, key):
         move, state = by_adam, optimiser.init(eqx.filter(network, eqx.is_array))
 
     def step(carry, rows):
-        return move(*carry, x[rows], jax.nn.one_hot(y[rows], sizes[-1])), None
+        network, state, _, averages = carry
+        network, state = move(network, state, x[rows], jax.nn.one_hot(y[rows], sizes[-1]))
+        return (network, state, *averaging.update(network, averages)), None
 
     def epoch(carry, key):
         rows = jax.random.permutation(key, len(x))[: batches * options.batch_size]
         return jax.lax.scan(step, carry, rows.reshape(batches, -1))
 
     keys = jax.random.split(key, options.epochs)
-    (network, _), _ = jax.lax.scan(epoch, (network, state), keys)
-    return network
+    (_, _, averaged, _), _ = jax.lax.scan(epoch, (network, state, network, averaging.init(network)), keys)
+    return averaged
 
 
 def tune(direction: Callable, sizes, options, x, y) -> float:
@@ -230,6 +240,7 @@ def main(name: str, description: str | None, arguments: dict[str, dict[str, Any]
         "methods": {"nargs": "+", "choices": (*DIRECTIONS, "solver"), "default": (*DEFAULT, "solver")},
         "starts": {"type": int, "default": 1},
         "epochs": {"type": int, "default": 10},
+        "average": {"type": float, "default": 0.0, "help": "decay of a mean of weights, at a constant rate"},
         "batch-size": {"type": int, "default": 100},
         "learning-rates": {"type": float, "nargs": "+", "help": "of several the best on held out examples"},
         "solver-rows": {"type": int, "help": "training examples for the solver; all if left out"},
@@ -244,6 +255,8 @@ def main(name: str, description: str | None, arguments: dict[str, dict[str, Any]
     for key in common | arguments:
         parser.add_argument(f"--{key}", **(common.get(key, {}) | arguments.get(key, {})))
     options = parser.parse_args()
+    if not 0 <= options.average < 1:
+        parser.error(f"--average: expected a number of at least 0 and below 1, given {options.average}")
     loaded = load(options)
     mean, spread = loaded.train_x.mean(), loaded.train_x.std()
     train_x, test_x = ((x - mean) / spread for x in (loaded.train_x, loaded.test_x))
