@@ -3,32 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jax.extend.core import Literal
 from jax.lax import scan_p
 
-from ._compat import called_jaxpr, open_jaxpr, scan_operands
+from ._compat import called_jaxpr, scan_operands
+from .walking import walk
 
 
 def dependence(closed: Any, depends: Sequence[bool]) -> list[bool]:
     """Which results of a jaxpr depend on some of its inputs: those for which `depends` is true."""
-    jaxpr, _ = open_jaxpr(closed)
-    dependent = {x for x, known in zip(jaxpr.invars, depends, strict=True) if known}
 
-    def of(atoms: Sequence[Any]) -> list[bool]:
-        return [not isinstance(x, Literal) and x in dependent for x in atoms]
-
-    for equation in jaxpr.eqns:
-        flags = of(equation.invars)
-        results = [any(flags)] * len(equation.outvars)
+    def run(equation: Any, flags: list[bool]) -> list[bool]:
         called = called_jaxpr(equation)
         if any(flags) and called is not None:
-            results = dependence(called, flags)
-        elif any(flags) and equation.primitive is scan_p:
+            return dependence(called, flags)
+        if any(flags) and equation.primitive is scan_p:
             start, count = scan_operands(equation)
             inner = dependence(equation.params["jaxpr"], loop_dependence(equation, flags))
-            results = inner if equation.params["length"] else [*flags[start : start + count], *inner[count:]]
-        dependent.update(x for x, known in zip(equation.outvars, results, strict=True) if known)
-    return of(jaxpr.outvars)
+            return inner if equation.params["length"] else [*flags[start : start + count], *inner[count:]]
+        return [any(flags)] * len(equation.outvars)
+
+    return walk(closed, depends, lambda constant: False, run)
 
 
 def loop_dependence(equation: Any, depends: Sequence[bool]) -> list[bool]:

@@ -13,7 +13,8 @@ PACKAGE = "pjax_prim"
 # names: what stands after it is written against them, as a user would.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_compat",),
-    ("errors", "dependence", "explicit_axes", "versions", "walking"),
+    ("walking",),
+    ("errors", "dependence", "explicit_axes", "versions"),
     ("primitives",),
     ("settings", "finite", "arguments"),
     ("lowering",),
