@@ -19,10 +19,8 @@ from .graph.ir import Environment, Equation, Value, closure, evaluate, leading_t
 from .graph.program import make_program, trace
 from .graph.trace import flatten
 from .primitives._arguments import is_concrete
-from .primitives.curves import FUNCTIONS
 from .rules import Movement, RuleContext
 from .rules.registry import meaning_of
-from .rules.scalar import Scalar
 
 Numbers = np.ndarray[Any, Any]
 
@@ -138,10 +136,9 @@ def _bound(step: _Step) -> float:
     )
     if isinstance(meaning, Movement):
         return _counted(step)
-    constraint = None if meaning is None else meaning.constraint
-    steepest = FUNCTIONS[constraint.function].steepest if isinstance(constraint, Scalar) else None
-    if isinstance(constraint, Scalar) and steepest is not None:
-        return step.given[0] * steepest(*constraint.parameters)
+    steepest = None if meaning is None else meaning.constraint.steepest
+    if steepest is not None:
+        return step.given[0] * steepest
     raise step.refuse("its slope is not bounded, or not known here; leave it out of the function")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
 from jaxtyping import Array
 
 from ..errors import ArgumentError
@@ -260,12 +261,14 @@ class Function:
     - `steepest`: of the parameters the largest slope, rounded up; None where there is none, or none is known.
     - `without_kernel`: the platforms whose kernels lack an operation of it. Triton ("cuda") has no error
       function, Mosaic ("tpu") lacks some others.
+    - `operation`: JAX's primitive that is this function without parameters; None where there is none.
     """
 
     make: Callable[..., Curve]
     parameters: int = 0
     steepest: Callable[..., float] | None = None
     without_kernel: tuple[str, ...] = ()
+    operation: Primitive | None = None
 
 
 def _at_most(slope: float) -> Callable[..., float]:
@@ -275,23 +278,26 @@ def _at_most(slope: float) -> Callable[..., float]:
 FUNCTIONS: dict[str, Function] = {
     "tanh": Function(
         lambda: _smooth(jnp.tanh, 0.7699, -INFINITY, -0.919021362, 0.0, 0.919021362, INFINITY),
-        steepest=_at_most(1.0),
+        steepest=_at_most(1.0), operation=lax.tanh_p,
     ),
-    "logistic": Function(lambda: _smooth(lax.logistic, 0.0963, *_SIGMOID), steepest=_at_most(0.25)),
+    "logistic": Function(
+        lambda: _smooth(lax.logistic, 0.0963, *_SIGMOID),
+        steepest=_at_most(0.25), operation=lax.logistic_p,
+    ),
     "erf": Function(
         lambda: _smooth(lax.erf, 0.968, *_ERROR, jet=_error_jet),
-        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda",),
+        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda",), operation=lax.erf_p,
     ),
     "erfc": Function(
         lambda: _smooth(lax.erfc, 0.968, *_ERROR, jet=_complement_jet),
-        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda", "tpu"),
+        steepest=_at_most(2 / math.sqrt(math.pi)), without_kernel=("cuda", "tpu"), operation=lax.erfc_p,
     ),
-    "erf_inv": Function(_inverse_error_function, without_kernel=("cuda",)),
+    "erf_inv": Function(_inverse_error_function, without_kernel=("cuda",), operation=lax.erf_inv_p),
     "atan": Function(
         lambda: _smooth(
             jnp.arctan, 0.6496, -INFINITY, -0.831575905, 0.0, 0.831575905, INFINITY, jet=_arctangent_jet
         ),
-        steepest=_at_most(1.0), without_kernel=("tpu",),
+        steepest=_at_most(1.0), without_kernel=("tpu",), operation=lax.atan_p,
     ),
     "soft_sign": Function(
         lambda: _smooth(jax.nn.soft_sign, 2.0, -INFINITY, 0.0, INFINITY, jet=_softsign_jet),
@@ -315,24 +321,27 @@ FUNCTIONS: dict[str, Function] = {
     "gelu_tanh": Function(
         lambda: _tail(_gelu(True), 0.7979, 20.0, *_GELU_TANH), steepest=_at_most(1.12901)
     ),
-    "exp": Function(lambda: _exponential(jnp.exp, jnp.log, 1.0)),
-    "exp2": Function(lambda: _exponential(jnp.exp2, jnp.log2, math.log(2))),
+    "exp": Function(lambda: _exponential(jnp.exp, jnp.log, 1.0), operation=lax.exp_p),
+    "exp2": Function(lambda: _exponential(jnp.exp2, jnp.log2, math.log(2)), operation=lax.exp2_p),
     "expm1": Function(
-        lambda: _exponential(jnp.expm1, jnp.log1p, 1.0, 1.0), without_kernel=("tpu",)
+        lambda: _exponential(jnp.expm1, jnp.log1p, 1.0, 1.0), without_kernel=("tpu",), operation=lax.expm1_p
     ),
-    "log": Function(lambda: _logarithm(jnp.log, jnp.exp)),
-    "log1p": Function(lambda: _logarithm(jnp.log1p, jnp.expm1, 1.0), without_kernel=("tpu",)),
-    "sqrt": Function(lambda: _power(0.5)),
-    "rsqrt": Function(lambda: _power(-0.5)),
-    "cbrt": Function(lambda: _power(1 / 3, "odd"), without_kernel=("tpu",)),
-    "square": Function(lambda: _power(2, "even")),
+    "log": Function(lambda: _logarithm(jnp.log, jnp.exp), operation=lax.log_p),
+    "log1p": Function(
+        lambda: _logarithm(jnp.log1p, jnp.expm1, 1.0), without_kernel=("tpu",), operation=lax.log1p_p
+    ),
+    "sqrt": Function(lambda: _power(0.5), operation=lax.sqrt_p),
+    "rsqrt": Function(lambda: _power(-0.5), operation=lax.rsqrt_p),
+    "cbrt": Function(lambda: _power(1 / 3, "odd"), without_kernel=("tpu",), operation=lax.cbrt_p),
+    "square": Function(lambda: _power(2, "even"), operation=lax.square_p),
     "reciprocal": Function(lambda: _power(-1, "odd")),
     "integer_pow": Function(_integer_power, 1, without_kernel=("tpu",)),
     "pow": Function(_any_power, 1, without_kernel=("tpu",)),
-    "sin": Function(lambda: _sine(jnp.sin, 0.0), steepest=_at_most(1.0)),
-    "cos": Function(lambda: _sine(jnp.cos, math.pi / 2), steepest=_at_most(1.0)),
+    "sin": Function(lambda: _sine(jnp.sin, 0.0), steepest=_at_most(1.0), operation=lax.sin_p),
+    "cos": Function(lambda: _sine(jnp.cos, math.pi / 2), steepest=_at_most(1.0), operation=lax.cos_p),
     "abs": Function(
-        lambda: _lines(jnp.abs, Line(-INFINITY, 0.0, -1.0), Line(0.0, INFINITY, 1.0)), steepest=_at_most(1.0)
+        lambda: _lines(jnp.abs, Line(-INFINITY, 0.0, -1.0), Line(0.0, INFINITY, 1.0)),
+        steepest=_at_most(1.0), operation=lax.abs_p,
     ),
     "leaky_relu": Function(_leaky_relu, 1, lambda slope: max(1.0, abs(slope))),
     "clamp": Function(_clamp, 2, _at_most(1.0)),

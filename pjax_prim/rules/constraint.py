@@ -235,6 +235,11 @@ class AbstractConstraint(abc.ABC):
         """The weight of each of so many operands."""
         return self.weights or (1,) * operands
 
+    @property
+    def steepest(self) -> float | None:
+        """The largest slope of a function of one number; None of others, or where it is not known."""
+        return None
+
     def describe(self) -> str:
         """Static parameters worth printing, or an empty string."""
         return ""

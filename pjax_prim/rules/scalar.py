@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .. import primitives as pp
 from ..primitives.arcs import Parameters
-from ..primitives.curves import curve
+from ..primitives.curves import FUNCTIONS, curve
 from .constraint import (
     AbstractConstraint,
     Arrays,
@@ -43,6 +43,11 @@ class Scalar(AbstractConstraint):
         return Projected(output, (step,), pp.squared_norm(step))
 
     @property
+    def steepest(self) -> float | None:
+        slope = FUNCTIONS[self.function].steepest
+        return None if slope is None else slope(*self.parameters)
+
+    @property
     def _static(self) -> dict[str, Any]:
         return {"function": self.function, "parameters": self.parameters}
 
@@ -54,27 +59,9 @@ def _function(name: str) -> Rule:
     return lambda ctx: ConstraintRule(Scalar(name), (0,))
 
 
-for _primitive, _name in (
-    (lax.abs_p, "abs"),
-    (lax.atan_p, "atan"),
-    (lax.cbrt_p, "cbrt"),
-    (lax.cos_p, "cos"),
-    (lax.erf_inv_p, "erf_inv"),
-    (lax.erf_p, "erf"),
-    (lax.erfc_p, "erfc"),
-    (lax.exp2_p, "exp2"),
-    (lax.exp_p, "exp"),
-    (lax.expm1_p, "expm1"),
-    (lax.log1p_p, "log1p"),
-    (lax.log_p, "log"),
-    (lax.logistic_p, "logistic"),
-    (lax.rsqrt_p, "rsqrt"),
-    (lax.sin_p, "sin"),
-    (lax.sqrt_p, "sqrt"),
-    (lax.square_p, "square"),
-    (lax.tanh_p, "tanh"),
-):
-    register_projection(_primitive, _function(_name))
+for _name, _row in FUNCTIONS.items():
+    if _row.operation is not None:
+        register_projection(_row.operation, _function(_name))
 
 
 def _integer_pow(ctx: RuleContext) -> ConstraintRule | Movement:
