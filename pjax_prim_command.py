@@ -59,6 +59,48 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Heard:
+    """Standard error whose reader may be gone: what cannot be written is lost, for nobody could be told."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Writes the text, or drops it."""
+        try:
+            self._file.write(text)
+        except OSError:
+            drop(self._file)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what is held back, or drops it."""
+        try:
+            self._file.flush()
+        except OSError:
+            drop(self._file)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def drop(file: Any) -> None:
+    """Sends a standard stream nowhere from now on, with what it holds back."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def open_streams() -> None:
+    """Standard streams that were closed go nowhere; without them files would be opened in their places."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            place = os.open(os.devnull, os.O_RDWR)
+            if place != number:
+                os.dup2(place, number)
+                os.close(place)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    sys.stderr = Heard(sys.stderr)
+
+
 INTERRUPTED = 130
 """Exit status after SIGINT, as shells have it."""
 
@@ -126,6 +168,15 @@ class Interrupts:
         os._exit(INTERRUPTED)
 
 
+def unheard(error: OSError) -> int:
+    """The exit status where standard output cannot be written: nobody reads it, or the disk is full."""
+    drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    print(f"pjax-prim: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+    return 2
+
+
 INTERRUPTS = Interrupts()
 """Those of this process."""
 
@@ -133,13 +184,21 @@ INTERRUPTS = Interrupts()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command in a process of its own (`pjax_prim.cli.main`); returns its exit status."""
     INTERRUPTS.install()
+    open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     status = 0
     try:
-        make_parser().parse_args(given[:1])
+        try:
+            make_parser().parse_args(given[:1])
+        finally:
+            sys.stdout.flush()  # its help or version
         from pjax_prim.cli import main as run
 
         status = run(given)
+    except OSError as error:
+        if not INTERRUPTS.asked:
+            return unheard(error)
+        INTERRUPTS.end()
     except BaseException as error:
         # Whatever came of it: code of others turns a KeyboardInterrupt into an error of its own.
         if not INTERRUPTS.asked and not isinstance(error, KeyboardInterrupt):

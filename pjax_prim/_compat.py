@@ -232,6 +232,12 @@ def coordination_client() -> Any | None:
     return _distributed.global_state.client
 
 
+def coordinator_address() -> str | None:
+    """Where the service of the processes of a program listens, "host:port"; None if alone."""
+    address: str | None = _distributed.global_state.coordinator_address
+    return address
+
+
 def has_triton() -> bool:
     """Whether Pallas has its way to Triton, which JAX deprecates from 0.11; it is imported to see."""
     try:

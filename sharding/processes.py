@@ -19,8 +19,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from .._compat import coordination_client
+from .._compat import coordination_client, coordinator_address
 from ..errors import ArgumentError, LostProcessError, ProcessError
+from .aborts import end_without_service
 from .heartbeats import Heartbeats
 from .rendezvous import meet
 
@@ -221,6 +222,9 @@ def start(
             f"coordinator: process {process_id} of {num_processes} could not join {coordinator} within "
             f"{timeout:g} s ({_first_line(error)})"
         ) from None
+    address = coordinator_address()
+    if address is not None and jax.process_index() != 0:
+        end_without_service(address, leave)
     return Group(timeout)
 
 

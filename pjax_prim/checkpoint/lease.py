@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..errors import CheckpointError
 from .file_system import in_use, this_process
+from .json_text import parse_json
 
 SECONDS = 60.0
 """How long a lease lasts that is not renewed; it is renewed six times as often."""
@@ -130,7 +131,7 @@ class Lease:
 def _read(content: bytes) -> tuple[str | None, float]:
     """Who holds it, if anyone does, and for how long."""
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         holder = found["holder"]
         return holder, float(found["seconds"]) if holder is not None else 0.0
     except (ValueError, TypeError, KeyError):  # there is none, or that of a file system, copied

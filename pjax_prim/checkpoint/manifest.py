@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .json_text import parse_json
 from .storage import COMMIT, storage_of
 
 NAME = "checkpoint.json"
@@ -50,7 +51,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        content = json.loads(storage_of(path).read(path))
+        content = parse_json(storage_of(path).read(path))
         form, digest = content["format"], content["sha256"]
         good = digest == _digest_json({name: content[name] for name in ("info", "files")})
     except OSError as error:
@@ -77,7 +78,7 @@ def damage(folder: Path, files: Iterable[tuple[str, dict[str, Any]]]) -> str | N
         try:
             text = storage.read(path)
             if path.name == _METADATA:
-                json.loads(text)
+                parse_json(text)
         except OSError as error:
             return f"{path}: cannot be read ({error.strerror})"
         except ValueError:

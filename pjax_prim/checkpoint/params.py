@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
+from ..arguments import is_data
 from ..errors import ArgumentError, CheckpointError
 from .folder import CheckpointFolder, mismatch
 from .naming import describe, differences, is_abstract, is_array, named_arrays, with_arrays
@@ -100,8 +101,8 @@ def export_params(model: PyTree, path: str | Path) -> None:
     **Arguments:** `path`: ends in `.eqx` (as `equinox.tree_serialise_leaves` writes it) or
     `.safetensors` (by the paths of the leaves). A file that is there is replaced, at once.
 
-    **Errors:** `ArgumentError` for another ending or without the package `safetensors`;
-    `CheckpointError` where the file cannot be written.
+    **Errors:** `ArgumentError` for another ending, without the package `safetensors`, and for an array of a
+    dtype that such a file cannot hold; `CheckpointError` where the file cannot be written.
     """
     path = as_path(path)
     write = _format(path)[0]
@@ -221,8 +222,16 @@ def _placed(array: np.ndarray, like: Any) -> Any:
 
 
 def _write_eqx(path: Path, model: PyTree) -> None:
+    _check_leaves(path, model, lambda array: array.dtype != object, "write its numbers as an array of them")
     with path.open("wb") as file:
         eqx.tree_serialise_leaves(file, jax.tree.map(_data, model))
+
+
+def _check_leaves(path: Path, model: PyTree, fits: Callable[[Any], bool], remedy: str) -> None:
+    for name, array in named_arrays(model).items():
+        if not fits(array):
+            file = Path(path.name.removesuffix(".partial"))
+            raise ArgumentError(f"{file}: {name}: a {file.suffix} file cannot hold {array.dtype}; {remedy}")
 
 
 def _read_eqx(file: Path, like: PyTree, mapping: KeyMap, drop: Collection[str], place: Path) -> PyTree:
@@ -265,12 +274,7 @@ def _wrapped(loaded: Any, like: Any) -> Any:
 def _write_safetensors(path: Path, model: PyTree) -> None:
     package = _safetensors()
     arrays = named_arrays(model)
-    for name, array in arrays.items():
-        if _is_key(array):
-            raise ArgumentError(
-                f"{path.name.removesuffix('.partial')}: {name}: a safetensors file cannot hold "
-                f"{array.dtype}; export to .eqx, or convert the leaf"
-            )
+    _check_leaves(path, model, lambda x: is_data(x) and not _is_key(x), "export to .eqx, or convert the leaf")
     try:
         package.numpy.save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path)
     except Exception as error:  # of a class of its own, also for a full disk

@@ -6,6 +6,7 @@ What differs between the two is said by `Storage`; the rest of the package asks 
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
@@ -95,12 +96,28 @@ _BUCKETS = {"gs": ("bucket", "Bucket", ("gcsfs", "google.cloud.storage"), "gcs")
 """The file and class of a storage by the scheme of its paths, the packages that it takes, and their extra."""
 
 
+def _check_name(text: str) -> None:
+    """Refuses a local path that is other bytes in this locale's encoding than in UTF-8, which Orbax takes."""
+    whole = os.path.abspath(text)
+    try:
+        if os.fsencode(whole) == whole.encode():
+            return
+    except UnicodeEncodeError:
+        pass
+    shown = whole.encode(errors="surrogateescape").decode(errors="replace")
+    raise ArgumentError(
+        f"{shown}: has characters that this locale's encoding, {sys.getfilesystemencoding()}, has not, or "
+        "writes differently; set LC_ALL=C.UTF-8"
+    )
+
+
 def as_path(place: str | PurePath) -> Path:
     """The path of a file or folder: a `pathlib.Path`, or for `gs://bucket/...` an `etils.epath.Path`, which
     has the same methods.
 
-    **Errors:** `ArgumentError` for another `scheme://`, for a bucket where the packages of the extra `gcs`
-    are not installed, and for a `pathlib.Path` of a bucket, which has lost one of its slashes.
+    **Errors:** `ArgumentError` for another `scheme://`, for a local path that this locale cannot name, for a
+    bucket where the packages of the extra `gcs` are not installed, and for a `pathlib.Path` of a bucket,
+    which has lost one of its slashes.
     """
     text = os.fspath(place)
     scheme, mark, _ = text.partition("://")
@@ -109,6 +126,7 @@ def as_path(place: str | PurePath) -> Path:
             raise ArgumentError(
                 f"{text}: expected a local path; that of a bucket is given as text, or as an epath.Path"
             )
+        _check_name(text)
         return Path(text)
     if scheme not in _BUCKETS:
         known = ", ".join(f"{name}://" for name in _BUCKETS)

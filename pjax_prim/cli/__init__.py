@@ -4,8 +4,11 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from pjax_prim_command import INTERRUPTS, make_parser
+import jax
+
+from pjax_prim_command import INTERRUPTS, make_parser, unheard
 
 from ..errors import LostProcessError, NonFiniteError, PjaxError, PreemptedError
 
@@ -20,6 +23,13 @@ EXTRAS = {
 """Packages that not every command needs, and the extra that brings them."""
 
 
+def allow_transfers() -> None:
+    """Lets a command move arrays, which is meant, where the environment disallows it to a user's own code."""
+    config: Any = jax.config
+    if str(config.jax_transfer_guard).startswith("disallow"):
+        jax.config.update("jax_transfer_guard", "allow")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -32,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = make_parser().parse_args(given[:1]).command
     try:
         command = importlib.import_module(f".{name}", __package__)
+        allow_transfers()
         INTERRUPTS.raises = True
         result = command.run(given[1:])
         if "--json" in given and result is not None:
@@ -57,11 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = f"pip install 'pjax-prim[{EXTRAS[package]}]'"
         print(f"pjax-prim: error: {name}: needs the package {package}; {extra}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        from .options import drop_output
-
-        drop_output()  # else the interpreter would try to write it once more
     except OSError as error:
-        print(f"pjax-prim: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
-        return 2
+        return unheard(error)
     return 0

@@ -31,7 +31,10 @@ class Inspect:
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any]:
-    """Prints what is in the folder; returns it."""
+    """Prints what is in the folder; returns it.
+
+    **Errors:** `CheckpointError` after all is printed, where files were to be verified and some are damaged.
+    """
     parts = {"run": (Inspect, Inspect(tyro.MISSING)), "output": (Output, Output())}
     parsed = parse("inspect", arguments, parts, __doc__ or "")
     options = parsed.run
@@ -39,6 +42,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     config, origin = folder.load_config(), folder.load_origin()
     checkpoints = folder.checkpoints
     found = [_describe(checkpoints, step, options.verify) for step in checkpoints.steps()]
+    problems = [entry["problem"] for entry in found if entry["problem"] is not None]
     out = parsed.output.console()
     table = Table(title=str(options.run_dir))
     for heading in ("step", "batch", "bytes", "metrics", "state"):
@@ -66,7 +70,12 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
         out.print(table)
     whole = {"task": origin, "config": config.to_dict()}
     out.print("configuration: " + json.dumps(whole, indent=2), markup=False, soft_wrap=True)
-    return {"run_dir": str(options.run_dir), **whole, "checkpoints": found}
+    result = {"run_dir": str(options.run_dir), **whole, "checkpoints": found}
+    if options.verify and problems:
+        if parsed.output.json:
+            print(json.dumps(result), flush=True)
+        raise CheckpointError(f"{len(problems)} of {len(found)} checkpoints are damaged; {problems[0]}")
+    return result
 
 
 def _describe(checkpoints: CheckpointFolder, step: int, verify: bool) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
 import re
 import sys
 import tomllib
@@ -14,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pjax_prim_command import drop
+
 from ..checkpoint import as_path
+from ..checkpoint.json_text import parse_json
 from ..errors import ArgumentError, RunError
 from ..tasks import TaskFile, built_in
 from ..training import RunFolder
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DATA, CONFIG = "--data", "--config"
+FROM_FILE = (
+    f"{CONFIG} FILE.toml (.json, .yaml) gives options by tables named as the groups below, such as [train] "
+    "and [train.method]; what is also given here counts."
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Output:
         class Results(Console):
             def on_broken_pipe(self) -> None:
                 """Nobody reads the results, which is no error."""
-                drop_output()
+                drop(sys.stdout)
 
         return Results(stderr=self.json, highlight=False)
 
@@ -73,11 +78,6 @@ Place = Annotated[
     ),
 ]
 """A folder or file of a run: local, or gs://bucket/..., of which a plain path would lose a slash."""
-
-
-def drop_output() -> None:
-    """Sends standard output nowhere from now on."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def peek(arguments: Sequence[str], *names: str) -> str | None:
@@ -159,7 +159,7 @@ def parse(
                 args=list(arguments),
                 default=default,
                 prog=f"pjax-prim {command}",
-                description=summary,
+                description=f"{summary.rstrip()}\n\n{FROM_FILE}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as ended:
@@ -178,7 +178,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             found: Any = tomllib.loads(text)
         elif path.suffix == ".json":
-            found = json.loads(text)
+            found = parse_json(text)
         elif path.suffix in (".yaml", ".yml"):
             import yaml
 

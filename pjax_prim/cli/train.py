@@ -3,6 +3,7 @@
 Exit status 75 says that the run was asked to stop (SIGTERM), saved, and can be resumed.
 """
 
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -33,12 +34,12 @@ class Files:
     Attributes:
         run_dir: the run folder, also gs://bucket/... (default: a new one under runs/).
         resume: continue the run in the run folder (begin it if there is none); options left out are as
-        before.
+            before.
         resume_older: as --resume, and if the newest checkpoint is damaged from the newest one that is not.
         overwrite: replace a run that is in the run folder.
         init_from: begin with the parameters of this run folder or file, also gs://bucket/...
         tracker: where metrics go beside the run folder: console (a progress bar), json-lines (on standard
-        output), tensorboard, wandb, mlflow.
+            output), tensorboard, wandb, mlflow.
         compiled: take the steps of this file, which aot --save made, in place of compiling them.
         compile_cache: a folder where compiled steps are kept between runs.
         profile: record the batches from the first to the second number (from 2 on) for xprof or TensorBoard.
@@ -63,7 +64,7 @@ class Checkpoints:
         checkpoint_every: save after each so many batches.
         checkpoint_seconds: save so many seconds after the last save began, also within a batch.
         keep_latest: keep so many newest ones.
-        keep_every: keep also those of each so-manieth batch.
+        keep_every: keep also the checkpoint of every so many batches.
         keep_best: keep also so many of the best evaluations.
     """
 
@@ -119,6 +120,8 @@ def start_processes(arguments: Sequence[str]) -> processes.Group:
 
 def run(arguments: Sequence[str]) -> dict[str, Any] | None:
     """Trains; returns the figures of the run, on the first of several processes."""
+    if importlib.util.find_spec("matplotlib") is None:  # which draws the run when it has ended
+        raise ModuleNotFoundError("matplotlib", name="matplotlib")
     group = start_processes(arguments)
     options, task = group.together("options", lambda: read_options(arguments))
     files, config = options.files, options.train
@@ -177,13 +180,6 @@ def read_options(arguments: Sequence[str]) -> tuple[Any, Task]:
 
 def checked(place: str) -> Path:
     """A run folder. `ArgumentError` for one that cannot be."""
-    try:
-        place.encode(sys.getfilesystemencoding())
-    except UnicodeEncodeError:
-        raise ArgumentError(
-            f"--run-dir: {place!r} has characters that this locale's encoding, "
-            f"{sys.getfilesystemencoding()}, has not; set LC_ALL=C.UTF-8"
-        ) from None
     try:
         return as_path(place)
     except ArgumentError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint.json_text import parse_json
 from ..errors import ArgumentError, DataError
 
 _MAGIC = b"pjax-prim tokens 1\n"
@@ -139,7 +140,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         with path.open("rb") as file:
             if file.readline() != _MAGIC:
                 raise DataError(f"{path}: not a file of tokens; pjax-prim prepare writes one")
-            header = json.loads(file.readline())
+            header = parse_json(file.readline())
             offset = file.tell()
         expected = header["tokens"] * np.dtype(header["dtype"]).itemsize
         found = path.stat().st_size - offset

@@ -15,7 +15,6 @@ from .fuse import fuse
 from .graph import ConstraintGraph, Node, insert_identities
 from .ir import Value
 from .operand import make_operand
-from .orient import orient
 from .program import Program
 from .trace import FlatFunction, flatten
 
@@ -69,7 +68,6 @@ def _report_linearised(graph: ConstraintGraph) -> None:
 
 def _graph_of(flat: FlatFunction, names: Sequence[str], draft: Draft) -> ConstraintGraph:
     """The graph of a function from the first draft of it, which this finishes."""
-    orient(draft)
     fuse(draft)
     cut_cycles(draft)
     outputs = [node.output for node in draft.nodes if not node.constraint.is_loss]

@@ -15,6 +15,7 @@ from .._compat import called_jaxpr, checked_operands, evaluator, open_jaxpr, sca
 from ..dependence import loop_dependence
 from .ir import Equation, Loop, Value, abstract, value_like
 from .loops import inline_scan
+from .orient import orient
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Inliner:
     - `equations`: in order; no calls and no loops that see a parameter are left.
     - `carries`: for each carry of such a loop the equation that joins its iterations. They close
       cycles, so they stand apart; `equations` has the same values by running the loop.
+    - `whole_loops`: for each loop with carries that depend on a parameter an equation that computes its
+      results, one iteration after the other. They stand apart, because `equations` have them, too.
     - `baked`: values of arrays that inner functions close over, with the arrays.
     - `trained`: the values that depend on a parameter.
     """
@@ -32,11 +35,17 @@ class Inliner:
     trained: set[Value] = field(default_factory=set)
     equations: list[Equation] = field(default_factory=list)
     carries: list[Equation] = field(default_factory=list)
+    whole_loops: list[Equation] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def body(self) -> "Inliner":
         """An inliner for the body of a loop of this one."""
         return Inliner(self.baked, self.trained, _numbers=self._numbers)
+
+    def orient(self, ends: Sequence[Value]) -> None:
+        """Takes products the other way round whose only use is their transpose; `ends` are read elsewhere."""
+        apart = (value for x in (*self.carries, *self.whole_loops) for value in x.inputs)
+        self.equations = orient(self.equations, [*ends, *apart])
 
     def new_loop(self, length: int) -> Loop:
         """A loop with a name of its own."""

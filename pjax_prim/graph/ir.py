@@ -1,6 +1,6 @@
 """The flat form of a traced function: values, and equations between them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,9 @@ CARRY = Primitive("carry")
 
 FORWARD = Primitive("forward")
 """A loop run one iteration after the other, for the values of its carries."""
+
+WHOLE = Primitive("whole")
+"""A loop run one iteration after the other, for its results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,28 @@ def closure(values: set[Value], equations: Sequence[Equation]) -> set[Value]:
             if any(value in values for value in equation.inputs):
                 values.update(equation.outputs)
     return values
+
+
+def computing(
+    equations: Iterable[Equation],
+    instead: Iterable[Equation],
+    wanted: Iterable[Value],
+    known: Container[Value] = (),
+) -> list[Equation]:
+    """The equations that some wanted values depend on, each after those that it depends on.
+
+    Where one of `instead` computes a value, the equation that does is left out. `known` values need none.
+    """
+    made_by = {value: x for x in (*equations, *instead) for value in x.outputs if value not in known}
+    found: dict[Equation, None] = {}
+    left = [made_by[value] for value in wanted if value in made_by]
+    while left:
+        equation = left[-1]
+        missing = [made_by[x] for x in equation.inputs if x in made_by and made_by[x] not in found]
+        left += missing
+        if not missing:
+            found[left.pop()] = None
+    return list(found)
 
 
 def leading_to(equations: Sequence[Equation], wanted: Iterable[Value]) -> list[Equation]:

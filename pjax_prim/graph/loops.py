@@ -8,7 +8,7 @@ each carry (`ir.CARRY`). Only the forward pass is sequential (`ir.FORWARD`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,12 @@ from ..rules import rule_of
 from .ir import (
     CARRY,
     FORWARD,
+    WHOLE,
     Equation,
     Loop,
     Value,
+    computing,
     evaluate,
-    leading_to,
     read,
     value_like,
 )
@@ -63,6 +64,7 @@ def inline_scan(outer: Inliner, equation: Any, operands: Sequence[Value]) -> lis
     depends = loop_dependence(equation, [x in outer.trained for x in operands])
     outer.trained.update(x for x, trained in zip(inputs, depends, strict=True) if trained)
     outputs = body.walk(jaxpr, constants, inputs)
+    body.orient(outputs)
     carries = [Carry(*each) for each in zip(inits, inputs[split:], outputs[:carry_count], strict=False)]
     changing = [carry for carry in carries if not carry.invariant]
     scan = _Scan(outer, body, loop, bool(equation.params["reverse"]), source_line(equation))
@@ -70,9 +72,13 @@ def inline_scan(outer: Inliner, equation: Any, operands: Sequence[Value]) -> lis
     scan.stacked = {*inputs[split + carry_count :], *(carry.into for carry in changing)}
     for carry in changing:
         del scan.outside[carry.into]
-    scan.emit(changing, outputs)
+    carried = scan.emit(changing, outputs)
     finals = [carry.init if carry.invariant else scan.final(carry) for carry in carries]
-    return [*finals, *(scan.with_axis(y) for y in outputs[carry_count:])]
+    stacks = [scan.with_axis(y) for y in outputs[carry_count:]]
+    if carried:
+        stack_of = dict(zip(outputs[carry_count:], stacks, strict=True))
+        scan.whole(carried, dict(zip(carries, finals, strict=True)), stack_of)
+    return [*finals, *stacks]
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,10 @@ class _Scan:
         self.outside: dict[Value, Value] = {}
         self.stacked: set[Value] = set()
         self._finals: dict[Value, Value] = {}  # of constant carries
+        self._moving: list[Equation] = []  # what depends on a parameter and differs between iterations
 
-    def emit(self, carries: Sequence[Carry], results: Sequence[Value]) -> None:
-        """Appends everything but the scan's results."""
+    def emit(self, carries: Sequence[Carry], results: Sequence[Value]) -> list[Carry]:
+        """Appends everything but the scan's results; returns the carries that depend on a parameter."""
         trained = self.outer.trained
         moving: list[Equation] = []
         for equation in self.body.equations:
@@ -119,11 +126,11 @@ class _Scan:
             else:
                 self.outer.add(self._renamed(equation))
         constant = [x for x in moving if not any(y in trained for y in x.inputs)]
-        moving = [x for x in moving if any(y in trained for y in x.inputs)]
+        self._moving = moving = [x for x in moving if any(y in trained for y in x.inputs)]
         known = [carry for carry in carries if carry.into not in trained]
         carried = [carry for carry in carries if carry.into in trained]
 
-        readers = (x.inputs for x in (*moving, *self.body.carries))
+        readers = (x.inputs for x in (*moving, *self.body.carries, *self.body.whole_loops))
         wanted = [
             value
             for value in _unique(*readers, [carry.out for carry in carried], results)
@@ -148,6 +155,7 @@ class _Scan:
             self.outside.update(zip(equation.outputs, self._batched(equation), strict=True))
         for equation in self.body.carries:
             self.outer.carries.append(self._carry_of_inner(equation))
+        self.outer.whole_loops.extend(map(self._whole_of_inner, self.body.whole_loops))
         for carry in carried:
             self.outer.carries.append(
                 Equation(
@@ -160,6 +168,41 @@ class _Scan:
                     (self.loop,),
                 )
             )
+        return carried
+
+    def whole(
+        self, carries: Sequence[Carry], finals: Mapping[Carry, Value], stacks: Mapping[Value, Value]
+    ) -> None:
+        """Sets apart the equation that computes the results of the loop one iteration after the other.
+
+        **Arguments:** of the carries that depend on a parameter the `finals`; for each result of an
+        iteration that is stacked the stack.
+        """
+        wanted = [x for x in stacks if x in self.stacked and x in self.outer.trained]
+        equation = self._loop(WHOLE, self._moving, carries, wanted)
+        made = [
+            *(stacks[x] for x in wanted),
+            *(finals[carry] if carry.out in self.stacked else None for carry in carries),
+        ]
+        # A result that is an input, or no result of iterations, is not made here.
+        outputs = tuple(
+            unread if value is None or value in equation.inputs else value
+            for value, unread in zip(made, equation.outputs, strict=True)
+        )
+        self.outer.whole_loops.append(replace(equation, outputs=outputs))
+
+    def _whole_of_inner(self, equation: Equation) -> Equation:
+        """The equation of the results of an inner loop, for all iterations of this loop."""
+        if not any(value in self.stacked for value in equation.inputs):
+            return self._renamed(equation)
+        outputs = tuple(self.outside.get(x) or self._stack_of(x) for x in equation.outputs)
+        return replace(
+            equation,
+            inputs=tuple(map(self._outside, equation.inputs)),
+            outputs=outputs,
+            apply=self._vmapped(equation),
+            loops=(self.loop, *equation.loops),
+        )
 
     def final(self, carry: Carry) -> Value:
         """What the last iteration passes on."""
@@ -199,13 +242,27 @@ class _Scan:
         carries: Sequence[Carry],
         wanted: Sequence[Value],
     ) -> tuple[Sequence[Value], Sequence[Value]]:
-        """Appends an equation that runs a part of the loop one iteration after the other.
+        """Appends what `_loop` gives.
 
         **Returns:** the `wanted` values of the body, stacked, and the final carries.
         """
+        results = self.outer.add(self._loop(primitive, equations, carries, wanted))
+        return results[: len(wanted)], results[len(wanted) :]
+
+    def _loop(
+        self,
+        primitive: Any,
+        equations: Sequence[Equation],
+        carries: Sequence[Carry],
+        wanted: Sequence[Value],
+    ) -> Equation:
+        """The equation that runs a part of the loop one iteration after the other.
+
+        Its results are the `wanted` values of the body, stacked, and the final carries.
+        """
         outs = tuple(carry.out for carry in carries)
         intos = tuple(carry.into for carry in carries)
-        part = leading_to(equations, [*outs, *wanted])
+        part = computing(equations, self.body.whole_loops, [*outs, *wanted])
         inside = {*intos, *(y for x in part for y in x.outputs)}
         given = [x for x in _unique(*(x.inputs for x in part), outs, wanted) if x not in inside]
         fixed = tuple(x for x in given if x not in self.stacked)
@@ -229,22 +286,19 @@ class _Scan:
             )
             return (*stacks, *finals)
 
-        results = self.outer.add(
-            Equation(
-                primitive,
-                {},
-                (
-                    *map(self._outside, fixed),
-                    *(carry.init for carry in carries),
-                    *map(self._outside, sequences),
-                ),
-                (*map(self._stack_of, wanted), *(Value(x.shape, x.dtype) for x in intos)),
-                run,
-                self.source,
-                (self.loop,),
-            )
+        return Equation(
+            primitive,
+            {},
+            (
+                *map(self._outside, fixed),
+                *(carry.init for carry in carries),
+                *map(self._outside, sequences),
+            ),
+            (*map(self._stack_of, wanted), *(Value(x.shape, x.dtype) for x in intos)),
+            run,
+            self.source,
+            (self.loop,),
         )
-        return results[: len(wanted)], results[len(wanted) :]
 
     def _batched(self, equation: Equation) -> Sequence[Value]:
         """Appends an equation of the body for all iterations; returns its outputs."""

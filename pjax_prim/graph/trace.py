@@ -19,6 +19,8 @@ class FlatFunction:
     - `equations`: in order; no calls are left, and no loops that see a parameter.
     - `carries`: what joins the iterations of those (`ir.CARRY`). `equations` compute the same
       values one iteration after the other (`ir.FORWARD`).
+    - `whole_loops`: for each loop with such carries an equation that computes what `equations` have for its
+      results, one iteration after the other, and no other value.
     - `outputs`: its results.
     - `program`: where it comes from.
     """
@@ -30,6 +32,7 @@ class FlatFunction:
     equations: tuple[Equation, ...]
     outputs: tuple[Value, ...]
     carries: tuple[Equation, ...] = ()
+    whole_loops: tuple[Equation, ...] = ()
     program: Program | None = None
 
 
@@ -53,6 +56,7 @@ def flatten(program: Program) -> FlatFunction:
     split = program.parameters
     inliner = Inliner(trained=set(inputs[:split]))
     outputs = inliner.walk(jaxpr, captured, inputs)
+    inliner.orient(outputs)
     return FlatFunction(
         tuple(inputs[:split]),
         tuple(inputs[split:]),
@@ -61,5 +65,6 @@ def flatten(program: Program) -> FlatFunction:
         tuple(inliner.equations),
         tuple(outputs),
         tuple(inliner.carries),
+        tuple(inliner.whole_loops),
         program,
     )

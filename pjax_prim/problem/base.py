@@ -4,7 +4,7 @@ import abc
 import copy
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from ..finite import sums
 from ..graph import ConstraintGraph
 from ..graph.graph import Use
-from ..graph.ir import Environment, evaluate, widen
+from ..graph.ir import Environment, Equation, computing, evaluate, widen
+from ..graph.operand import Operand
 from ..restrictions import AbstractRestriction
 from ..rules.constraint import Count, squared_distances
 from .placement import Placement, State
@@ -234,11 +235,8 @@ class AbstractProblem(abc.ABC):
 
         Only loops are run one iteration after the other, in the dtypes of the function.
         """
-        function = self.graph.function
-        if function.carries:
-            environment = {**self.constants, **dict(zip(function.parameters, parameters, strict=True))}
-            known = set(environment)
-            evaluate((x for x in function.equations if not known.issuperset(x.outputs)), environment)
+        if self.graph.function.carries:
+            environment = self._evaluated(parameters, self.graph.function.equations)
             return {
                 index: self.place_output(index, widen(environment[node.output]))
                 for index, node in enumerate(self.graph.nodes)
@@ -257,14 +255,47 @@ class AbstractProblem(abc.ABC):
                 produced[index] = self.place_output(index, value)
         return produced
 
+    def _evaluated(self, parameters: Sequence[Array], equations: Iterable[Equation]) -> Environment:
+        """The values that equations of the function compute, with its parameters and constants."""
+        environment = {**self.constants, **dict(zip(self.graph.function.parameters, parameters, strict=True))}
+        known = set(environment)
+        evaluate((x for x in equations if not known.issuperset(x.outputs)), environment)
+        return environment
+
+    def reached(self, parameters: Sequence[Array]) -> list[tuple[Array, ...]]:
+        """What reaches each loss in a forward pass, in which each loop runs once."""
+        function, nodes, losses = self.graph.function, self.graph.nodes, self.graph.losses
+        if not function.carries:
+            produced = self.outputs(parameters)
+            return [self.gather(loss, produced.__getitem__) for loss in losses]
+        computed = {value for x in function.equations for value in x.outputs}
+        wanted = [
+            value
+            for loss in losses
+            for operand in nodes[loss].operands
+            for value in ((operand.value,) if operand.value in computed else operand.inputs)
+        ]
+        known = {*self.constants, *function.parameters}
+        environment = self._evaluated(
+            parameters, computing(function.equations, function.whole_loops, wanted, known)
+        )
+
+        def read(operand: Operand) -> Array:
+            if operand.value in environment:
+                return widen(environment[operand.value])
+            return operand.gather([widen(environment[value]) for value in operand.inputs], self.constants)
+
+        return [
+            self.place_operands(loss, tuple(read(operand) for operand in nodes[loss].operands))
+            for loss in losses
+        ]
+
     def forward_gaps(self, parameters: Sequence[Array]) -> list[Float[Array, ""]]:
         """Gives for each loss the squared distance that its projection moves what a forward pass gives."""
-        produced = self.outputs(parameters)
-        gaps = []
-        for loss in self.graph.losses:
-            operands = self.gather(loss, produced.__getitem__)
-            gaps.append(squared_distances(self._project_loss(loss, operands), operands))
-        return gaps
+        return [
+            squared_distances(self._project_loss(loss, operands), operands)
+            for loss, operands in zip(self.graph.losses, self.reached(parameters), strict=True)
+        ]
 
     def _project_loss(self, loss: int, operands: tuple[Array, ...]) -> tuple[Array, ...]:
         constraint = self.graph.nodes[loss].constraint

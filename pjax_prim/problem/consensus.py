@@ -74,7 +74,7 @@ class ConsensusProblem(AbstractProblem):
         what the forward pass gives.
         """
         given = self._all(state)
-        reached, forward = jax.linearize(self._reach, given)
+        reached, forward = jax.linearize(self.reached, given)
         backward = jax.linear_transpose(forward, given)
         asked = [
             tuple(p.astype(y.dtype) - y for p, y in zip(self._project_loss(loss, ys), ys, strict=True))
@@ -95,7 +95,7 @@ class ConsensusProblem(AbstractProblem):
 
         def falls(new: list[Array], gaps: list[Array]) -> Array:
             if any(asks_for_ever):
-                left = zip(asks_for_ever, gaps, self._reach(new), wanted, strict=True)
+                left = zip(asks_for_ever, gaps, self.reached(new), wanted, strict=True)
                 gaps = [_square(_add(y, -one, w)) if ever else gap for ever, gap, y, w in left]
             return sum(gaps, jnp.zeros(())) < sum(before, jnp.zeros(()))
 
@@ -116,11 +116,6 @@ class ConsensusProblem(AbstractProblem):
     def _has_opposite(self, loss: int) -> bool:
         constraint = self.graph.nodes[loss].constraint
         return constraint is not None and constraint.has_opposite
-
-    def _reach(self, parameters: Sequence[Array]) -> list[tuple[Array, ...]]:
-        """What reaches each loss in a forward pass."""
-        produced = self.outputs(parameters)
-        return [self.gather(loss, produced.__getitem__) for loss in self.graph.losses]
 
     def cycle(self, state: State) -> tuple[State, list[Array]]:
         moves, squared = self.displace(state, None, WEIGHT)

@@ -50,7 +50,9 @@ def from_plain(
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            raise ArgumentError(f"{where}: {name}: no such field{nearest(str(name), list(known))}")
+            inner = [place for place in _places(kind) if place.endswith(f".{name}")]
+            hint = f"; did you mean {' or '.join(inner)}?" if inner else nearest(str(name), list(known))
+            raise ArgumentError(f"{where}: {name}: no such field{hint}")
     found: dict[str, Any] = {}
     for name, field in known.items():
         kept = MISSING if default is None else getattr(default, name)
@@ -64,6 +66,14 @@ def from_plain(
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ArgumentError(f"{where}: {name}: no value, and it has no default")
     return kind(**found)
+
+
+def _places(kind: Any, before: str = "") -> list[str]:
+    """The fields of nested dataclasses, by names with dots."""
+    found: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        found += _places(hint, f"{before}{name}.") if is_dataclass(hint) else [f"{before}{name}"]
+    return found
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

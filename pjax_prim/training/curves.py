@@ -55,5 +55,6 @@ def draw_curves(rows: Sequence[dict[str, Any]], sets: Sequence[str], title: str,
             figure.savefig(file, dpi=150, format="png")
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror}); the run is complete without it"
+            f"{path}: cannot be written ({error.strerror}); the run is complete without it, and --resume "
+            "draws it"
         ) from None

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..checkpoint import CHECKPOINTS, CheckpointFolder, as_path, export_params, import_params, storage_of
+from ..checkpoint.json_text import parse_json
 from ..checkpoint.storage import Storage
 from ..errors import ArgumentError, RunError
 from .config import TrainConfig
@@ -141,7 +142,7 @@ class RunFolder:
         if not self._has(self.trackers):
             return {}
         try:
-            content = json.loads(self.storage.read(self.trackers))
+            content = parse_json(self.storage.read(self.trackers))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.trackers}: cannot be read ({error})") from None
         if not isinstance(content, dict) or not all(isinstance(x, str) for x in content.values()):
@@ -154,7 +155,7 @@ class RunFolder:
 
     def _load(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.storage.read(self.config))
+            content = parse_json(self.storage.read(self.config))
         except FileNotFoundError as error:
             raise RunError(f"{self.path}: holds no run: {self.config.name}: {error.strerror}") from None
         except OSError as error:
@@ -201,7 +202,12 @@ class RunFolder:
 
     def save_model(self, model: PyTree) -> None:
         """Writes the model; a killed write leaves the one before it."""
-        export_params(model, self.model)
+        try:
+            export_params(model, self.model)
+        except RunError as error:
+            raise RunError(
+                f"{error}; the last checkpoint is whole and has the model, which pjax-prim export writes"
+            ) from None
 
     def load_model(self, like: PyTree) -> PyTree:
         """The saved model. `RunError` where there is none or it does not fit `like`."""
@@ -222,7 +228,7 @@ class RunFolder:
         rows: list[dict[str, Any]] = []
         for number in range(1, batches + 1):
             try:
-                row = json.loads(lines[number - 1])
+                row = parse_json(lines[number - 1])
                 good = row["batch"] == number
             except (IndexError, ValueError, KeyError, TypeError):
                 good = False

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from ..displacement import value_and_displacement
 from ..errors import ArgumentError
 from ..finite import are_finite
+from ..primitives._arguments import standard_promotion
 from ..problem import Placement
 from ..solving import RESULTS, solve
 from .config import TrainConfig
@@ -189,7 +190,8 @@ def _directions(config: TrainConfig, task: Task, loss: Callable[..., Any], steps
         def updated(trained: Any, memory: Any) -> tuple[Any, Any, Any]:
             report, direction = direct(trained, frozen, state.model_state, batch, key)
             try:
-                updates, memory = optimiser.update(direction, memory, trained)
+                with standard_promotion():  # optax mixes numbers of several dtypes
+                    updates, memory = optimiser.update(direction, memory, trained)
             except TypeError as error:
                 raise ArgumentError(
                     "optimiser: expected one that takes updates, its state and parameters alone, "

@@ -142,11 +142,29 @@ class Task:
         """
         wanted, frozen = model, None
         if self.trainable is not None:
-            wanted, frozen = eqx.partition(model, self.trainable(model))
+            wanted, frozen = eqx.partition(model, self._chosen(model))
         trained, others = eqx.partition(wanted, is_trainable)
         if not jax.tree.leaves(trained):
             raise ArgumentError("trainable: expected floating-point arrays to train, found none in the model")
         return trained, others if frozen is None else eqx.combine(frozen, others)
+
+    def _chosen(self, model: Any) -> Any:
+        """Of each leaf whether `trainable` takes it, also where leaves are shapes that stand for arrays."""
+        assert self.trainable is not None
+        trainable = self.trainable
+        shapes, rest = eqx.partition(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+        found: list[Any] = []
+
+        def look(arrays: Any) -> None:
+            whole = eqx.combine(arrays, rest)
+            kept = eqx.filter(whole, trainable(whole))
+            found.append(jax.tree.map(lambda x: x is not None, kept, is_leaf=lambda x: x is None))
+
+        if jax.tree.leaves(shapes):
+            jax.eval_shape(look, shapes)
+        else:
+            look(shapes)
+        return found[0]
 
 
 def parse_best(text: str) -> tuple[float, str]:

@@ -1,11 +1,12 @@
 """The training loop."""
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -27,11 +28,26 @@ from .steps import batch_key, non_finite_reason
 from .task import Task, TaskLoss, rows_of
 from .trackers import TrackedRun, Tracker, Trackers
 
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
 ALONE = Group()
 AHEAD = 8
 """So many steps may be under way before the metrics of the first of them are read."""
 
 
+def _moving_arrays(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """Lets a function move arrays between host and devices, as training does, whatever is allowed outside."""
+
+    @functools.wraps(function)
+    def moving(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+        with jax.transfer_guard("allow"):
+            return function(*args, **kwargs)
+
+    return moving
+
+
+@_moving_arrays
 def train(
     task: Task,
     config: TrainConfig | None = None,

@@ -171,8 +171,13 @@ def test_export_errors(tmp_path, monkeypatch) -> None:
 
 def test_what_safetensors_cannot_hold_is_named(tmp_path) -> None:
     tree = {"good": jnp.ones(2, jnp.float32), "bad": jax.random.key(0)}
-    with pytest.raises(ArgumentError, match=r"out.safetensors: bad: a safetensors file cannot hold key<fry>"):
+    with pytest.raises(
+        ArgumentError, match=r"out.safetensors: bad: a .safetensors file cannot hold key<fry>"
+    ):
         export_params(tree, tmp_path / "out.safetensors")
+    for suffix in (".safetensors", ".eqx"):
+        with pytest.raises(ArgumentError, match=rf"out{suffix}: bad: a {suffix} file cannot hold object"):
+            export_params({"bad": np.array([None, 1], object)}, tmp_path / f"out{suffix}")
     assert not list(tmp_path.iterdir())
     tree = {"nan": jnp.array([1.0, jnp.nan]), "double": jnp.ones(2, jnp.float64)}
     export_params(tree, tmp_path / "out.safetensors")

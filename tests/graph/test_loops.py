@@ -16,6 +16,7 @@ from jax.extend.core import Primitive
 from jaxtyping import Array
 
 import pjax_prim as pjp
+from pjax_prim._compat import open_jaxpr
 from pjax_prim.feasibility import FeasibilityProblem
 from pjax_prim.graph import ConstraintGraph
 from pjax_prim.rules import registry
@@ -160,6 +161,33 @@ def test_forward_pass(name: str) -> None:
     for loss, result in zip(graph.losses, results, strict=True):
         (operand,) = problem.gather(loss, produced.__getitem__)
         np.testing.assert_allclose(operand, result, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
+@pytest.mark.parametrize("name", FORWARDS)
+def test_what_reaches_the_losses_takes_one_pass(name: str) -> None:
+    """It is what the function computes, with as many matrix products, and so is its derivative."""
+
+    def fn(p: Params, x: Array) -> list[Array]:
+        return losses(FORWARDS[name](lax.scan, p, x))
+
+    problem = FeasibilityProblem.of(fn, PARAMS, X).numbers(form="consensus")
+    leaves = jax.tree.leaves(PARAMS)
+    results = jax.tree.leaves(FORWARDS[name](python_loop, PARAMS, X))
+    for (operand,), result in zip(problem.reached(leaves), results, strict=True):
+        np.testing.assert_allclose(operand, result, rtol=1e-12, atol=1e-12)
+    programs = [jax.make_jaxpr(f)(a) for f, a in ((problem.reached, leaves), (lambda p: fn(p, X), PARAMS))]
+    assert products(programs[0]) == products(programs[1])
+
+
+def products(program: Any) -> int:
+    """How many matrix products a jaxpr has, with what it calls; the body of a loop counts once."""
+    jaxpr, _ = open_jaxpr(program)
+    found = 0
+    for equation in jaxpr.eqns:
+        inner = [x for x in equation.params.values() if hasattr(x, "eqns") or hasattr(x, "jaxpr")]
+        found += (equation.primitive is lax.dot_general_p) + sum(map(products, inner))
+    return found
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")

@@ -158,30 +158,78 @@ def test_seeds(capsys) -> None:
     assert "--seeds: expected numbers of at least 0, given [-1]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shell", ["{} > /dev/full", pytest.param("{} | true", marks=pytest.mark.slow)])
-def test_results_that_nobody_takes(shell: str, tmp_path: Path) -> None:
+NO_SPACE = "pjax-prim: error: standard output: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "message"),
+    [
+        ("{} > /dev/full", 2, NO_SPACE),
+        ("{} >&- 2>&-", 0, ""),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("{} | true", 0, ""),
+                ("{} --tracker json-lines | true", 0, ""),
+                ("{} --tracker json-lines > /dev/full", 2, NO_SPACE),
+                ("{} 2>&1 | true", 0, ""),
+                ("{} 2> /dev/full", 0, ""),
+            )
+        ),
+    ],
+)
+def test_results_that_nobody_takes(shell: str, status: int, message: str, tmp_path: Path) -> None:
+    """The run is whole, whoever listens."""
     command = (
         f"{Path(sys.executable).parent / 'pjax-prim'} train {' '.join(SMALL)} --solver sgd --run-dir run"
     )
     script = f"set -o pipefail; {shell.format(command)}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr and (tmp_path / "run" / "model.eqx").exists()
-    if "full" in shell:
-        assert done.returncode == 2
-        assert "pjax-prim: error: standard output: No space left on device" in done.stderr
-    else:
-        assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and message in done.stderr
+    assert all((tmp_path / "run" / name).exists() for name in ("model.eqx", "curves.png"))
+    assert done.returncode == status, done.stderr
 
 
-def test_a_run_folder_that_the_locale_cannot_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shell", "status", "message"),
+    [("{} > /dev/full", 2, NO_SPACE), ("{} | true", 0, ""), ("{} >&-", 0, "")],
+)
+def test_a_version_that_nobody_takes(shell: str, status: int, message: str) -> None:
+    command = f"{Path(sys.executable).parent / 'pjax-prim'} --version"
+    script = f"set -o pipefail; {shell.format(command)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (status, message)
+
+
+@pytest.mark.parametrize("where", ["given", pytest.param("around", marks=pytest.mark.slow)])
+def test_a_run_folder_that_the_locale_cannot_name(where: str, tmp_path: Path) -> None:
+    name = "\u00e9t\u00e9"
+    around = tmp_path / name if where == "around" else tmp_path
+    around.mkdir(exist_ok=True)
+    place = ["--run-dir", name] if where == "given" else []
     done = subprocess.run(
-        [Path(sys.executable).parent / "pjax-prim", "train", *SMALL, "--run-dir", "\u00e9t\u00e9"],
-        cwd=tmp_path, capture_output=True, text=True,
+        [Path(sys.executable).parent / "pjax-prim", "train", *SMALL, *place],
+        cwd=around, capture_output=True, text=True,
         env={**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"},
     )  # fmt: skip
     assert (
         done.returncode == 2 and "has characters that this locale's encoding, ascii, has not" in done.stderr
     )
+    assert not list(around.iterdir())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["JAX_TRANSFER_GUARD=disallow", "JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise"],
+)
+def test_strict_settings_of_the_environment(setting: str, tmp_path: Path) -> None:
+    """They are for a user's own code: what a command does itself goes on."""
+    settings = dict(pair.split("=") for pair in setting.split())
+    done = subprocess.run(
+        [Path(sys.executable).parent / "pjax-prim", "train", *SMALL, "--run-dir", "run"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **settings},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def interrupted(process: subprocess.Popen, *times: float) -> None:

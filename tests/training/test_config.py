@@ -121,6 +121,7 @@ def test_a_network_for_other_data() -> None:
     [
         ([], "here: not a configuration: expected a table, given []"),
         ({"batchs": 3}, "here: batchs: no such field; did you mean batches"),
+        ({"solver": "ap"}, "here: solver: no such field; did you mean method.solver?"),
         ({"method": {"sovler": "ap"}}, "here: method: sovler: no such field; did you mean solver"),
         ({"seed": "x"}, "here: seed: expected int, given 'x'"),
         ({"seed": True}, "here: seed: expected int, given True"),

@@ -282,6 +282,10 @@ def test_inspect(tmp_path, capsys) -> None:
     assert main(["inspect", str(tmp_path), "--json"]) == 0
     newest = json.loads(capsys.readouterr().out)["checkpoints"][-1]
     assert newest["step"] == 5 and "cannot be read" in newest["problem"]
+    assert main(["inspect", str(tmp_path), "--verify", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["checkpoints"][-1] == newest
+    assert "error: 1 of 3 checkpoints are damaged; " in captured.err and "checkpoint.json" in captured.err
 
 
 #

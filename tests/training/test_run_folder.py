@@ -51,7 +51,14 @@ def test_bad_folders(tmp_path) -> None:
         folder.load_config()
     with pytest.raises(RunError, match="model.eqx: no such file: the run did not finish"):
         folder.load_model(make())
-    for content in (b"{", b"[]", b"\xff\xfe", b'{"task": {}}', b'{"task": {}, "train": {"seed": "x"}}'):
+    for content in (
+        b"{",
+        b"[]",
+        b"[" * 200_000,
+        b"\xff\xfe",
+        b'{"task": {}}',
+        b'{"task": {}, "train": {"seed": "x"}}',
+    ):
         folder.config.write_bytes(content)
         with pytest.raises(RunError, match="config.json: (not a )?configuration"):
             folder.load_config()

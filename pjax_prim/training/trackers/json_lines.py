@@ -6,14 +6,20 @@ from .base import Figures, TrackedRun
 
 
 class JsonLines:
-    """Prints first the configuration, and then of each batch its number and figures."""
+    """Prints the configuration before the first batch, and of each batch its number and figures."""
+
+    def __init__(self) -> None:
+        self._run: TrackedRun | None = None  # that is still to be printed
 
     def start(self, run: TrackedRun) -> None:
-        """Prints the name and the configuration of the run."""
-        print(json.dumps({"run": run.name, "configuration": run.configuration}), flush=True)
+        """Prints nothing yet: where nobody reads it, that ends the tracker and not the run."""
+        self._run = run
 
     def log(self, batch: int, figures: Figures) -> None:
-        """Prints the batch."""
+        """Prints the batch, and before the first the name and the configuration of the run."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            print(json.dumps({"run": run.name, "configuration": run.configuration}), flush=True)
         print(json.dumps({"batch": batch, **figures}), flush=True)
 
     def finish(self, error: BaseException | None) -> None:
