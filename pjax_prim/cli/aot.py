@@ -18,7 +18,7 @@ from ..sharding.topology import HERE, Analysis, analyse, analyse_step, topology_
 from ..training import Method, Task, TrainConfig
 from ..training.compiled import save_steps
 from ..training.parts import Parts
-from .options import Output, choose_task, parse
+from .options import Output, choose_task, parse, print_table
 
 LARGEST = 5
 """How many arrays are named where a step does not fit."""
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
         results.append(row)
         if not row["fits"]:
             problems.append(_does_not_fit(analysis, plan))
-    out.print(_table(f"{config.method.solver}, {task.name}", results))
+    print_table(out, _table(f"{config.method.solver}, {task.name}", results))
     for row in results:
         out.print(_held(row), markup=False, soft_wrap=True)
         if row["fits"]:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ..errors import ArgumentError
 from ..training.benchmark import CASES, Call, Case, case_of, compare
-from .options import Output, choose_task, parse
+from .options import Output, choose_task, parse, print_table
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     table.add_column("value", justify="right")
     for name, value in figures.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
-    options.output.console().print(table)
+    print_table(options.output.console(), table)
     return figures

@@ -9,7 +9,7 @@ from rich.table import Table
 from ..checkpoint import as_path
 from ..errors import ArgumentError
 from ..training import RunFolder, evaluate_run
-from .options import Choice, Output, Place, choose_task, parse, peek
+from .options import Choice, Output, Place, choose_task, parse, peek, print_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     options = parse("eval", rest, parts, __doc__ or "")
     task = file.make(options.task)
     result = evaluate_run(task, folder, which=options.choice.parameters, step=options.choice.step)
-    options.output.console().print(make_table(str(folder.path), result))
+    print_table(options.output.console(), make_table(str(folder.path), result))
     return result
 
 

@@ -14,7 +14,7 @@ from ..checkpoint import CheckpointFolder
 from ..errors import CheckpointError
 from ..training import RunFolder
 from .eval import show
-from .options import Output, Place, parse
+from .options import Output, Place, parse, print_table
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
             ", ".join(f"{name} {show(name, x)}" for name, x in metrics.items()),
             entry["problem"] or ("verified" if options.verify else "complete"),
         )
-    out.print(table)
+    print_table(out, table)
     arrays: dict[str, Any] = next(
         (entry["arrays"] for entry in reversed(found) if entry["problem"] is None), {}
     )
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
         for name, array in arrays.items():
             size = _size(array)
             table.add_row(name, str(array["shape"]), array["dtype"], "" if size is None else f"{size:,}")
-        out.print(table)
+        print_table(out, table)
     whole = {"task": origin, "config": config.to_dict()}
     out.print("configuration: " + json.dumps(whole, indent=2), markup=False, soft_wrap=True)
     result = {"run_dir": str(options.run_dir), **whole, "checkpoints": found}

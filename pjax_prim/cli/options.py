@@ -23,6 +23,7 @@ from ..training.configuration import from_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 DATA, CONFIG = "--data", "--config"
 FROM_FILE = (
@@ -78,6 +79,15 @@ Place = Annotated[
     ),
 ]
 """A folder or file of a run: local, or gs://bucket/..., of which a plain path would lose a slash."""
+
+
+def print_table(out: "Console", table: "Table") -> None:
+    """Prints a table with every number whole; where the lines are too short, they are made longer."""
+    from rich.measure import Measurement
+
+    least = Measurement.get(out, out.options.update(max_width=10_000), table).minimum
+    out.width = max(out.width, least)
+    out.print(table)
 
 
 def peek(arguments: Sequence[str], *names: str) -> str | None:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError
 from ..training import TrainConfig
 from ..training.seeds import SeedsResult, train_seeds
 from .eval import columns, show
-from .options import Output, choose_task, parse, peek
+from .options import Output, choose_task, parse, peek, print_table
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     if not seeds or min(seeds) < 0:
         raise ArgumentError(f"--seeds: expected numbers of at least 0, given {list(seeds)}")
     result = train_seeds(file.make(options.task), options.train, seeds)
-    options.output.console().print(make_table(result))
+    print_table(options.output.console(), make_table(result))
     return result.summary()
 
 

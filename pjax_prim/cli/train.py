@@ -24,7 +24,7 @@ from ..training.curves import draw_curves
 from ..training.state import judged_by
 from ..training.trackers import make_trackers
 from .eval import columns, show
-from .options import Output, Place, choose_task, parse, peek
+from .options import Output, Place, choose_task, parse, peek, print_table
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def checked(place: str) -> Path:
 def report(result: TrainResult, folder: RunFolder, output: Output) -> dict[str, Any]:
     """Prints what the run has come to; returns its figures."""
     out = output.console()
-    out.print(make_table(result))
+    print_table(out, make_table(result))
     seconds = result.seconds["compile"]
     summary = {**result.summary(), "run_dir": str(folder.path)}
     out.print(f"compiled in {seconds:.1f} s, trained in {result.timings[-1]:.1f} s on {summary['samples']:,} "

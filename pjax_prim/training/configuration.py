@@ -50,8 +50,8 @@ def from_plain(
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            inner = [place for place in _places(kind) if place.endswith(f".{name}")]
-            hint = f"; did you mean {' or '.join(inner)}?" if inner else nearest(str(name), list(known))
+            nested = [place for place in _places(kind) if place.endswith(f".{name}")]
+            hint = f"; did you mean {' or '.join(nested)}?" if nested else nearest(str(name), list(known))
             raise ArgumentError(f"{where}: {name}: no such field{hint}")
     found: dict[str, Any] = {}
     for name, field in known.items():

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import os
@@ -10,8 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from pjax_prim.cli import main
+from pjax_prim.cli.options import print_table
 from pjax_prim.models import SEQUENCE_NETWORKS
 from pjax_prim.training import RunFolder
 
@@ -142,6 +146,17 @@ def test_installed_command(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert Path(tmp_path / last_json(done.stdout)["run_dir"] / "curves.png").exists()
+
+
+def test_tables_keep_their_numbers() -> None:
+    table = Table()
+    for number in range(12):
+        table.add_column(f"validation figure {number}")
+    table.add_row(*(f"{number}.23456%" for number in range(12)))
+    out = Console(file=io.StringIO(), width=80)
+    print_table(out, table)
+    text = out.file.getvalue()
+    assert all(f"{number}.23456%" in text for number in range(12)) and "figure" in text
 
 
 def test_seeds(capsys) -> None:
