@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK}, for two CPU cores; else {FULL}")
     parser.add_argument("--batches", type=int, help="instead of those")
+    parser.add_argument("--evaluations", type=int, help="of a run, instead of those")
     parser.add_argument(
         "--memory",
         type=float,
@@ -38,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     budget = QUICK if options.quick else FULL
-    if options.batches is not None:
-        budget = replace(budget, batches=options.batches)
+    for name in ("batches", "evaluations"):
+        if getattr(options, name) is not None:
+            budget = replace(budget, **{name: getattr(options, name)})
     results: dict[Cell, Result] = {}
     for task in options.tasks:
         if not is_there(TASKS[task], options.data_dir):
