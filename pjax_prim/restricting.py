@@ -56,7 +56,7 @@ def pairs_of(restrictions: Restrictions) -> Pairs:
 
 
 def choose(pairs: Pairs, path: str) -> AbstractRestriction | None:
-    """That of a parameter."""
+    """The restriction of the parameter at a path, or None."""
     return next((chosen for pattern, chosen in pairs if matches(pattern, path)), None)
 
 

@@ -34,7 +34,7 @@ _MOVEMENTS = (
 """What a device does with its part of a parameter as it would with the whole."""
 
 _RESHAPED = (lax.reshape_p, lax.squeeze_p)
-"""Those of them whose result has no type of its own on a mesh of explicit axes."""
+"""The movements whose result has no type of its own on a mesh of explicit axes."""
 
 
 gather_p = Primitive("pjax_gather")

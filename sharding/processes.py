@@ -180,7 +180,7 @@ class Group:
 
 @cache
 def _heartbeats(client: Any, timeout: float) -> Heartbeats:
-    """Those of this process, from the first time on that it watches others."""
+    """The heartbeats of this process, from the first time on that it watches others."""
     return Heartbeats(client, timeout)
 
 

@@ -105,7 +105,7 @@ class Program:
 
     @cached_property
     def open_ended(self) -> set[str]:
-        """Those of them that are repeated any number of times."""
+        """The computations that are repeated any number of times."""
         return self._below({x for loop in self._endless() for _, x in loop.called()})
 
     @property

@@ -214,5 +214,6 @@ def _one_line(text: str) -> str:
     borders = r"[│╭╮╰╯─]+|^[|+]|[|+]$|-{3,}"  # also of a box in ASCII
     lines = [re.sub(borders, " ", line).strip() for line in text.splitlines()]
     words = " ".join(lines[1:])  # without the heading
-    words = re.sub(r"\s+", " ", words.partition("For full helptext")[0]).strip()
+    words = re.split("Argument helptext:|For full helptext", words)[0]
+    words = re.sub(r"\s+", " ", words).strip()
     return re.sub(r"^Error parsing [\w.-]+: ", "", words) or "wrong options"

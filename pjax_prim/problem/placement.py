@@ -35,16 +35,16 @@ class Placement:
 
     @property
     def whole(self) -> NamedSharding:
-        """That of what every device has whole."""
+        """The sharding of arrays that every device has whole."""
         return NamedSharding(jax.tree.leaves(self.state)[0].mesh, PartitionSpec())
 
     @property
     def stacked_state(self) -> tuple[tuple[NamedSharding, ...], ...]:
-        """Those of several states in one, stacked along a new first axis."""
+        """The shardings of several states in one, stacked along a new first axis."""
         return jax.tree.map(lambda x: NamedSharding(x.mesh, PartitionSpec(None, *x.spec)), self.state)
 
     def layout(self, node: int) -> Any:
-        """That of a product among `layouts`, or None."""
+        """The layout of a product, or None where it has none."""
         return dict(self.layouts).get(node)
 
     def place_output(self, node: int, array: Array) -> Array:

@@ -71,7 +71,7 @@ register_pullback(pp.sum_relu_p.primitive, _sum_relu)
 
 
 def _threshold(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array, ...]:
-    """That of the dot product with the change divided by 1 + (w . x / margin)^2: a flip has to go there.
+    """Goes back through the dot product, with the change divided by 1 + (w . x / margin)^2: a flip has to go there.
 
     The margin is that of weights and inputs of their lengths, |w| |x| / sqrt(n sigma), and the unit
     of w . x: neurons do not fall asleep as their weights grow.

@@ -47,10 +47,12 @@ class AbstractWrapper(AbstractSolver[Any]):
 
     @property  # type: ignore[misc]
     def form(self) -> Form:  # type: ignore[override]
+        """The form of the solver that it wraps."""
         return self.solver.form
 
     @property
     def two_sets(self) -> bool:  # type: ignore[override]
+        """Whether the solver that it wraps projects onto two sets."""
         return self.solver.two_sets
 
     @abc.abstractmethod

@@ -185,7 +185,7 @@ class TrainConfig:
 
     @property
     def decay(self) -> float:
-        """That of the moving average; 0 for none."""
+        """The decay of the moving average; 0 for none."""
         if self.average is not None:
             return self.average
         solver = PROJECTION_SOLVERS.get(self.method.solver)
