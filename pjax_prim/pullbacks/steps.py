@@ -71,10 +71,10 @@ register_pullback(pp.sum_relu_p.primitive, _sum_relu)
 
 
 def _threshold(step: Step, cotangents: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Goes back through the dot product, with the change divided by 1 + (w . x / margin)^2: a flip has to go there.
+    """Goes back through the dot product, with the change divided by 1 + (w . x / margin)^2.
 
-    The margin is that of weights and inputs of their lengths, |w| |x| / sqrt(n sigma), and the unit
-    of w . x: neurons do not fall asleep as their weights grow.
+    A flip has to go as far as w . x. The margin is that of weights and inputs of their lengths,
+    |w| |x| / sqrt(n sigma), and the unit of w . x: neurons do not fall asleep as their weights grow.
     """
     w, x = step.operands
     product, transposed = jax.vjp(lambda w, x: jnp.einsum("...mn,...n->...m", w, x), w, x)

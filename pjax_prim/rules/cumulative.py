@@ -38,7 +38,7 @@ class CumulativeSum(AbstractConstraint):
         return Projected(total + change, (step,), squared_norm(step))
 
     def _displace(self, residual: Array) -> Arrays:
-        """Of inputs and outputs, by the primitive along the last axis."""
+        """The projection of inputs and outputs, by the primitive along the last axis."""
 
         def turn(x: Array) -> Array:
             return jnp.flip(x, self.axis) if self.reverse else x

@@ -132,7 +132,7 @@ def _reduce(make: Callable[[tuple[int, ...]], AbstractConstraint]) -> Rule:
 
 
 def _collective(reduction: Rule) -> Rule:
-    """Of `jax.lax.psum` and the like inside `jax.vmap`, which leaves them the axes it maps over."""
+    """The rule of `jax.lax.psum` and the like inside `jax.vmap`, which leaves them the axes it maps over."""
 
     def rule(ctx: RuleContext) -> ConstraintRule | Movement:
         named = [axis for axis in ctx.params["axes"] if not isinstance(axis, int)]

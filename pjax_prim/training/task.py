@@ -149,7 +149,7 @@ class Task:
         return trained, others if frozen is None else eqx.combine(frozen, others)
 
     def _chosen(self, model: Any) -> Any:
-        """Of each leaf whether `trainable` takes it, also where leaves are shapes that stand for arrays."""
+        """Says of each leaf whether `trainable` takes it, also where shapes stand for arrays."""
         assert self.trainable is not None
         trainable = self.trainable
         shapes, rest = eqx.partition(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))

@@ -16,7 +16,7 @@ from .base import Loss, register, some_of
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
-    """Of the logistic function of each logit with a label from 0 to 1."""
+    """The cross-entropy of the logistic function of each logit with a label from 0 to 1."""
 
     name = "binary_cross_entropy"
     operation = pp.binary_cross_entropy_p

@@ -16,7 +16,7 @@ from .base import Loss, by_size, last_axis, register, some_of
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Of the softmax along the last axis with labels, one-hot or weights."""
+    """The cross-entropy of the softmax along the last axis with labels, one-hot or weights."""
 
     name = "cross_entropy"
     operation = pp.cross_entropy_p

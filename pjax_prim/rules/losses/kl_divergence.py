@@ -9,7 +9,7 @@ from .cross_entropy import CrossEntropy
 
 @dataclass(frozen=True)
 class KLDivergence(CrossEntropy):
-    """Of the softmax from probabilities: the cross-entropy, less a number that no logit changes."""
+    """The divergence of a softmax from targets: the cross-entropy, less a number that no logit changes."""
 
     name = "kl_divergence"
     operation = pp.kl_divergence_p
