@@ -164,7 +164,9 @@ def test_forward_pass(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pjax_prim.UnusedParameterWarning")
-@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("many leaves", "in a map", "in a loop") else _slow(name) for name in FORWARDS]
+)
 def test_what_reaches_the_losses_takes_one_pass(name: str) -> None:
     """It is what the function computes, with as many matrix products, and so is its derivative."""
 
