@@ -169,8 +169,9 @@ class Interrupts:
 
 
 def unheard(error: OSError) -> int:
-    """The exit status where standard output cannot be written: nobody reads it, or the disk is full."""
-    drop(sys.stdout)
+    """The exit status where standard output or a file cannot be written: nobody reads it, or it is full."""
+    if error.filename is None:
+        drop(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return 0
     print(f"pjax-prim: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -177,21 +177,6 @@ class Linear(WeightedConstraint):
         )
         output = self._output(output).astype(self._output_dtype(a, b))
         return Projected(output, self._by_side(results, wanted), jnp.sum(moved), jnp.sum(scatter))
-
-    @property
-    def transposition(self) -> tuple[int, ...]:
-        """The permutation of the output's axes that exchanging the two operands amounts to."""
-        batch, left, right = (
-            len(x) for x in (self.dimensions[1][0], self._free_sizes(0), self._free_sizes(1))
-        )
-        moved = range(batch + left, batch + left + right)
-        return (*range(batch), *moved, *range(batch, batch + left))
-
-    def exchanged(self) -> "Linear":
-        """The same product with its operands exchanged."""
-        (contracted, batch), shapes = self.dimensions, self.shapes
-        weights = None if self.weights is None else self.weights[::-1]
-        return replace(self, shapes=shapes[::-1], dimensions=(contracted[::-1], batch[::-1]), weights=weights)
 
     def describe(self) -> str:
         a, b = self._letters()
