@@ -34,15 +34,15 @@ def test_a_report_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     with pytest.raises(SystemExit, match="digits-mlp-adam-0.json: of other settings"):
         main([*arguments, "--batches", "3"])
+    with pytest.raises(SystemExit, match="digits-mlp-adam-0.json: of other settings"):
+        main([*arguments, "--batch-size", "7"])
 
 
 def test_methods_of_a_task_see_the_same_samples() -> None:
     for task in TASKS:
         cells = [Cell(task, method, 0) for method in METHODS]
-        assert (
-            len({(cell.network(), cell.config(QUICK).batches, cell.config(QUICK).seed) for cell in cells})
-            == 1
-        )
+        seen = {(cell.network(QUICK), cell.config(QUICK).batches, cell.config(QUICK).seed) for cell in cells}
+        assert len(seen) == 1
 
 
 def test_rows() -> None:

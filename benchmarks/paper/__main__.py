@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK}, for two CPU cores; else {FULL}")
     parser.add_argument("--batches", type=int, help="instead of those")
     parser.add_argument("--evaluations", type=int, help="of a run, instead of those")
+    parser.add_argument("--batch-size", type=int, help="of every task, instead of its own")
     parser.add_argument(
         "--memory",
         type=float,
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     budget = QUICK if options.quick else FULL
-    for name in ("batches", "evaluations"):
+    for name in ("batches", "evaluations", "batch_size"):
         if getattr(options, name) is not None:
             budget = replace(budget, **{name: getattr(options, name)})
     results: dict[Cell, Result] = {}

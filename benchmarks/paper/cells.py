@@ -53,11 +53,15 @@ displacement and Adam share one."""
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a cell may take: `batches` of a task's size, `steps` of a projection solver on each."""
+    """How much a cell may take: `batches`, `steps` of a projection solver on each.
+
+    `batch_size` is the task's own if None.
+    """
 
     batches: int
     steps: int
     evaluations: int = 20
+    batch_size: int | None = None
 
 
 FULL = Budget(batches=1000, steps=50)
@@ -75,15 +79,18 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.task}-{self.method}-{self.seed}"
 
-    def network(self) -> Classifier:
+    def network(self, budget: Budget) -> Classifier:
         """The network and its batches: the same for every method of a task."""
         task = TASKS[self.task]
-        return Classifier(model=task.model, hidden=task.hidden, skip=task.skip, batch_size=task.batch_size)
+        size = budget.batch_size or task.batch_size
+        return Classifier(model=task.model, hidden=task.hidden, skip=task.skip, batch_size=size)
 
-    def options(self, data_dir: Path | None) -> tuple[TaskFile, Any]:
+    def options(self, data_dir: Path | None, budget: Budget) -> tuple[TaskFile, Any]:
         """The benchmark's file, and its options."""
         file, folder = built_in(TASKS[self.task].data), folder_of(TASKS[self.task], data_dir)
-        return file, file.options(network=self.network(), **({} if folder is None else {"data_dir": folder}))
+        return file, file.options(
+            network=self.network(budget), **({} if folder is None else {"data_dir": folder})
+        )
 
     def config(self, budget: Budget) -> TrainConfig:
         """How the run is trained: on as many batches as any other of its task."""

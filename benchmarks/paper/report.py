@@ -90,7 +90,8 @@ def sizes(results: Mapping[Cell, Result]) -> list[str]:
         found = [result for cell, result in results.items() if cell.task == task and "sizes" in result]
         if found:
             train, test = found[0]["sizes"]
-            batch, batches = TASKS[task].batch_size, found[0]["samples"][-1] // TASKS[task].batch_size
+            batch = found[0]["config"]["options"]["batch_size"]
+            batches = found[0]["samples"][-1] // batch
             lines.append(
                 f"- {TASKS[task].title}: {train:,} training and {test:,} test examples, "
                 f"{batches:,} batches of {batch}"

@@ -31,7 +31,7 @@ def run_cell(cell: Cell, data_dir: Path | None, budget: Budget, out: Path, memor
     **Returns:** see `train_cell`, or `skipped`: why there is no result.
     """
     config = cell.config(budget)
-    file, options = cell.options(data_dir)
+    file, options = cell.options(data_dir, budget)
     fields = {"task": file.label, "options": to_plain(options.network), "train": config.to_dict()}
     path = out / "cells" / f"{cell}.json"
     if path.exists():

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..graph.graph import Use
+from ..graph.graph import Node, Use
 from ..rules.constraint import Number, Reflection, squared_distances
 from .base import AbstractProblem, Thing
 from .placement import State
@@ -178,13 +178,16 @@ class ExpandedProblem(AbstractProblem):
         return constraint.average(state[node])
 
     def squared_distances(self, a: State, b: State) -> Float[Array, " nodes"]:
-        """The squared distance of two states, for each node over its copies."""
-        return jnp.stack(
-            [
+        """The squared distance of two states, for each node over its copies; those they share have none."""
+
+        def of(node: Node, x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+            if x is y:
+                return jnp.zeros(())
+            return (
                 squared_distances(x, y) if node.constraint is None else node.constraint.squared_between(x, y)
-                for node, x, y in zip(self.graph.nodes, a, b, strict=True)
-            ]
-        )
+            )
+
+        return jnp.stack([of(*each) for each in zip(self.graph.nodes, a, b, strict=True)])
 
     def _project_node(
         self, index: int, state: State, means: Callable[[Use], Array]

@@ -1,15 +1,13 @@
 """Alternating reflections."""
 
-from typing import ClassVar
-
 import equinox as eqx
-from jaxtyping import Array, Float
 
-from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, reflect
+from ..problem import Form
+from ..settings import Setting
+from .relaxed_reflections import AbstractRelaxedReflections
 
 
-class AlternatingReflections(AbstractSolver[ExpandedProblem]):
+class AlternatingReflections(AbstractRelaxedReflections):
     """z <- R_B R_A z with R = 2 P - I.
 
     This is the Peaceman-Rachford iteration, which is Douglas-Rachford without averaging.
@@ -18,12 +16,7 @@ class AlternatingReflections(AbstractSolver[ExpandedProblem]):
     """
 
     form: Form = eqx.field(static=True, default="expanded")
-    forms: ClassVar[tuple[Form, ...]] = ("expanded",)
-    two_sets: ClassVar[bool] = True
 
-    def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        set_a, set_b = problem.graph.sets
-        shadow_a = problem.project(set_a, state)
-        reflected = reflect(shadow_a, state)
-        shadow_b = problem.project(set_b, reflected)
-        return reflect(shadow_b, reflected), problem.squared_distances(shadow_a, shadow_b)
+    @property
+    def factor(self) -> Setting:
+        return 1.0

@@ -98,5 +98,8 @@ def combine(function: Callable[..., Any], *states: State) -> State:
 
 
 def reflect(projected: State, state: State) -> State:
-    """2 P z - z."""
-    return combine(lambda p, z: 2 * p - z, projected, state)
+    """2 P z - z; the copies of a node that the projection left alone are themselves again."""
+    return tuple(
+        own if new is own else tuple(2 * p - z for p, z in zip(new, own, strict=True))
+        for new, own in zip(projected, state, strict=True)
+    )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State
-from .base import AbstractSolver, combine, reflect
+from .base import AbstractSolver, reflect
 
 
 class CyclicDouglasRachford(AbstractSolver[ExpandedProblem]):
@@ -28,7 +28,16 @@ class CyclicDouglasRachford(AbstractSolver[ExpandedProblem]):
         gaps = jnp.zeros(len(problem.graph.nodes))
         for members, following in zip(sets, (*sets[1:], sets[0]), strict=True):
             first = problem.project(members, state)
-            second = problem.project(following, reflect(first, state))
-            gaps = gaps + problem.squared_distances(first, second)
-            state = combine(lambda z, a, b: z + (b - a), state, first, second)
+            ahead = reflect(first, state)
+            second = problem.project(following, ahead)
+            # Where one of the two leaves the copies of a node alone, D_i is the other's projection.
+            shadows = tuple(
+                (a, b) if a is not z and b is not r else (z, b if a is z else a)
+                for z, a, r, b in zip(state, first, ahead, second, strict=True)
+            )
+            gaps = gaps + problem.squared_distances(*zip(*shadows, strict=True))
+            state = tuple(
+                b if a is own else tuple(z + (y - x) for z, x, y in zip(own, a, b, strict=True))
+                for own, (a, b) in zip(state, shadows, strict=True)
+            )
         return state, gaps

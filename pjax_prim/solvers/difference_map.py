@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from ..problem import ExpandedProblem, Form, State
+from ..problem import ExpandedProblem, Form, State, Summary
 from ..settings import Setting, check_range
 from .base import AbstractSolver, combine
 
@@ -32,19 +32,37 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
         check_range("beta", self.beta, 2)
 
     def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
+        state, _, squared = self.advance(problem, state, self.summary(problem, state))
+        return state, squared
+
+    def summary(self, problem: ExpandedProblem, state: State) -> Summary:
+        set_a, set_b = problem.graph.sets
+        return problem.summary_of(set_b, set_a, state)
+
+    def advance(
+        self, problem: ExpandedProblem, state: State, summary: Summary
+    ) -> tuple[State, Summary, Float[Array, " nodes"]]:
+        set_a, set_b = problem.graph.sets
+
+        def general() -> tuple[State, Summary, Float[Array, " nodes"]]:
+            moved, squared = self._four_projections(problem, state)
+            return moved, self.summary(problem, moved), squared
+
+        # One program for every beta.
+        return jax.lax.cond(
+            self.beta == 1,
+            lambda: problem.relaxed_reflections(set_b, set_a, state, summary, 0.5),
+            general,
+        )
+
+    def _four_projections(
+        self, problem: ExpandedProblem, state: State
+    ) -> tuple[State, Float[Array, " nodes"]]:
         set_a, set_b = problem.graph.sets
         inverse = 1 / self.beta
-        onto_b = problem.project(set_b, state)
+        onto_a, onto_b = problem.project(set_a, state), problem.project(set_b, state)
+        behind = combine(lambda p, z: (1 - inverse) * p + inverse * z, onto_a, state)
         ahead = combine(lambda p, z: (1 + inverse) * p - inverse * z, onto_b, state)
-        shadow_a = problem.project(set_a, ahead)
-
-        def behind() -> State:
-            onto_a = problem.project(set_a, state)
-            return problem.project(
-                set_b, combine(lambda p, z: (1 - inverse) * p + inverse * z, onto_a, state)
-            )
-
-        # One program for every beta; with 1 the second half of it is passed over.
-        shadow_b = jax.lax.cond(self.beta == 1, lambda: onto_b, behind)
+        shadow_a, shadow_b = problem.project(set_a, ahead), problem.project(set_b, behind)
         moved = combine(lambda z, a, b: z + self.beta * (a - b), state, shadow_a, shadow_b)
         return moved, problem.squared_distances(shadow_a, shadow_b)
