@@ -90,9 +90,13 @@ class _Step:
         dtypes = {x.aval.dtype for x in (*self.equation.invars, *self.equation.outvars)}
         return frozenset(x for x in dtypes if jnp.issubdtype(x, jnp.inexact))
 
-    @property
+    @cached_property
     def is_elementwise(self) -> bool:
         return self.equation.primitive in _ELEMENTWISE and self.floats in _WIDE
+
+    @property
+    def is_dear(self) -> bool:
+        return self.equation.primitive in _DEAR
 
 
 def gathered(name: str, jitted: Any, again: int) -> Callable[..., tuple[Array, ...]]:
@@ -206,11 +210,23 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any], again: int) -> list[
         return step.is_elementwise and all(same)
 
     inner = [is_inner(position) for position in range(len(steps))]
-    whole: list[frozenset[int]] = []  # what is computed, too, where a step is
-    for position, step in enumerate(steps):
-        before = (made_by[x] for x in step.elements if isinstance(x, int) and x in made_by)
-        parts = (whole[i] for i in before if inner[i] and steps[i].shape == step.shape)
-        whole.append(frozenset({position}).union(*parts))
+
+    def is_little(position: int) -> bool:
+        """Whether what is computed where a step is may be computed again for each loop that reads it."""
+        whole, pending = {position}, [position]
+        dear = steps[position].is_dear
+        while pending and dear <= again and len(whole) <= _FEW:
+            step = steps[pending.pop()]
+            for x in step.elements:
+                before = made_by.get(x) if isinstance(x, int) else None
+                if before is None or before in whole or not inner[before]:
+                    continue
+                if steps[before].shape == step.shape:
+                    whole.add(before)
+                    pending.append(before)
+                    dear += steps[before].is_dear
+        return dear <= again and len(whole) <= _FEW
+
     loops: list[set[int]] = [set() for _ in steps]  # of each step, by the positions of their results
     floats: dict[int, frozenset[Any]] = {}
     for position in reversed(range(len(steps))):
@@ -218,9 +234,7 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any], again: int) -> list[
         if inner[position]:
             loops[position] = set().union(*(loops[i] for i in readers.get(step.outputs[0], ())))
             fits = all(len(floats[i] | step.floats) <= 1 for i in loops[position])
-            dear = sum(steps[i].equation.primitive in _DEAR for i in whole[position])
-            little = dear <= again and len(whole[position]) <= _FEW
-            if not fits or (len(loops[position]) > 1 and not little):
+            if not fits or (len(loops[position]) > 1 and not is_little(position)):
                 loops[position] = set()
         loops[position] = loops[position] or {position}
         for i in loops[position]:
@@ -233,7 +247,7 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any], again: int) -> list[
     for last in sorted(members):
         group = [steps[x] for x in members[last]]
         inside = {x.outputs[0] for x in group}
-        several = len(group) >= _MANY or any(x.equation.primitive in _DEAR for x in group)
+        several = len(group) >= _MANY or any(x.is_dear for x in group)
         known = all(isinstance(x, Literal) or x in inside for step in group for x in step.elements)
         if several and not known:
             groups[last] = group
