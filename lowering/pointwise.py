@@ -214,7 +214,7 @@ def _groups(steps: Sequence[_Step], results: Sequence[Any], again: int) -> list[
     def is_little(position: int) -> bool:
         """Whether what is computed where a step is may be computed again for each loop that reads it."""
         whole, pending = {position}, [position]
-        dear = steps[position].is_dear
+        dear = int(steps[position].is_dear)
         while pending and dear <= again and len(whole) <= _FEW:
             step = steps[pending.pop()]
             for x in step.elements:

@@ -1,5 +1,6 @@
 """Every difference between JAX versions, and every private JAX name. Nothing else may use them."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,16 @@ EXTRA_MOVEMENTS: tuple[Any, ...] = tuple(
 )
 """Data movements that are not public names: `stack_p` (from 0.10.1), `tile_p`, `unstack_p` (from 0.12)."""
 
+
+COMPOSED: dict[Any, Callable[[Any], Any]] = {
+    getattr(_lax, name): meaning
+    for name, meaning in (
+        ("log2_p", lambda x: _lax.log(x) / math.log(2)),
+        ("one_minus_square_p", lambda x: 1 - _lax.square(x)),
+    )
+    if hasattr(_lax, name)
+}
+"""Operations of newer JAX (from 0.12) that others make up, with what they are there."""
 
 IDENTITIES: tuple[Any, ...] = tuple(
     getattr(module, name)

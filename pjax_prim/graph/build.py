@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import GraphError, LinearisedConstraintWarning, UnusedParameterWarning
+from ..errors import GraphError, LinearisedConstraintWarning, MissingRuleError, UnusedParameterWarning
 from ..primitives._arguments import standard_promotion
-from ..rules.linearised import Linearised
+from ..rules.linearised import Held, Linearised
 from .cycles import cut_cycles
 from .draft import Draft, make_draft
 from .fuse import fuse
@@ -39,6 +39,7 @@ def build_graph(program: Program) -> ConstraintGraph:
         raise GraphError(
             "fn: every parameter is behind jax.lax.stop_gradient or reaches no loss: nothing is trained"
         )
+    _check_held(graph)
     unused = [name for node, name in zip(graph.parameters, names, strict=True) if node is None]
     if unused:
         warnings.warn(
@@ -50,6 +51,25 @@ def build_graph(program: Program) -> ConstraintGraph:
     return graph
 
 
+def _check_held(graph: ConstraintGraph) -> None:
+    """Raises `MissingRuleError` where a parameter reaches losses only through operations that ask nothing."""
+    held = {i: x.constraint for i, x in enumerate(graph.nodes) if isinstance(x.constraint, Held)}
+    if not held:
+        return
+    asked, left = set(graph.losses), list(graph.losses)
+    while left:
+        new = {x for operand in graph.nodes[left.pop()].operands for x in operand.producers} - asked
+        asked |= new
+        left += new - held.keys()
+    for parameter in {x for x in graph.parameters if x is not None} - asked:
+        reached, left = {parameter}, [parameter]
+        while left:
+            new = {use.consumer for use in graph.uses[left.pop()]} - reached
+            reached |= new
+            left += new
+        raise MissingRuleError(held[min(reached & held.keys())].refusal)
+
+
 def _report_linearised(graph: ConstraintGraph) -> None:
     """One warning for all nodes without a projection of their own."""
     nodes = [
@@ -58,9 +78,11 @@ def _report_linearised(graph: ConstraintGraph) -> None:
         if isinstance(node.constraint, Linearised)
     ]
     if nodes:
+        steps = any(isinstance(node.constraint, Held) for node in graph.nodes)
+        held = ". Those named held have a derivative of zero: nothing is asked of what they read" * steps
         warnings.warn(
             f"{len(nodes)} operation(s) without a projection of their own are linearised, which costs "
-            f"several passes and finds a near point, not always the nearest: {'; '.join(nodes)}",
+            f"several passes and finds a near point, not always the nearest: {'; '.join(nodes)}{held}",
             LinearisedConstraintWarning,
             stacklevel=4,
         )

@@ -213,13 +213,17 @@ def _add_all(draft: Draft, equations: Sequence[Equation], ends: set[Value]) -> N
             continue
         try:
             _apply_rule(draft, equation)
-        except MissingRuleError:
-            if not _linearise(draft, equation, wanted):
+        except MissingRuleError as error:
+            found = _linearise(draft, equation, wanted) or _linearise(draft, equation, wanted, str(error))
+            if not found:
                 raise
 
 
-def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
-    """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one."""
+def _linearise(draft: Draft, equation: Equation, wanted: set[Value], refusal: str | None = None) -> bool:
+    """Adds the linearised constraint of an equation, and takes its outputs apart; whether it has one.
+
+    **Arguments:** `refusal`, see `linearised`.
+    """
     behind = {
         value: draft.moved_by[value][0].inputs[0]
         for value in equation.inputs
@@ -228,7 +232,7 @@ def _linearise(draft: Draft, equation: Equation, wanted: set[Value]) -> bool:
     equation = hold_inside(equation, behind)
     moving = tuple(i for i, value in enumerate(equation.inputs) if value in draft.variables)
     outputs = [value for value in equation.outputs if value in wanted]
-    found = linearised(equation, moving, outputs)
+    found = linearised(equation, moving, outputs, refusal)
     if found is None:
         return False
     constraint, fixed = found

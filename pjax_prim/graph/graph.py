@@ -13,6 +13,7 @@ import jax
 from ..rules import AbstractConstraint
 from ..rules.constraint import Count
 from ..rules.elementwise import Identity
+from .absent import absences
 from .colour import two_colour
 from .ir import Environment, Equation, Loop, Value, abstract, evaluate, leading_to
 from .operand import Operand
@@ -155,6 +156,11 @@ class ConstraintGraph:
             return self.backward_sets()
         coloured = list(enumerate(self.colours))
         return tuple(tuple(index for index, other in coloured if other == colour) for colour in (0, 1))
+
+    @cached_property
+    def absences(self) -> tuple[Value, ...]:
+        """The literals of the function that are minus infinity."""
+        return absences((*self.function.equations, *self.function.whole_loops))
 
     def constants(
         self, data: Sequence[Any], captured: Sequence[Any], wanted: Collection[Value] | None = None

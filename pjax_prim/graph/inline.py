@@ -11,7 +11,15 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.lax import scan_p
 
-from .._compat import called_jaxpr, checked_operands, evaluator, open_jaxpr, scan_operands, source_line
+from .._compat import (
+    COMPOSED,
+    called_jaxpr,
+    checked_operands,
+    evaluator,
+    open_jaxpr,
+    scan_operands,
+    source_line,
+)
 from ..dependence import loop_dependence
 from .ir import Equation, Loop, Value, abstract, value_like
 from .loops import inline_scan
@@ -88,6 +96,8 @@ class Inliner:
                 results = self.walk(*open_jaxpr(called), operands, source)
             elif equation.primitive is scan_p and self._is_loop(equation, operands):
                 results = inline_scan(self, equation, operands)
+            elif equation.primitive in COMPOSED:
+                results = self.apply(COMPOSED[equation.primitive], operands, source)
             elif (kept := checked_operands(equation)) is not None:
                 results = [operands[i] for i in kept]
             else:

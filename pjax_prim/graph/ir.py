@@ -85,8 +85,8 @@ Environment = dict[Value, Array]
 
 
 def read(environment: Environment, value: Value) -> Any:
-    """The array of a value: a literal's number, or what the environment holds."""
-    return value.literal if value.literal is not None else environment[value]
+    """The array of a value: what the environment holds, or a literal's number."""
+    return environment[value] if value.literal is None or value in environment else value.literal
 
 
 def evaluate(equations: Iterable[Equation], environment: Environment) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ..dependence import dependence
 from ..rules import is_loss
-from ..rules.linearised import Linearised, LinearisedElementwise
+from ..rules.linearised import Held, Linearised, LinearisedElementwise
 from .ir import Equation, Value, abstract, evaluate, read
 
 TOGETHER = Primitive("together")
@@ -194,13 +194,14 @@ def name_of(equation: Equation) -> str:
 
 
 def linearised(
-    equation: Equation, moving: Sequence[int], outputs: Sequence[Value]
+    equation: Equation, moving: Sequence[int], outputs: Sequence[Value], refusal: str | None = None
 ) -> tuple[Linearised, tuple[int, ...]] | None:
     """The constraint of an operation, and the positions of its constants; None if it has no derivative.
 
     Several outputs are one array: flat, side by side along the last axis, after those of loops.
 
-    **Arguments:** `moving`, the positions of what depends on parameters; `outputs`, those that are read.
+    **Arguments:** `moving`, the positions of what depends on parameters; `outputs`, those that are read;
+    `refusal`, why there is no other constraint: one whose derivative is zero throughout has `Held` then.
     """
     inputs = equation.inputs
     values = [*(inputs[i] for i in moving), *outputs]
@@ -219,10 +220,13 @@ def linearised(
         flat = [results[place].reshape(*results[place].shape[:leading], -1) for place in places]
         return jnp.concatenate([x.astype(jnp.result_type(*flat)) for x in flat], -1)
 
-    if not _has_derivative(function, [inputs[i] for i in moving], [inputs[i] for i in fixed]):
-        return None
+    varies = _varies(function, [inputs[i] for i in moving], [inputs[i] for i in fixed])
     dtypes = tuple(str(inputs[i].dtype) for i in moving)
     name = name_of(equation)
+    if not varies:
+        if varies is None or refusal is None:
+            return None
+        return Held(function, name, dtypes, leading, refusal=refusal), fixed
     if equation.primitive.name in ELEMENTWISE and all(inputs[i].shape == outputs[0].shape for i in moving):
 
         def element(*arrays: Array) -> Array:
@@ -235,10 +239,10 @@ def linearised(
     return Linearised(function, name, dtypes, leading), fixed
 
 
-def _has_derivative(
+def _varies(
     function: Callable[..., Array], operands: Sequence[Value], constants: Sequence[Value]
-) -> bool:
-    """Whether JAX can differentiate it forwards and in reverse, and the derivative is not zero throughout."""
+) -> bool | None:
+    """Whether the derivative is not zero throughout; None if JAX has none, forwards and in reverse."""
     moving, fixed = [abstract(x) for x in operands], [_abstract(x) for x in constants]
 
     def back(moving: Sequence[Array], fixed: Sequence[Array]) -> Any:
@@ -252,7 +256,7 @@ def _has_derivative(
         jax.eval_shape(back, moving, fixed)
         closed = jax.make_jaxpr(forward)(moving, moving, fixed)
     except (NotImplementedError, TypeError, ValueError, AssertionError):
-        return False
+        return None
     count = len(moving)
     return any(dependence(closed, [False] * count + [True] * count + [False] * len(fixed)))
 

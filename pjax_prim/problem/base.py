@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from ..finite import sums
 from ..graph import ConstraintGraph
+from ..graph.absent import stand_in
 from ..graph.graph import Use
-from ..graph.ir import Environment, Equation, computing, evaluate, widen
+from ..graph.ir import Environment, Equation, computing, evaluate, read, widen
 from ..graph.operand import Operand
 from ..restrictions import AbstractRestriction
 from ..rules.constraint import Count, squared_distances
@@ -29,7 +30,8 @@ Readout = Literal["shadow", "governing"]
 class AbstractProblem(abc.ABC):
     """A constraint graph with its constant values.
 
-    **Arguments:** `graph`; `constants`, the values that depend on no parameter; `placement`, where
+    **Arguments:** `graph`; `constants`, the values that depend on no parameter (`given`; where some are minus
+    infinity, the attribute of this name has finite ones in their places); `placement`, where
     arrays lie on a mesh; `restrictions`, of each parameter, or none at all: a parameter's own projection is
     then the nearest point of its set to what its copies ask for.
 
@@ -53,7 +55,8 @@ class AbstractProblem(abc.ABC):
             for node, chosen in zip(graph.parameters, restrictions, strict=bool(restrictions))
             if node is not None and chosen is not None
         }
-        self.constants = constants
+        self.given = constants
+        self.constants = stand_in(constants, graph.absences) if graph.absences else constants
         self.placement = placement
         self.factors: Sequence[float] | Array | None = graph.factors or None
 
@@ -226,15 +229,36 @@ class AbstractProblem(abc.ABC):
     def constant_operands(self, node: int) -> tuple[Array, ...]:
         """The constants of a constraint."""
         return tuple(
-            widen(jnp.asarray(self.constants[value] if value.literal is None else value.literal))
-            for value in self.graph.nodes[node].constants
+            widen(jnp.asarray(read(self.constants, value))) for value in self.graph.nodes[node].constants
         )
 
     def outputs(self, parameters: Sequence[Array]) -> dict[int, Array]:
         """The forward pass: what each node produces.
 
-        Only loops are run one iteration after the other, in the dtypes of the function.
+        Only loops are run one iteration after the other, in the dtypes of the function. Where the function
+        has minus infinities of its own, what is NaN with them is NaN, and all is where a loss is infinite.
         """
+        produced = self._produced(parameters)
+        if not self.graph.absences:
+            return produced
+        plain = copy.copy(self)
+        plain.constants = self.given
+        values = plain._produced(parameters)
+        undefined = functools.reduce(operator.or_, map(plain._is_infinite(values), self.graph.losses))
+        return {i: jnp.where(jnp.isnan(values[i]) | undefined, jnp.nan, x) for i, x in produced.items()}
+
+    def _is_infinite(self, produced: Mapping[int, Array]) -> Callable[[int], Array]:
+        """Says of a loss whether an element that counts is not finite, with what the nodes produce."""
+
+        def of(loss: int) -> Array:
+            constraint, constants = self.graph.nodes[loss].constraint, self.constant_operands(loss)
+            assert constraint is not None
+            value = constraint.forward(self.gather(loss, produced.__getitem__), constants)
+            return jnp.any(~jnp.isfinite(value) & (constants[-1] > 0))
+
+        return of
+
+    def _produced(self, parameters: Sequence[Array]) -> dict[int, Array]:
         if self.graph.function.carries:
             environment = self._evaluated(parameters, self.graph.function.equations)
             return {
@@ -280,13 +304,13 @@ class AbstractProblem(abc.ABC):
             parameters, computing(function.equations, function.whole_loops, wanted, known)
         )
 
-        def read(operand: Operand) -> Array:
+        def of(operand: Operand) -> Array:
             if operand.value in environment:
                 return widen(environment[operand.value])
             return operand.gather([widen(environment[value]) for value in operand.inputs], self.constants)
 
         return [
-            self.place_operands(loss, tuple(read(operand) for operand in nodes[loss].operands))
+            self.place_operands(loss, tuple(of(operand) for operand in nodes[loss].operands))
             for loss in losses
         ]
 

@@ -55,7 +55,10 @@ class Sum(WeightedConstraint):
     def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         if self.weights is not None:
             return _moved(copies, self.project_average(copies, target, constants, (True,) * len(copies)))
-        target = target - _signed_sum(self.shifts, constants)
+        if self.shifts:
+            # Beside a constant of a far larger size the copies are left alone where the output is.
+            asked = target - _signed_sum(self.signs + self.shifts, copies + constants)
+            target = _signed_sum(self.signs, copies) + asked
         return tuple(
             pp.project_combination_p.bind(*copies, target, coefficients=tuple(map(float, self.signs)))
         )
@@ -95,8 +98,9 @@ class SumRelu(WeightedConstraint):
         if not self.shifts:
             projected = pp.project_sum_relu_p.bind(*inputs, target)
         else:
-            first, *rest = pp.project_sum_relu_p.bind(inputs[0] + offset, *inputs[1:], target)
-            projected = (first - offset, *rest)
+            shifted = inputs[0] + offset
+            first, *rest = pp.project_sum_relu_p.bind(shifted, *inputs[1:], target)
+            projected = (inputs[0] + (first - shifted), *rest)
         return tuple(_signed(sign, x) for sign, x in zip(self.signs, projected, strict=True))
 
     def project_average(

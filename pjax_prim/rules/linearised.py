@@ -1,7 +1,7 @@
 """Constraints of differentiable operations that have no projection of their own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -64,6 +64,24 @@ class Linearised(AbstractConstraint):
 
     def describe(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class Held(Linearised):
+    """y = f(x), where the derivative is zero wherever there is one: nothing is asked of x.
+
+    The nearest point is taken to be the one with the inputs where they are, as a gradient takes it.
+
+    - `refusal`: what is said where parameters reach losses through such operations alone.
+    """
+
+    refusal: str = field(kw_only=True)
+    kind: ClassVar[str] = "held"
+
+    def project_output(
+        self, copies: Arrays, target: Target, constants: Arrays
+    ) -> tuple[Arrays, Array | None]:
+        return copies, self.forward(copies, constants)
 
 
 @dataclass(frozen=True)

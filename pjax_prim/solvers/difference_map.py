@@ -61,8 +61,8 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
         set_a, set_b = problem.graph.sets
         inverse = 1 / self.beta
         onto_a, onto_b = problem.project(set_a, state), problem.project(set_b, state)
-        behind = combine(lambda p, z: (1 - inverse) * p + inverse * z, onto_a, state)
-        ahead = combine(lambda p, z: (1 + inverse) * p - inverse * z, onto_b, state)
+        behind = combine(lambda p, z: p - inverse * (p - z), onto_a, state)
+        ahead = combine(lambda p, z: p + inverse * (p - z), onto_b, state)
         shadow_a, shadow_b = problem.project(set_a, ahead), problem.project(set_b, behind)
         moved = combine(lambda z, a, b: z + self.beta * (a - b), state, shadow_a, shadow_b)
         return moved, problem.squared_distances(shadow_a, shadow_b)

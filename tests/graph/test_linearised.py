@@ -219,6 +219,48 @@ def test_without_a_derivative_there_is_none(forward: Forward, message: str) -> N
     assert "test_linearised.py" in str(caught.value)
 
 
+TABLE = jnp.linspace(-3, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (lambda h: jnp.interp(h, TABLE, jnp.sin(TABLE)), "scan+convert_element_type+max+..."),
+        (lambda h: h * jnp.sin(TABLE)[jnp.searchsorted(TABLE, h.ravel()).reshape(h.shape)], "scan+"),
+        (lambda h: h * TABLE[jnp.sum(TABLE < h[..., None], -1)], "lt+"),
+        (lambda h: h * jnp.max(jnp.histogram(h, bins=TABLE)[0]), "scan+"),
+        (lambda h: h + jnp.eye(3)[jnp.argmax(h, -1)], "argmax+"),
+    ],
+    ids=["interp", "searchsorted", "counted", "histogram", "argmax"],
+)
+@pytest.mark.parametrize("solver", [pjp.AlternatingProjections, pjp.JointProjections])
+def test_nothing_is_asked_through_a_derivative_of_zero(forward: Any, name: str, solver: Any) -> None:
+    """Where a parameter reaches the losses otherwise, too; as in a gradient."""
+
+    reachable = forward(X @ (W + 0.1))
+
+    def fn(w: Array) -> Array:
+        return pjp.squared_error(forward(X @ w), reachable)
+
+    graph = pjp.constraint_graph(fn)(W)
+    (held,) = [node for node in graph.nodes if node.kind == "held"]
+    assert held.constraint.name.startswith(name)
+    solution = pjp.solve(fn, W, solver=solver(), max_steps=60)
+    assert solution.result == pjp.RESULTS.max_steps_reached
+    assert jnp.mean(fn(solution.params)) < 0.95 * jnp.mean(fn(W))
+
+
+def test_a_parameter_behind_a_derivative_of_zero_alone() -> None:
+    """Gradients would leave it where it is, and say nothing."""
+
+    def fn(weights: tuple[Array, Array]) -> Array:
+        first, second = weights
+        return pjp.squared_error(jnp.eye(3)[jnp.argmax(X @ first, -1)] @ second, Y)
+
+    with pytest.raises(pjp.MissingRuleError, match="primitive 'argmax'.*chooses by order"):
+        pjp.constraint_graph(fn)((W, jnp.eye(3)))
+
+
 def test_a_check_is_an_identity() -> None:
     def fn(w: Array) -> Array:
         h = eqx.error_if(X @ w, jnp.any(X > 9), "too large")
