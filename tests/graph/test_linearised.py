@@ -223,28 +223,25 @@ TABLE = jnp.linspace(-3, 3, 7)
 
 
 @pytest.mark.parametrize(
-    ("forward", "name"),
+    "forward",
     [
-        (lambda h: jnp.interp(h, TABLE, jnp.sin(TABLE)), "scan+convert_element_type+max+..."),
-        (lambda h: h * jnp.sin(TABLE)[jnp.searchsorted(TABLE, h.ravel()).reshape(h.shape)], "scan+"),
-        (lambda h: h * TABLE[jnp.sum(TABLE < h[..., None], -1)], "lt+"),
-        (lambda h: h * jnp.max(jnp.histogram(h, bins=TABLE)[0]), "scan+"),
-        (lambda h: h + jnp.eye(3)[jnp.argmax(h, -1)], "argmax+"),
+        lambda h: jnp.interp(h, TABLE, jnp.sin(TABLE)),
+        lambda h: h * jnp.sin(TABLE)[jnp.searchsorted(TABLE, h.ravel()).reshape(h.shape)],
+        lambda h: h * TABLE[jnp.sum(TABLE < h[..., None], -1)],
+        lambda h: h * jnp.max(jnp.histogram(h, bins=TABLE)[0]),
+        lambda h: h + jnp.eye(3)[jnp.argmax(h, -1)],
     ],
     ids=["interp", "searchsorted", "counted", "histogram", "argmax"],
 )
 @pytest.mark.parametrize("solver", [pjp.AlternatingProjections, pjp.JointProjections])
-def test_nothing_is_asked_through_a_derivative_of_zero(forward: Any, name: str, solver: Any) -> None:
+def test_nothing_is_asked_through_a_derivative_of_zero(forward: Any, solver: Any) -> None:
     """Where a parameter reaches the losses otherwise, too; as in a gradient."""
-
     reachable = forward(X @ (W + 0.1))
 
     def fn(w: Array) -> Array:
         return pjp.squared_error(forward(X @ w), reachable)
 
-    graph = pjp.constraint_graph(fn)(W)
-    (held,) = [node for node in graph.nodes if node.kind == "held"]
-    assert held.constraint.name.startswith(name)
+    assert [node.kind for node in pjp.constraint_graph(fn)(W).nodes].count("held") == 1
     solution = pjp.solve(fn, W, solver=solver(), max_steps=60)
     assert solution.result == pjp.RESULTS.max_steps_reached
     assert jnp.mean(fn(solution.params)) < 0.95 * jnp.mean(fn(W))
