@@ -7,7 +7,7 @@ of what disappeared, which `fuse` leaves to the end.
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
-from ..rules.elementwise import Sum, SumRelu
+from ..rules.elementwise import SignedSum, Sum
 from .draft import Draft
 from .ir import Equation, Value
 
@@ -51,7 +51,7 @@ def plan_fusion(
     **Arguments:** `sums`, the nodes that are sums by their outputs; `uses`, how often each value is read.
     """
     node = draft.nodes[root]
-    if not isinstance(node.constraint, Sum | SumRelu):
+    if not isinstance(node.constraint, SignedSum):
         return None
     for position, value in enumerate(node.operands):
         path = []
@@ -70,7 +70,7 @@ def apply_fusion(draft: Draft, fusion: Fusion, uses: MutableMapping[Value, int])
     """Rewrites the root's node, which then reads each of its operands as often as the two did."""
     root, inner = draft.nodes[fusion.root], draft.nodes[fusion.inner]
     outer, added = root.constraint, inner.constraint
-    assert isinstance(outer, Sum | SumRelu) and isinstance(added, Sum)
+    assert isinstance(outer, SignedSum) and isinstance(added, Sum)
     sign = outer.signs[fusion.position]
     operands = [_moved(draft, value, fusion.path) for value in inner.operands]
     if fusion.path:

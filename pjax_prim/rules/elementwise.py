@@ -1,5 +1,6 @@
 """Constraints of elementwise operations: sums, products, relu, maxima."""
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,83 +40,103 @@ class Identity(WeightedConstraint):
 
 
 @dataclass(frozen=True)
-class Sum(WeightedConstraint):
-    """y = sum of +-x_i, plus +-constants.
+class SignedSum(WeightedConstraint):
+    """y = f(sum of +-x_i, plus +-constants), with an f of its own for each kind.
 
     **Arguments:** `signs` of the operands, `shifts` of the constants; each 1 or -1.
     """
 
     signs: tuple[int, ...]
     shifts: tuple[int, ...] = ()
+
+    def total(self, operands: Arrays, constants: Arrays) -> Array:
+        total: Array = _signed_sum(self.signs + self.shifts, operands + constants)
+        return total
+
+    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        if self.weights is None:
+            return self.project_equal(copies, target, constants)
+        projected = self.project_average(copies, target, constants, (True,) * len(copies))
+        pairs = zip(copies, projected.displacements, strict=True)
+        return tuple(x if move is None else (x + move).astype(x.dtype) for x, move in pairs)
+
+    def project_average(
+        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
+    ) -> Projected:
+        total, count = self.total(operands, constants), len(operands)
+        if self.weights is None:
+            # All inputs move by one step, up to their signs: it is never repeated for each.
+            step, output = self.displace(total, target, inputs=count)
+            moves = (step,) * count
+            moved = pp.squared_norm(step, count)
+        else:
+            # Inputs of weights w_i move by d / w_i, as if there were sum(1 / w_i) of them.
+            number = jnp.full_like(total, sum(1 / w for w in self.weights), dtype=compute_dtype(total.dtype))
+            step, output = self.displace(total, target, number)
+            moves = tuple(step / weight for weight in self.weights)
+            moved = self.squared(moves)
+        signed = zip(self.signs, moves, wanted, strict=True)
+        return Projected(output, tuple(_signed(s, x) if want else None for s, x, want in signed), moved)
+
+    @abc.abstractmethod
+    def project_equal(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
+        """The nearest copies where no distance is weighted."""
+
+    @abc.abstractmethod
+    def displace(self, total: Array, target: Target, *number: Array, **inputs: int) -> tuple[Array, Array]:
+        """The step of each of so many inputs, and the output then; the number is an array, or `inputs`."""
+
+    def describe(self) -> str:
+        text = "".join("+" if sign > 0 else "-" for sign in self.signs)
+        shift = "".join("+c" if sign > 0 else "-c" for sign in self.shifts)
+        return "" if set(text) == {"+"} and not shift else text + shift
+
+
+@dataclass(frozen=True)
+class Sum(SignedSum):
+    """y = sum of +-x_i, plus +-constants."""
+
     kind: ClassVar[str] = "sum"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        return _signed_sum(self.signs + self.shifts, operands + constants)
+        return self.total(operands, constants)
 
-    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        if self.weights is not None:
-            return _moved(copies, self.project_average(copies, target, constants, (True,) * len(copies)))
+    def project_equal(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         if self.shifts:
             # Beside a constant of a far larger size the copies are left alone where the output is.
-            asked = target - _signed_sum(self.signs + self.shifts, copies + constants)
-            target = _signed_sum(self.signs, copies) + asked
+            target = _signed_sum(self.signs, copies) + (target - self.total(copies, constants))
         return tuple(
             pp.project_combination_p.bind(*copies, target, coefficients=tuple(map(float, self.signs)))
         )
 
-    def project_average(
-        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
-    ) -> Projected:
-        total = _signed_sum(self.signs + self.shifts, operands + constants)
-        if self.weights is not None:
-            number = _number_of_inputs(self.weights, total)
-            (step,) = pp.displace_sum_p.bind(total, target, number)
-            return _steps(self, self.signs, step, total + number * step, wanted)
-        (step,) = pp.displace_sum_p.bind(total, target, inputs=len(operands))
-        return _equal_steps(self.signs, step, total + len(operands) * step, wanted)
-
-    def describe(self) -> str:
-        return _describe_signs(self.signs, self.shifts)
+    def displace(self, total: Array, target: Target, *number: Array, **inputs: int) -> tuple[Array, Array]:
+        (step,) = pp.displace_sum_p.bind(total, target, *number, **inputs)
+        return step, total + (number[0] if number else inputs["inputs"]) * step
 
 
 @dataclass(frozen=True)
-class SumRelu(WeightedConstraint):
+class SumRelu(SignedSum):
     """y = relu(sum of +-x_i, plus +-constants): what chains of additions that end in relu become."""
 
-    signs: tuple[int, ...]
-    shifts: tuple[int, ...] = ()
     kind: ClassVar[str] = "sum_relu"
 
     def forward(self, operands: Arrays, constants: Arrays) -> Array:
-        return jnp.maximum(_signed_sum(self.signs + self.shifts, operands + constants), 0)
+        return jnp.maximum(self.total(operands, constants), 0)
 
-    def project(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
-        if self.weights is not None:
-            return _moved(copies, self.project_average(copies, target, constants, (True,) * len(copies)))
+    def project_equal(self, copies: Arrays, target: Target, constants: Arrays) -> Arrays:
         # Signs are isometries and a constant shifts the first input; both are undone afterwards.
-        offset = _signed_sum(self.shifts, constants)
         inputs = [_signed(sign, copy) for sign, copy in zip(self.signs, copies, strict=True)]
         if not self.shifts:
             projected = pp.project_sum_relu_p.bind(*inputs, target)
         else:
-            shifted = inputs[0] + offset
+            shifted = inputs[0] + _signed_sum(self.shifts, constants)
             first, *rest = pp.project_sum_relu_p.bind(shifted, *inputs[1:], target)
             projected = (inputs[0] + (first - shifted), *rest)
         return tuple(_signed(sign, x) for sign, x in zip(self.signs, projected, strict=True))
 
-    def project_average(
-        self, operands: Arrays, target: Target, constants: Arrays, wanted: Sequence[bool]
-    ) -> Projected:
-        total = _signed_sum(self.signs + self.shifts, operands + constants)
-        if self.weights is not None:
-            number = _number_of_inputs(self.weights, total)
-            step, output = pp.displace_sum_relu_p.bind(total, target, number)
-            return _steps(self, self.signs, step, output, wanted)
-        step, output = pp.displace_sum_relu_p.bind(total, target, inputs=len(operands))
-        return _equal_steps(self.signs, step, output, wanted)
-
-    def describe(self) -> str:
-        return _describe_signs(self.signs, self.shifts)
+    def displace(self, total: Array, target: Target, *number: Array, **inputs: int) -> tuple[Array, Array]:
+        step, output = pp.displace_sum_relu_p.bind(total, target, *number, **inputs)
+        return step, output
 
 
 @dataclass(frozen=True)
@@ -225,43 +246,6 @@ def _project_scale(x: Array, factor: Array, target: Array, weight: Number) -> Ar
     return moved / root
 
 
-def _equal_steps(signs: tuple[int, ...], step: Array, output: Array, wanted: Sequence[bool]) -> Projected:
-    """All inputs of a sum move by one step, up to their signs: it is never repeated for each."""
-    displacements = _equal_displacements(signs, step, wanted)
-    return Projected(output, displacements, pp.squared_norm(step, len(signs)))
-
-
-def _number_of_inputs(weights: tuple[Number, ...], total: Array) -> Array:
-    """Inputs of weights w_i move by d / w_i, as if there were sum(1 / w_i) of them."""
-    number = sum(1 / weight for weight in weights)
-    return jnp.full_like(total, number, dtype=compute_dtype(total.dtype))
-
-
-def _steps(
-    constraint: AbstractConstraint,
-    signs: tuple[int, ...],
-    step: Array,
-    output: Array,
-    wanted: Sequence[bool],
-) -> Projected:
-    """Each input of a sum moves by the step over its weight, up to its sign."""
-    weights = constraint.weights_of(len(signs))
-    moves = tuple(_signed(sign, step / weight) for sign, weight in zip(signs, weights, strict=True))
-    kept = tuple(move if want else None for move, want in zip(moves, wanted, strict=True))
-    return Projected(output, kept, constraint.squared(moves))
-
-
-def _moved(copies: Arrays, projected: Projected) -> Arrays:
-    pairs = zip(copies, projected.displacements, strict=True)
-    return tuple(x if move is None else (x + move).astype(x.dtype) for x, move in pairs)
-
-
-def _equal_displacements(
-    signs: tuple[int, ...], step: Array, wanted: Sequence[bool]
-) -> tuple[Array | None, ...]:
-    return tuple(_signed(sign, step) if want else None for sign, want in zip(signs, wanted, strict=True))
-
-
 def _signed(sign: int, array: Array) -> Array:
     return array if sign > 0 else -array
 
@@ -271,12 +255,6 @@ def _signed_sum(signs: tuple[int, ...], arrays: Arrays) -> Any:
     for sign, array in zip(signs, arrays, strict=True):
         total = total + _signed(sign, array)
     return total
-
-
-def _describe_signs(signs: tuple[int, ...], shifts: tuple[int, ...]) -> str:
-    text = "".join("+" if sign > 0 else "-" for sign in signs)
-    shift = "".join("+c" if sign > 0 else "-c" for sign in shifts)
-    return "" if set(text) == {"+"} and not shift else text + shift
 
 
 def _split(ctx: RuleContext) -> tuple[tuple[int, ...], tuple[int, ...]]:

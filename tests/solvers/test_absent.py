@@ -57,8 +57,24 @@ def looped(w: Array, x: Array, low: float) -> Array:
     return pjp.cross_entropy(lax.scan(step, jnp.zeros(5), x)[1], LABELS)
 
 
-@pytest.mark.parametrize("make", SOLVERS, ids=lambda make: getattr(make, "func", make).__name__)
-@pytest.mark.parametrize("fn", [chosen, added, attended, summed, looped], ids=lambda fn: fn.__name__)
+def name_of(make: Any) -> str:
+    return getattr(make, "func", make).__name__
+
+
+ROWS = [
+    pytest.param(
+        make,
+        fn,
+        marks=() if fn is added or make is pjp.AlternatingProjections else pytest.mark.slow,
+        id=f"{fn.__name__}-{name_of(make)}",
+    )
+    for fn in (chosen, added, attended, summed, looped)
+    for make in SOLVERS
+]
+"""Each function by one solver, each solver on one function; all of them if asked for."""
+
+
+@pytest.mark.parametrize(("make", "fn"), ROWS)
 def test_an_absent_element_is_left_alone(make: Callable[[], Any], fn: Any) -> None:
     """As one beside which numbers of ordinary size are nothing; of classes, as if there were none."""
     solution = pjp.solve(partial(fn, low=-jnp.inf), W, X, solver=make(), max_steps=3)
