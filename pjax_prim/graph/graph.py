@@ -13,8 +13,8 @@ import jax
 from ..rules import AbstractConstraint
 from ..rules.constraint import Count
 from ..rules.elementwise import Identity
-from .absent import absences
 from .colour import two_colour
+from .infinite import infinite_literals
 from .ir import Environment, Equation, Loop, Value, abstract, evaluate, leading_to
 from .operand import Operand
 from .printing import format_graph
@@ -158,9 +158,9 @@ class ConstraintGraph:
         return tuple(tuple(index for index, other in coloured if other == colour) for colour in (0, 1))
 
     @cached_property
-    def absences(self) -> tuple[Value, ...]:
-        """The literals of the function that are minus infinity."""
-        return absences((*self.function.equations, *self.function.whole_loops))
+    def infinite_literals(self) -> tuple[Value, ...]:
+        """The literals of the function that are infinite."""
+        return infinite_literals((*self.function.equations, *self.function.whole_loops))
 
     def constants(
         self, data: Sequence[Any], captured: Sequence[Any], wanted: Collection[Value] | None = None

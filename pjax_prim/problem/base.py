@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from ..finite import sums
 from ..graph import ConstraintGraph
-from ..graph.absent import stand_in
 from ..graph.graph import Use
+from ..graph.infinite import stand_in
 from ..graph.ir import Environment, Equation, computing, evaluate, read, widen
 from ..graph.operand import Operand
 from ..restrictions import AbstractRestriction
@@ -30,8 +30,8 @@ Readout = Literal["shadow", "governing"]
 class AbstractProblem(abc.ABC):
     """A constraint graph with its constant values.
 
-    **Arguments:** `graph`; `constants`, the values that depend on no parameter (`given`; where some are minus
-    infinity, the attribute of this name has finite ones in their places); `placement`, where
+    **Arguments:** `graph`; `constants`, the values that depend on no parameter (`given`; the attribute of
+    this name has finite numbers where the function computes infinite ones); `placement`, where
     arrays lie on a mesh; `restrictions`, of each parameter, or none at all: a parameter's own projection is
     then the nearest point of its set to what its copies ask for.
 
@@ -56,7 +56,9 @@ class AbstractProblem(abc.ABC):
             if node is not None and chosen is not None
         }
         self.given = constants
-        self.constants = stand_in(constants, graph.absences) if graph.absences else constants
+        self.constants = constants
+        if literals := graph.infinite_literals:
+            self.constants = stand_in(constants, graph.constant_equations, literals)
         self.placement = placement
         self.factors: Sequence[float] | Array | None = graph.factors or None
 
@@ -236,10 +238,10 @@ class AbstractProblem(abc.ABC):
         """The forward pass: what each node produces.
 
         Only loops are run one iteration after the other, in the dtypes of the function. Where the function
-        has minus infinities of its own, what is NaN with them is NaN, and all is where a loss is infinite.
+        has infinite numbers of its own, what is NaN with them is NaN, and all is where a loss is infinite.
         """
         produced = self._produced(parameters)
-        if not self.graph.absences:
+        if not self.graph.infinite_literals:
             return produced
         plain = copy.copy(self)
         plain.constants = self.given

@@ -1,4 +1,4 @@
-"""Minus infinity in a function's own constants: masks of attention and of classes, by every solver."""
+"""Infinite numbers in a function's own text: masks of attention and of classes, by every solver."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +49,11 @@ def summed(w: Array, x: Array, low: float) -> Array:
     return pjp.squared_error(jax.nn.logsumexp(x @ w + jnp.where(CAUSAL, 0.0, low), -1), jnp.ones(4))
 
 
+def nearest(w: Array, x: Array, low: float) -> Array:
+    distances = jnp.min(jnp.where(CAUSAL, (x @ w) ** 2, -low), -1)
+    return pjp.squared_error(distances, jnp.ones(4))
+
+
 def looped(w: Array, x: Array, low: float) -> Array:
     def step(h: Array, row: Array) -> tuple[Array, Array]:
         weights = jax.nn.softmax(jnp.where(jnp.arange(5) < 3, h + row, low))
@@ -68,7 +73,7 @@ ROWS = [
         marks=() if fn is added or make is pjp.AlternatingProjections else pytest.mark.slow,
         id=f"{fn.__name__}-{name_of(make)}",
     )
-    for fn in (chosen, added, attended, summed, looped)
+    for fn in (chosen, added, attended, summed, nearest, looped)
     for make in SOLVERS
 ]
 """Each function by one solver, each solver on one function; all of them if asked for."""
