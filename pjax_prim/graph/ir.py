@@ -131,13 +131,8 @@ def computing(
 
 def leading_to(equations: Sequence[Equation], wanted: Iterable[Value]) -> list[Equation]:
     """The equations that some wanted values depend on, in their order."""
-    found = []
-    wanted = set(wanted)
-    for equation in reversed(equations):
-        if any(value in wanted for value in equation.outputs):
-            found.append(equation)
-            wanted.update(equation.inputs)
-    return found[::-1]
+    needed = set(computing(equations, (), wanted))
+    return [equation for equation in equations if equation in needed]
 
 
 def state_dtype(dtype: Any) -> Any:
