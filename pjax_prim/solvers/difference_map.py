@@ -1,6 +1,6 @@
 """The difference map."""
 
-from typing import ClassVar
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -8,10 +8,11 @@ from jaxtyping import Array, Float
 
 from ..problem import ExpandedProblem, Form, State, Summary
 from ..settings import Setting, check_range
-from .base import AbstractSolver, combine
+from .base import combine
+from .relaxed_reflections import AbstractRelaxedReflections
 
 
-class DifferenceMap(AbstractSolver[ExpandedProblem]):
+class DifferenceMap(AbstractRelaxedReflections):
     """z <- z + beta (P_A f_B(z) - P_B f_A(z)).
 
     f_A(z) = (1 - 1/beta) P_A z + z/beta and f_B(z) = (1 + 1/beta) P_B z - z/beta
@@ -25,35 +26,28 @@ class DifferenceMap(AbstractSolver[ExpandedProblem]):
 
     beta: Setting = 1.0
     form: Form = eqx.field(static=True, default="expanded")
-    forms: ClassVar[tuple[Form, ...]] = ("expanded",)
-    two_sets: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_range("beta", self.beta, 2)
 
-    def step(self, problem: ExpandedProblem, state: State) -> tuple[State, Float[Array, " nodes"]]:
-        state, _, squared = self.advance(problem, state, self.summary(problem, state))
-        return state, squared
+    @property
+    def factor(self) -> Setting:
+        return 0.5
 
-    def summary(self, problem: ExpandedProblem, state: State) -> Summary:
+    def order(self, problem: ExpandedProblem) -> tuple[Sequence[int], Sequence[int]]:
         set_a, set_b = problem.graph.sets
-        return problem.summary_of(set_b, set_a, state)
+        return set_b, set_a
 
     def advance(
         self, problem: ExpandedProblem, state: State, summary: Summary
     ) -> tuple[State, Summary, Float[Array, " nodes"]]:
-        set_a, set_b = problem.graph.sets
-
         def general() -> tuple[State, Summary, Float[Array, " nodes"]]:
             moved, squared = self._four_projections(problem, state)
             return moved, self.summary(problem, moved), squared
 
-        # One program for every beta.
-        return jax.lax.cond(
-            self.beta == 1,
-            lambda: problem.relaxed_reflections(set_b, set_a, state, summary, 0.5),
-            general,
-        )
+        # With beta 1 it is Douglas-Rachford from B to A. One program for every beta.
+        relaxed = super().advance
+        return jax.lax.cond(self.beta == 1, lambda: relaxed(problem, state, summary), general)
 
     def _four_projections(
         self, problem: ExpandedProblem, state: State
