@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import jax
@@ -159,8 +159,16 @@ class ConstraintGraph:
 
     @cached_property
     def infinite_literals(self) -> tuple[Value, ...]:
-        """The literals of the function that are infinite."""
-        return infinite_literals((*self.function.equations, *self.function.whole_loops))
+        """The infinite literals that constraints take; not those of the operations that a constraint stands for."""
+        operands = [operand for node in self.nodes for operand in node.operands]
+        equations = (*self.constant_equations, *chain.from_iterable(x.path for x in operands))
+        return infinite_literals(
+            chain(
+                chain.from_iterable(node.constants for node in self.nodes),
+                (operand.value for operand in operands),
+                chain.from_iterable(equation.inputs for equation in equations),
+            )
+        )
 
     def constants(
         self, data: Sequence[Any], captured: Sequence[Any], wanted: Collection[Value] | None = None

@@ -13,10 +13,9 @@ from jaxtyping import Array
 from .ir import Environment, Equation, Value
 
 
-def infinite_literals(equations: Iterable[Equation]) -> tuple[Value, ...]:
-    """The literals of equations that are infinite."""
-    inputs = (value for equation in equations for value in equation.inputs)
-    return tuple(dict.fromkeys(filter(_is_infinite, inputs)))
+def infinite_literals(values: Iterable[Value]) -> tuple[Value, ...]:
+    """Those of the values that are infinite literals."""
+    return tuple(dict.fromkeys(filter(_is_infinite, values)))
 
 
 def stand_in(constants: Environment, computed: Iterable[Equation], literals: Iterable[Value]) -> Environment:

@@ -114,3 +114,12 @@ def test_what_is_undefined_is_said(fn: Any) -> None:
     solution = pjp.solve(fn, W, X, solver=pjp.AlternatingProjections(), max_steps=3)
     assert solution.result == pjp.RESULTS.nonfinite
     np.testing.assert_array_equal(solution.params, W)
+
+
+def test_softmax_has_no_infinite_numbers_of_its_own() -> None:
+    def plain(w: Array) -> Array:
+        return pjp.squared_error(jax.nn.softmax(X @ w, -1) @ jnp.arange(6.0), jnp.ones(4))
+
+    assert pjp.constraint_graph(plain)(W).infinite_literals == ()
+    masked = pjp.constraint_graph(lambda w: attended(w, X, -jnp.inf))(W)
+    assert [float(x.literal) for x in masked.infinite_literals] == [-jnp.inf]
