@@ -52,6 +52,7 @@ def iterate(
     the loop then repeats all but the last step, which needs no second copy of the state.
     """
     dtype = jnp.result_type(float)
+    none = len(problem.graph.nodes)  # within the loops, instead of -1
 
     def step(progress: Progress) -> Progress:
         state, summary, squared = solver.advance(problem, progress.state, progress.summary)
@@ -66,7 +67,7 @@ def iterate(
         )
 
     def unfinished(progress: Progress, limit: Array) -> Bool[Array, ""]:
-        going = (progress.steps < limit) & (progress.first_nonfinite < 0)
+        going = (progress.steps < limit) & (progress.first_nonfinite == none)
         return going & ~solver.terminate(progress.gap, tol)
 
     def run(limit: Array) -> Progress:
@@ -89,24 +90,30 @@ def iterate(
 
     def again(carry: tuple[Array, Array, Array, Progress]) -> Bool[Array, ""]:
         count, _, bad, _ = carry
-        return (count == 0) | ((count == 1) & (bad >= 0))
+        return (count == 0) | ((count == 1) & (bad < none))
 
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, max_steps))
-    none = jnp.full_like(empty.first_nonfinite, -1)
     count = jnp.zeros((), jnp.int32)
-    *_, bad, progress = lax.while_loop(again, attempt, (count, max_steps, none, empty))
-    return progress._replace(first_nonfinite=bad)
+    *_, bad, progress = lax.while_loop(again, attempt, (count, max_steps, empty.first_nonfinite, empty))
+    return progress._replace(first_nonfinite=jnp.where(bad == none, -1, bad))
 
 
+@jax.custom_jvp
 def _root(squared: Array) -> Array:
     """The square root, whose derivative at zero counts as zero: what does not move has a distance too."""
-    zero = squared == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+    return jnp.sqrt(squared)
+
+
+@_root.defjvp
+def _derivative(squared: tuple[Array], change: tuple[Array]) -> tuple[Array, Array]:
+    root = _root(*squared)
+    return root, jnp.where(root == 0, 0, change[0] / jnp.where(root == 0, 1, 2 * root))
 
 
 def _first(flags: Bool[Array, " n"]) -> Int[Array, ""]:
-    """The index of the first true element, or -1."""
-    return jnp.where(jnp.any(flags), jnp.argmax(flags), -1)
+    """The index of the first true element, or their number."""
+    count = flags.shape[0]
+    return jnp.min(jnp.where(flags, jnp.arange(count, dtype=jnp.int32), count))
 
 
 def _change(problem: AbstractProblem, new: State, old: State) -> Array:
