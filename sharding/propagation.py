@@ -9,10 +9,11 @@ elementwise operations. A label that gets lost makes an array less divided, neve
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from jax import lax
-from jax.extend.core import Literal
 
-from .._compat import EXTRA_MOVEMENTS, called_jaxpr, open_jaxpr
+from .._compat import EXTRA_MOVEMENTS, called_jaxpr
+from ..walking import walk
 
 Labels = tuple[Any, ...]
 """The label of each axis of an array, or None."""
@@ -21,38 +22,28 @@ Shape = tuple[int, ...]
 
 
 def propagate(
-    jaxpr: Any, inputs: Sequence[Labels], visit: Callable[[Any, Sequence[Labels]], None] | None = None
+    closed: Any, inputs: Sequence[Labels], visit: Callable[[Any, Sequence[Labels]], None] | None = None
 ) -> list[Labels]:
     """The labels of a jaxpr's results, from those of its inputs. Constants have none.
 
     **Arguments:** `visit(equation, labels of its operands)` is called with each equation that calls no
     program exactly once.
     """
-    jaxpr, _ = open_jaxpr(jaxpr)
-    labels: dict[Any, Labels] = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Labels:
-        none: Labels = (None,) * len(atom.aval.shape)
-        return none if isinstance(atom, Literal) else labels.get(atom, none)
-
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
+    def run(equation: Any, operands: list[Labels]) -> list[Labels]:
         called = called_jaxpr(equation)
-        if called is None and visit is not None:
+        if called is not None:
+            return propagate(called, operands, visit)
+        if visit is not None:
             visit(equation, operands)
-        results = (
-            propagate(called, operands, visit)
-            if called is not None
-            else through(
-                equation.primitive,
-                equation.params,
-                operands,
-                [tuple(atom.aval.shape) for atom in equation.invars],
-                [tuple(variable.aval.shape) for variable in equation.outvars],
-            )
-        )
-        labels.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+        shapes = [tuple(atom.aval.shape) for atom in equation.invars]
+        results = [tuple(variable.aval.shape) for variable in equation.outvars]
+        return through(equation.primitive, equation.params, operands, shapes, results)
+
+    def unlabelled(constant: Any) -> Labels:
+        return (None,) * np.ndim(constant)
+
+    return walk(closed, inputs, unlabelled, run)
 
 
 def through(

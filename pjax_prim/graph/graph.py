@@ -159,7 +159,7 @@ class ConstraintGraph:
 
     @cached_property
     def infinite_literals(self) -> tuple[Value, ...]:
-        """The infinite literals that constraints take: not those of operations that a constraint stands for."""
+        """The infinite literals that constraints take; those of operations they stand for are not."""
         operands = [operand for node in self.nodes for operand in node.operands]
         equations = (*self.constant_equations, *chain.from_iterable(x.path for x in operands))
         return infinite_literals(
